@@ -1,0 +1,1 @@
+"""Configurations shipped with the package: YAML files that hold what differs from the defaults."""

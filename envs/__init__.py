@@ -1,0 +1,1 @@
+"""Environments: Atari games, any gymnasium id, and small tasks with known answers."""

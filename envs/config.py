@@ -1,0 +1,44 @@
+"""Configuration of the environments. Imports no environment library."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from machina.config import EnvConfig
+
+
+class AtariConfig(EnvConfig):
+    """Atari protocol. Defaults are those of the IMPALA and PopArt papers (no sticky actions, 30 no-ops)."""
+
+    envs_per_task: int = Field(default=16, ge=1, description="Environments (slots) per game, over all actors.")
+    sticky_actions: float = Field(default=0.0, ge=0, lt=1, description="Probability that an action is repeated.")
+    noop_max: int = Field(default=30, ge=0, description="Most no-ops at the start of an episode.")
+    fire_reset: bool = Field(default=False, description="Press fire after a reset.")
+    life_loss_ends_return: bool = Field(
+        default=True, description="Zero discount when a life is lost; the episode itself goes on."
+    )
+    frame_cap: int = Field(default=108_000, ge=1, description="Frames after which an episode is truncated.")
+    frame_skip: int = Field(default=4, ge=1, description="Frames per env step (action repeats).")
+    max_pool: bool = Field(default=True, description="Pixel-wise maximum of the last two frames of a step.")
+    frame_stack: int = Field(default=4, ge=1, description="Frames in one observation.")
+    full_action_space: bool | None = Field(
+        default=None, description="All 18 actions; None: with several games yes, with one game its minimal set."
+    )
+
+    @property
+    def frames_per_task(self) -> int:
+        """200M frames per game, as in the IMPALA and PopArt papers."""
+        return 200_000_000
+
+
+class GymnasiumConfig(EnvConfig):
+    """Any gymnasium id."""
+
+    processes: bool | None = Field(
+        default=None,
+        description="Step in worker processes; None: yes unless the environment has a vectorised form of its own.",
+    )
+
+
+class ToyConfig(EnvConfig):
+    """The small tasks of machina.envs.toys."""

@@ -1,0 +1,162 @@
+"""Typed configuration: frozen models, unknown keys forbidden, one default per value.
+
+A run's configuration is ``RunConfig[AlgorithmConfig subclass, EnvConfig subclass]``. YAML files in
+``configs/`` hold only what differs from the defaults; the resolved tree is saved with the run.
+Nothing here imports torch: ``machina train --help`` must answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from machina.errors import UserError, nearest
+
+
+class Config(BaseModel):
+    """Base of every configuration model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class AlgorithmConfig(Config):
+    """What every algorithm on the unroll queue has in common."""
+
+    unroll_length: int = Field(default=20, ge=1, description="T: env steps per unroll.")
+    batch_size: int = Field(default=32, ge=1, description="Unrolls per learner update.")
+
+
+class EnvConfig(Config):
+    """What every environment has in common."""
+
+    envs_per_task: int = Field(default=16, ge=1, description="Environments (slots) per task, over all actors.")
+
+    @property
+    def frames_per_task(self) -> int:
+        """Length of the default schedule, in frames per task."""
+        return 4_000_000
+
+
+class RuntimeConfig(Config):
+    """Where the parts run and with how many threads. None derives the number from this machine."""
+
+    place: Literal["inline", "local"] = Field(
+        default="local", description="inline: one thread, fixed order, repeatable. local: actor and learner threads."
+    )
+    actors: int = Field(default=1, ge=1, description="Actors; each steps two groups of environments.")
+    device: str = Field(default="auto", description="Learner's device: auto, cpu, cuda or cuda:N.")
+    actor_device: str | None = Field(default=None, description="Actors' device; None is the learner's.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto takes bfloat16 where the processor has units for it."
+    )
+    actor_threads: int | None = Field(default=None, ge=1, description="Torch threads per actor.")
+    learner_threads: int | None = Field(default=None, ge=1, description="Torch threads of the learner.")
+    env_threads: int | None = Field(default=None, ge=1, description="Threads that step one game's environments.")
+    queue_unrolls: int | None = Field(
+        default=None, ge=1, description="Unrolls that may wait for the learner; actors wait when it is full."
+    )
+    lock_step: bool = Field(
+        default=False, description="Actors and learner take turns, one published version per round: repeatable."
+    )
+    step_timeout_s: float = Field(
+        default=60.0, gt=0, description="Seconds after which an environment step counts as hung and is replaced."
+    )
+    max_restarts: int = Field(default=10, ge=0, description="Environment replacements before the run stops.")
+
+
+A = TypeVar("A", bound=AlgorithmConfig)
+E = TypeVar("E", bound=EnvConfig)
+
+
+class RunConfig(Config, Generic[A, E]):
+    """One training run."""
+
+    algorithm: str = Field(description="Algorithm, see `machina list`.")
+    environment: str = Field(description="Environment, see `machina list`.")
+    name: str | None = Field(default=None, description="Name of the run; None makes one from the job and the time.")
+    runs_dir: Path = Field(default=Path("runs"), description="Folder that holds the run directories.")
+    seed: int = Field(default=1, ge=0, description="Seeds every random stream of the run.")
+    minutes: float | None = Field(default=None, gt=0, description="Stop after this wall time (schedules unchanged).")
+    total_frames: int | None = Field(
+        default=None, ge=1, description="Length of the run and of its schedules, in frames; None: the task's default."
+    )
+    until_return: float | None = Field(
+        default=None, description="Stop when the mean return of the last 100 training episodes reaches this."
+    )
+    eval_every: int | None = Field(default=None, ge=1, description="Evaluate after every so many frames.")
+    eval_episodes: int = Field(default=10, ge=1, description="Episodes per task in each evaluation.")
+    checkpoint_minutes: float = Field(default=5.0, gt=0, description="Minutes between checkpoints.")
+    keep_checkpoints: int = Field(default=3, ge=1, description="Latest checkpoints kept; the best is kept as well.")
+    log_seconds: float = Field(default=5.0, gt=0, description="Seconds between lines of metrics.jsonl.")
+    init_from: Path | None = Field(default=None, description="Run or checkpoint whose policy starts this run.")
+    init_value: bool = Field(default=False, description="With --init-from: take the value heads as well.")
+    wrapper: str | None = Field(
+        default=None, description="module:function that takes and returns a gymnasium VectorEnv, in every command."
+    )
+    algo: A
+    env: E
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+def one_line(error: ValidationError, where: str = "") -> str:
+    """A pydantic refusal as one line: every field, its value and what is expected; nearest names for typos."""
+    parts = []
+    for item in error.errors(include_url=False):
+        field = ".".join(str(part) for part in item["loc"]) or "value"
+        if item["type"] == "extra_forbidden":
+            parts.append(f"unknown key '{field}'")
+        elif item["type"] == "missing":
+            parts.append(f"missing key '{field}'")
+        else:
+            parts.append(f"{field}={item['input']!r}: {item['msg'][:1].lower()}{item['msg'][1:]}")
+    return (f"{where}: " if where else "") + "; ".join(parts)
+
+
+def merged(defaults: dict[str, Any], changes: dict[str, Any], where: str, path: str = "") -> dict[str, Any]:
+    """``defaults`` with ``changes`` laid over, key by key through nested sections.
+
+    Raises:
+        UserError: a key of ``changes`` that the defaults do not know, with the nearest name.
+    """
+    result = dict(defaults)
+    for key, value in changes.items():
+        if key not in defaults:
+            raise UserError(f"{where}: unknown key '{path}{key}'{nearest(key, defaults)}")
+        if isinstance(value, dict) and isinstance(defaults[key], dict):
+            value = merged(defaults[key], value, where, f"{path}{key}.")
+        result[key] = value
+    return result
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a configuration file.
+
+    Raises:
+        UserError: the file is absent, is not YAML, or is not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"configuration {str(path)!r} can't be read: {error.strerror}") from error
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        first_line = str(error).splitlines()[0]
+        raise UserError(f"configuration {str(path)!r} is not valid YAML: {first_line}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"configuration {str(path)!r} must be a mapping of sections, got {type(content).__name__}")
+    return content
+
+
+def to_yaml(config: Config) -> str:
+    """The whole tree as YAML text, in the order of the fields."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def cache_folder() -> Path:
+    """Where measurements of this machine are kept between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "machina"

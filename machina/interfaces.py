@@ -1,0 +1,138 @@
+"""The seams of the data plane: environment, policy, learner, algorithm.
+
+Packages of one layer meet only here (see docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from machina.specs import EnvSpec
+from machina.types import ActorOutput, Array, CoreState, FloatArray, IntArray, Observation, StepResult, Unroll
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from machina.config import Config
+
+
+class SlotEnv(Protocol):
+    """B slots that step together; autoreset is NEXT_STEP: the step after an end is a reset step.
+
+    Raises ``EnvironmentFaultError`` from ``reset`` and ``step`` when the environment misbehaves.
+    """
+
+    spec: EnvSpec
+    task_ids: IntArray
+    """``[B]``: the task of each slot."""
+
+    @property
+    def waiting_for(self) -> str:
+        """Which part of the environment is being stepped just now; names the culprit of a hang."""
+        ...
+
+    def reset(self, seeds: Sequence[int]) -> StepResult:
+        """Start an episode in every slot; one seed per slot."""
+        ...
+
+    def step(self, actions: IntArray) -> StepResult: ...
+
+    def recover(self) -> StepResult | None:
+        """Called from another thread while ``step`` hangs: replace the stuck part and finish the step.
+
+        Returns None when the environment has no parts to replace; then it is rebuilt as a whole.
+        """
+        ...
+
+    def get_state(self) -> Mapping[str, Array] | None:
+        """A full copy of the environment's state, or None when the environment can't save it."""
+        ...
+
+    def set_state(self, state: Mapping[str, Array]) -> StepResult:
+        """Restore ``get_state`` and answer the current entry again."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class EnvFactory(Protocol):
+    """Builds environments of one kind; picklable, so that any place can build its own."""
+
+    @property
+    def spec(self) -> EnvSpec: ...
+
+    def make(self, task_ids: Sequence[int]) -> SlotEnv:
+        """An environment with one slot per entry of ``task_ids``."""
+        ...
+
+    def render_frame(self, env: SlotEnv) -> Array:
+        """``[H, W, 3]`` uint8: a picture of slot 0."""
+        ...
+
+
+class Policy(Protocol):
+    """The behaviour policy on the actor's device."""
+
+    def initial_core_state(self, num_slots: int) -> CoreState: ...
+
+    def act(
+        self,
+        observation: Observation,
+        reward: FloatArray,
+        previous_action: IntArray,
+        core_state: CoreState,
+        uniforms: FloatArray,
+    ) -> ActorOutput:
+        """Answer B slots.
+
+        Args:
+            observation: ``[B, ...]`` arrays; image stacks as the environment gives them.
+            reward: ``[B]``, the reward that arrived with the observation.
+            previous_action: ``[B]``, ``NO_ACTION`` at an episode's first entry.
+            core_state: ``[B, ...]`` arrays, zero at an episode's first entry.
+            uniforms: ``[B]`` in [0, 1), one random stream per slot.
+        """
+        ...
+
+    def load_parameters(self, parameters: Tensor) -> None:
+        """Copy a published flat vector into the network."""
+        ...
+
+
+class LearnerState(NamedTuple):
+    """Everything a learner needs to go on: tensors for safetensors, the rest for JSON."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    """File stem ("model", "optimizer") to named tensors."""
+    values: dict[str, Any]
+
+
+class Learner(Protocol):
+    """Turns batches into parameters."""
+
+    def update(self, batch: Unroll[Array]) -> dict[str, float]:
+        """One update; returns its metrics. Raises nothing on NaN: ``learner/skipped`` is 1 then."""
+        ...
+
+    def flat_parameters(self) -> Tensor:
+        """A new flat float32 CPU vector with all parameters, for publication."""
+        ...
+
+    def state(self) -> LearnerState: ...
+
+    def load_state(self, state: LearnerState) -> None: ...
+
+
+class Algorithm(Protocol):
+    """An algorithm's builder: the network, how an actor picks actions, the learner."""
+
+    config: Config
+
+    def make_policy(self, spec: EnvSpec, device: str, precision: str) -> Policy: ...
+
+    def make_learner(self, spec: EnvSpec, total_env_steps: int, device: str, precision: str, seed: int) -> Learner: ...
+
+    def core_state_shapes(self, spec: EnvSpec) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the core state's arrays for one slot; empty for a feed-forward network."""
+        ...
