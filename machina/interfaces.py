@@ -5,7 +5,7 @@ Packages of one layer meet only here (see docs/architecture.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from machina.specs import EnvSpec
@@ -53,7 +53,13 @@ class SlotEnv(Protocol):
         """Restore ``get_state`` and answer the current entry again."""
         ...
 
-    def close(self) -> None: ...
+    def render(self) -> Array:
+        """``[H, W, 3]`` uint8: a picture of slot 0, in environments made with ``make_for_video``."""
+        ...
+
+    def close(self) -> None:
+        """Release everything at once, also while another thread hangs in ``step``."""
+        ...
 
 
 class EnvFactory(Protocol):
@@ -62,12 +68,15 @@ class EnvFactory(Protocol):
     @property
     def spec(self) -> EnvSpec: ...
 
-    def make(self, task_ids: Sequence[int]) -> SlotEnv:
-        """An environment with one slot per entry of ``task_ids``."""
+    def make(self, task_ids: Sequence[int], progress: Callable[[int], None] | None = None) -> SlotEnv:
+        """An environment with one slot per entry of ``task_ids``.
+
+        ``progress`` is told how many slots were started since its last call; Atari takes 0.1 s per slot.
+        """
         ...
 
-    def render_frame(self, env: SlotEnv) -> Array:
-        """``[H, W, 3]`` uint8: a picture of slot 0."""
+    def make_for_video(self, task_id: int) -> SlotEnv:
+        """An environment of one slot whose ``render`` answers a picture."""
         ...
 
 

@@ -1,0 +1,30 @@
+"""IMPALA's parts for an environment."""
+
+from __future__ import annotations
+
+from machina.algorithms.impala.acting import ImpalaPolicy
+from machina.algorithms.impala.config import ImpalaConfig
+from machina.algorithms.impala.learning import ImpalaLearner
+from machina.nets.register import build_network
+from machina.specs import EnvSpec
+
+
+class ImpalaAlgorithm:
+    """Implements ``machina.interfaces.Algorithm``."""
+
+    def __init__(self, config: ImpalaConfig) -> None:
+        self.config = config
+
+    def make_policy(self, spec: EnvSpec, device: str, precision: str) -> ImpalaPolicy:
+        """A behaviour policy; it acts sensibly once parameters are loaded."""
+        return ImpalaPolicy(self.config, spec, device, precision)
+
+    def make_learner(
+        self, spec: EnvSpec, total_env_steps: int, device: str, precision: str, seed: int
+    ) -> ImpalaLearner:
+        """A learner whose schedules end after ``total_env_steps``."""
+        return ImpalaLearner(self.config, spec, total_env_steps, device, precision, seed)
+
+    def core_state_shapes(self, spec: EnvSpec) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the core state's arrays for one slot."""
+        return build_network(spec, self.config.network, seed=0).core_state_shapes

@@ -1,0 +1,57 @@
+"""Configuration of IMPALA. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from machina.config import AlgorithmConfig
+from machina.nets.config import NetworkConfig
+
+
+class ImpalaConfig(AlgorithmConfig):
+    """Defaults are those of table G.1 of the paper (arXiv 1802.01561), unless a field says otherwise."""
+
+    learning_rate: float = Field(
+        default=6e-4, gt=0, description="Step size at the start; linear to 0 over the run's total frames."
+    )
+    optimizer: Literal["rmsprop", "adam"] = Field(
+        default="rmsprop", description="rmsprop is TensorFlow 1's (epsilon inside the root), as in the paper."
+    )
+    rmsprop_decay: float = Field(default=0.99, ge=0, lt=1, description="Decay of the squared gradients (paper's code).")
+    rmsprop_epsilon: float = Field(default=0.01, gt=0, description="Added to the squared gradients, inside the root.")
+    rmsprop_momentum: float = Field(default=0.0, ge=0, lt=1, description="Momentum of RMSProp.")
+    adam_epsilon: float = Field(default=1e-8, gt=0, description="Epsilon of Adam (PyTorch's default).")
+    gamma: float = Field(default=0.99, ge=0, le=1, description="Discount per env step.")
+    entropy_cost: float = Field(default=0.01, ge=0, description="Weight of the entropy bonus, summed over steps.")
+    baseline_cost: float = Field(
+        default=0.5, ge=0, description="Weight of half the squared value error, summed over steps."
+    )
+    rho_clip: float = Field(default=1.0, gt=0, description="V-trace rho-bar; at least the c clip.")
+    c_clip: float = Field(default=1.0, gt=0, description="V-trace c-bar.")
+    pg_rho_clip: float = Field(default=1.0, gt=0, description="Clip of the ratio in the policy gradient.")
+    vtrace_lambda: float = Field(default=1.0, ge=0, le=1, description="Decay of the V-trace traces (remark 2).")
+    max_grad_norm: float = Field(default=40.0, gt=0, description="The gradient's norm over all weights is cut to this.")
+    reward_clip: Literal["clip", "none"] = Field(
+        default="clip", description="clip: the learner sees rewards clipped to [-1, 1]; none: as the environment gave."
+    )
+    popart: bool = Field(default=False, description="Normalize the value targets of each task (arXiv 1809.04474).")
+    popart_beta: float = Field(
+        default=3e-4, gt=0, le=1, description="PopArt's step size, per unroll of the task (arXiv 1809.04474)."
+    )
+    popart_sigma_min: float = Field(default=1e-4, gt=0, description="Least scale of a task (arXiv 1809.04474).")
+    popart_sigma_max: float = Field(default=1e6, gt=0, description="Largest scale of a task (arXiv 1809.04474).")
+    network: NetworkConfig = NetworkConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ImpalaConfig:
+        if self.rho_clip < self.c_clip:
+            raise ValueError(
+                f"rho_clip {self.rho_clip} is below c_clip {self.c_clip}; V-trace converges for rho_clip >= c_clip"
+            )
+        if self.popart_sigma_min >= self.popart_sigma_max:
+            raise ValueError(
+                f"popart_sigma_min {self.popart_sigma_min} must be below popart_sigma_max {self.popart_sigma_max}"
+            )
+        return self

@@ -1,0 +1,344 @@
+"""From an environment's name to the factory that builds it. Environment libraries are imported on use."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from machina.config import Config, EnvConfig
+from machina.envs.atari_games import ATARI57, NUM_FULL_ACTIONS
+from machina.envs.config import AtariConfig, GymnasiumConfig, ToyConfig
+from machina.errors import UserError, nearest
+from machina.interfaces import EnvFactory, SlotEnv
+from machina.specs import ArraySpec, EnvSpec
+from machina.types import OBSERVATION
+
+if TYPE_CHECKING:
+    from machina.envs.slots import AnyVectorEnv
+
+Wrapper = Callable[["AnyVectorEnv"], "AnyVectorEnv"]
+Progress = Callable[[int], None]
+
+TOY_TASKS: dict[str, tuple[str, ...]] = {
+    "catch": ("catch",),
+    "counting": ("counting",),
+    "two_scales": ("small", "large"),
+}
+"""The toys of machina.envs.toys and their tasks."""
+
+ENVIRONMENTS: dict[str, Callable[[int], AnyVectorEnv]] = {}
+"""Environments added with ``register_environment``."""
+
+
+def register_environment(name: str, function: Callable[[int], AnyVectorEnv]) -> None:
+    """Make ``name`` usable as an environment.
+
+    Args:
+        name: what stands on the command line and in ``RunConfig.environment``.
+        function: takes the number of slots, returns a ``gymnasium.vector.VectorEnv`` with autoreset mode
+            NEXT_STEP, a Discrete action space and a Box or flat Dict observation space. It is called
+            for every group of environments.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    if name in ENVIRONMENTS or name in TOY_TASKS or name in ATARI57 or name == "atari57":
+        raise UserError(f"environment name {name!r} is taken; choose another one")
+    ENVIRONMENTS[name] = function
+
+
+def describe(name: str) -> type[EnvConfig]:
+    """The configuration class of the environment ``name``, without building it.
+
+    Raises:
+        UserError: no environment is called like that; names the nearest.
+    """
+    if name in ENVIRONMENTS:
+        return EnvConfig
+    if name in TOY_TASKS:
+        return ToyConfig
+    if name == "atari57" or all(game in ATARI57 for game in name.split(",")):
+        return AtariConfig
+    if ":" in name or "/" in name or re.search(r"-v\d+$", name):
+        return GymnasiumConfig
+    _check_games(name)
+    return AtariConfig
+
+
+def parse_environment(name: str, config: EnvConfig, wrapper: str | None = None, env_threads: int = 1) -> EnvFactory:
+    """The factory of the environment ``name``.
+
+    Args:
+        name: ``atari57``, a game, games joined by commas, a gymnasium id, ``module:Env-v0``, a toy, or a
+            name given to ``register_environment``.
+        config: of the class that ``describe`` names.
+        wrapper: ``module:function``, applied to the whole vector environment of every group.
+        env_threads: threads that step one game's environments.
+
+    Raises:
+        UserError: name, wrapper or environment is unusable.
+    """
+    if name in ENVIRONMENTS:
+        return _registered_factory(name, wrapper)
+    if isinstance(config, AtariConfig):
+        return _atari_factory(name, config, wrapper, env_threads)
+    if isinstance(config, GymnasiumConfig):
+        return _gymnasium_factory(name, config, wrapper)
+    return _toy_factory(name, wrapper)
+
+
+def load_wrapper(name: str) -> Wrapper:
+    """Import ``module:function``; modules of the working directory are found.
+
+    Raises:
+        UserError: not of that form, or module or function do not exist.
+    """
+    from machina.envs.gymnasium_envs import add_working_directory
+
+    module_name, separator, function_name = name.partition(":")
+    if not (separator and module_name and function_name):
+        raise UserError(f"wrapper {name!r} must be module:function")
+    add_working_directory()
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"wrapper {name!r}: module {module_name!r} can't be imported ({error}); run in the folder that holds it"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        functions = [key for key, value in vars(module).items() if callable(value)]
+        raise UserError(
+            f"wrapper {name!r}: module {module_name!r} has no function {function_name!r}"
+            f"{nearest(function_name, functions)}"
+        )
+    return function  # type: ignore[no-any-return]
+
+
+class _Factory(Config):
+    """What the factories share: the spec and the user's wrapper."""
+
+    spec: EnvSpec
+    wrapper: str | None = None
+
+    def _slots(self, env: AnyVectorEnv, task_ids: Sequence[int], life_losses: bool = False) -> SlotEnv:
+        from machina.envs.slots import GymnasiumSlots
+
+        return GymnasiumSlots(_wrapped(env, self.wrapper), self.spec, task_ids, life_losses=life_losses)
+
+
+class AtariFactory(_Factory):
+    """Builds ``machina.envs.atari.AtariTasks``."""
+
+    config: AtariConfig
+    env_threads: int
+
+    def make(self, task_ids: Sequence[int], progress: Progress | None = None) -> SlotEnv:
+        """One slot per entry of ``task_ids``; ``progress`` is told the number of environments as they start."""
+        return self._make(task_ids, progress=progress)
+
+    def make_for_video(self, task_id: int) -> SlotEnv:
+        """One slot that can be rendered."""
+        return self._make([task_id], for_video=True)
+
+    def _make(self, task_ids: Sequence[int], **options: Any) -> SlotEnv:
+        from machina.envs.atari import AtariTasks
+
+        full = full_action_space(self.spec.tasks, self.config)
+        env = AtariTasks(self.spec.tasks, task_ids, self.config, self.env_threads, full=full, **options)
+        return self._slots(env, task_ids, life_losses=self.config.life_loss_ends_return)
+
+
+class GymnasiumFactory(_Factory):
+    """Builds an environment from its gymnasium id."""
+
+    config: GymnasiumConfig
+
+    def make(self, task_ids: Sequence[int], progress: Progress | None = None) -> SlotEnv:
+        """One slot per entry of ``task_ids``."""
+        from machina.envs import gymnasium_envs
+
+        spec = gymnasium_envs.find_spec(self.spec.name)
+        if self.config.processes is not True and gymnasium_envs.is_native(spec):
+            build = gymnasium_envs.make_native
+        elif self.config.processes is False:
+            build = gymnasium_envs.make_in_process
+        else:
+            build = gymnasium_envs.make_in_workers
+        env = _built(self.spec.name, lambda: build(spec, len(task_ids)))
+        return _counted(self._slots(env, task_ids), progress)
+
+    def make_for_video(self, task_id: int) -> SlotEnv:
+        """One slot that can be rendered."""
+        from machina.envs import gymnasium_envs
+
+        spec = gymnasium_envs.find_spec(self.spec.name)
+        return self._slots(gymnasium_envs.make_in_process(spec, 1, render_mode="rgb_array"), [task_id])
+
+
+class ToyFactory(_Factory):
+    """Builds a task of machina.envs.toys."""
+
+    def make(self, task_ids: Sequence[int], progress: Progress | None = None) -> SlotEnv:
+        """One slot per entry of ``task_ids``."""
+        import numpy as np
+
+        from machina.envs.toys import TOYS, ToyEnv
+
+        env = ToyEnv(TOYS[self.spec.name], np.asarray(task_ids, dtype=np.int64))
+        return _counted(self._slots(env, task_ids), progress)
+
+    def make_for_video(self, task_id: int) -> SlotEnv:
+        """One slot that can be rendered."""
+        return self.make([task_id])
+
+
+class RegisteredFactory(_Factory):
+    """Builds an environment added with ``register_environment``."""
+
+    function: Callable[[int], Any]
+
+    def make(self, task_ids: Sequence[int], progress: Progress | None = None) -> SlotEnv:
+        """One slot per entry of ``task_ids``."""
+        return _counted(self._slots(self.function(len(task_ids)), task_ids), progress)
+
+    def make_for_video(self, task_id: int) -> SlotEnv:
+        """One slot; rendering needs an environment that was built with render_mode="rgb_array"."""
+        return self.make([task_id])
+
+
+def full_action_space(games: Sequence[str], config: AtariConfig) -> bool:
+    """Whether the policy has all 18 actions: with several games always, with one game on request."""
+    return len(games) > 1 or bool(config.full_action_space)
+
+
+def _built(name: str, build: Callable[[], AnyVectorEnv]) -> AnyVectorEnv:
+    """An environment from code that is not ours.
+
+    Raises:
+        UserError: it can't be built, with the reason.
+    """
+    try:
+        return build()
+    except Exception as error:
+        text = str(error).strip().splitlines() or [""]
+        raise UserError(f"environment {name!r} can't be built: {type(error).__name__}: {text[0]}") from error
+
+
+def _counted(env: SlotEnv, progress: Progress | None) -> SlotEnv:
+    if progress is not None:
+        progress(len(env.task_ids))
+    return env
+
+
+def _wrapped(env: AnyVectorEnv, wrapper: str | None) -> AnyVectorEnv:
+    if wrapper is None:
+        return env
+    from gymnasium.vector import VectorEnv
+
+    wrapped = load_wrapper(wrapper)(env)
+    if not isinstance(wrapped, VectorEnv):
+        raise UserError(f"wrapper {wrapper!r} must return a gymnasium.vector.VectorEnv, got {type(wrapped).__name__}")
+    return wrapped
+
+
+def _check_games(name: str) -> tuple[str, ...]:
+    """The games of a list joined by commas.
+
+    Raises:
+        UserError: an unknown game, with the nearest names, or one given twice.
+    """
+    if name == "atari57":
+        return ATARI57
+    games = tuple(name.split(","))
+    if unknown := [game for game in games if game not in ATARI57]:
+        from machina.envs.atari import all_games
+
+        known = all_games()
+        if unknown := [game for game in unknown if game not in known]:
+            import gymnasium
+
+            names = [*known, "atari57", *TOY_TASKS, *ENVIRONMENTS, *gymnasium.registry]
+            hint = nearest(unknown[0], names) or "; see `machina list`"
+            raise UserError(f"unknown environment {unknown[0]!r}{hint}")
+    if twice := [game for game in dict.fromkeys(games) if games.count(game) > 1]:
+        raise UserError(f"environment {name!r}: {', '.join(twice)} given more than once")
+    return games
+
+
+def _atari_factory(name: str, config: AtariConfig, wrapper: str | None, env_threads: int) -> AtariFactory:
+    games = _check_games(name)
+    if len(games) > 1 and config.full_action_space is False:
+        raise UserError("full_action_space=False: several games share all 18 actions; leave it out or train one game")
+    from machina.envs import atari
+
+    full = full_action_space(games, config)
+    frames = ArraySpec(shape=(config.frame_stack, atari.FRAME_SIZE, atari.FRAME_SIZE), dtype="uint8")
+    spec = EnvSpec(
+        name=name,
+        tasks=games,
+        observation={OBSERVATION: frames},
+        num_actions=NUM_FULL_ACTIONS if full else atari.minimal_num_actions(games[0]),
+        frame_stack=config.frame_stack,
+        frames_per_step=config.frame_skip,
+        protocol={
+            "action_set": "full" if full else "minimal",
+            **config.model_dump(exclude={"envs_per_task", "full_action_space"}),
+        },
+    )
+    if wrapper is not None:
+        env = atari.AtariTasks(games[:1], [0], config, 1, full=full)
+        spec = _spec_of_wrapped(env, spec, wrapper)
+    return AtariFactory(spec=spec, wrapper=wrapper, config=config, env_threads=env_threads)
+
+
+def _gymnasium_factory(name: str, config: GymnasiumConfig, wrapper: str | None) -> GymnasiumFactory:
+    from machina.envs import gymnasium_envs
+
+    registered = gymnasium_envs.find_spec(name)
+    protocol = {} if registered.max_episode_steps is None else {"max_episode_steps": registered.max_episode_steps}
+    env = _built(name, lambda: gymnasium_envs.make_in_process(registered, 1))
+    spec = _spec_of(env, name, (name,), protocol, wrapper)
+    return GymnasiumFactory(spec=spec, wrapper=wrapper, config=config)
+
+
+def _toy_factory(name: str, wrapper: str | None) -> ToyFactory:
+    import numpy as np
+
+    from machina.envs.toys import TOYS, ToyEnv
+
+    spec = _spec_of(ToyEnv(TOYS[name], np.zeros(1, dtype=np.int64)), name, TOY_TASKS[name], {}, wrapper)
+    return ToyFactory(spec=spec, wrapper=wrapper)
+
+
+def _registered_factory(name: str, wrapper: str | None) -> RegisteredFactory:
+    function = ENVIRONMENTS[name]
+    spec = _spec_of(_built(name, lambda: function(1)), name, (name,), {}, wrapper)
+    return RegisteredFactory(spec=spec, wrapper=wrapper, function=function)
+
+
+def _spec_of(
+    env: AnyVectorEnv, name: str, tasks: tuple[str, ...], protocol: dict[str, Any], wrapper: str | None
+) -> EnvSpec:
+    """The spec read off a small environment, which is closed."""
+    from machina.envs.slots import num_actions, observation_specs
+
+    wrapped = _wrapped(env, wrapper)
+    try:
+        return EnvSpec(
+            name=name,
+            tasks=tasks,
+            observation=observation_specs(name, wrapped.single_observation_space),
+            num_actions=num_actions(name, wrapped.single_action_space),
+            protocol=protocol if wrapper is None else {**protocol, "wrapper": wrapper},
+        )
+    finally:
+        wrapped.close()
+
+
+def _spec_of_wrapped(env: AnyVectorEnv, spec: EnvSpec, wrapper: str) -> EnvSpec:
+    """``spec`` with the spaces that the wrapper leaves; whole stacks are stored, since it may change pixels."""
+    seen = _spec_of(env, spec.name, spec.tasks, spec.protocol, wrapper)
+    return seen.model_copy(update={"frames_per_step": spec.frames_per_step})

@@ -1,0 +1,266 @@
+"""Adapter from gymnasium's vector environments to the slots that actors step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from gymnasium.error import DependencyNotInstalled
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from machina.errors import EnvironmentFaultError, UserError
+from machina.specs import ArraySpec, EnvSpec
+from machina.types import OBSERVATION, Array, BoolArray, IntArray, Observation, StepResult
+
+AnyVectorEnv = VectorEnv[Any, Any, Any]
+
+
+def observation_specs(name: str, space: spaces.Space[Any]) -> dict[str, ArraySpec]:
+    """The observation arrays of one slot; floating-point arrays become float32.
+
+    Raises:
+        UserError: the space is neither a Box nor a flat Dict of Boxes.
+    """
+    if isinstance(space, spaces.Box):
+        return {OBSERVATION: _array_spec(space)}
+    if isinstance(space, spaces.Dict) and all(isinstance(part, spaces.Box) for part in space.spaces.values()):
+        return {key: _array_spec(part) for key, part in space.spaces.items() if isinstance(part, spaces.Box)}
+    raise UserError(
+        f"environment {name!r}: observation space {space} is neither a Box nor a flat Dict of Boxes; "
+        "turn it into one with a wrapper (--wrapper module:function)"
+    )
+
+
+def num_actions(name: str, space: spaces.Space[Any]) -> int:
+    """The number of actions of a discrete action space.
+
+    Raises:
+        UserError: the space is not a Discrete space that starts at 0.
+    """
+    if isinstance(space, spaces.Discrete) and space.start == 0:
+        return int(space.n)
+    raise UserError(
+        f"environment {name!r}: action space {space} is not Discrete from 0; "
+        "the algorithms take discrete actions (continuous ones come with PPO)"
+    )
+
+
+def _array_spec(space: spaces.Box) -> ArraySpec:
+    dtype = np.dtype(space.dtype)
+    return ArraySpec(shape=space.shape, dtype="float32" if np.issubdtype(dtype, np.floating) else dtype.name)
+
+
+class GymnasiumSlots:
+    """A gymnasium vector environment as ``machina.interfaces.SlotEnv``.
+
+    Every answer is checked: shapes equal to the spec's, rewards and floating-point observations finite.
+    What the unwrapped environment offers beyond gymnasium's interface (``waiting_for``, ``recover``,
+    ``get_state``, ``set_state``, ``close_at_once``) is passed on; a user's wrapper may hold state of its
+    own, so ``recover`` and ``get_state`` answer None behind one.
+
+    Raises:
+        UserError: autoreset mode, action space or observation space that can't be trained on.
+    """
+
+    def __init__(self, env: AnyVectorEnv, spec: EnvSpec, task_ids: Sequence[int], *, life_losses: bool = False) -> None:
+        mode = env.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.NEXT_STEP:
+            raise UserError(
+                f"environment {spec.name!r}: autoreset mode is {mode}, it must be AutoresetMode.NEXT_STEP; "
+                "build the vector environment with autoreset_mode=NEXT_STEP and say so in its metadata"
+            )
+        if num_actions(spec.name, env.single_action_space) != spec.num_actions:
+            raise UserError(
+                f"environment {spec.name!r}: {env.single_action_space} but the policy has {spec.num_actions} actions"
+            )
+        if env.num_envs != len(task_ids):
+            raise UserError(
+                f"environment {spec.name!r}: {env.num_envs} slots were built, {len(task_ids)} were asked for"
+            )
+        self.spec = spec
+        self.task_ids: IntArray = np.asarray(task_ids, dtype=np.int64)
+        self._env = env
+        self._base: Any = env.unwrapped
+        self._wrapped = env is not env.unwrapped
+        self._num_slots = len(task_ids)
+        self._copies = self._wrapped or not getattr(self._base, "fresh_observations", False)
+        self._life_losses = life_losses
+        self._lives: IntArray = np.zeros(self._num_slots, dtype=np.int64)
+        self._entry: StepResult | None = None
+
+    @property
+    def waiting_for(self) -> str:
+        """The part that is being stepped just now, or the environment's name."""
+        return getattr(self._base, "waiting_for", "") or self.spec.name
+
+    def reset(self, seeds: Sequence[int]) -> StepResult:
+        """Start an episode in every slot; one seed per slot."""
+        if len(seeds) != self._num_slots:
+            raise ValueError(f"{self._num_slots} slots need as many seeds, got {len(seeds)}")
+        try:
+            observation, infos = self._env.reset(seed=self._env_seed(seeds))
+        except Exception as error:
+            raise self._fault("reset", error) from error
+        nothing = np.zeros(self._num_slots, dtype=np.bool_)
+        return self._answer(observation, np.zeros(self._num_slots, np.float32), nothing, nothing, infos, ~nothing)
+
+    def step(self, actions: IntArray) -> StepResult:
+        """Step every slot; a slot whose episode ended with the last entry is reset, its action ignored."""
+        if self._entry is None:
+            raise ValueError("reset comes before step")
+        if actions.shape != (self._num_slots,) or actions.min() < 0 or actions.max() >= self.spec.num_actions:
+            raise ValueError(f"actions must be [{self._num_slots}] in [0, {self.spec.num_actions}), got {actions}")
+        resets = self._entry.terminated | self._entry.truncated
+        try:
+            observation, reward, terminated, truncated, infos = self._env.step(actions)
+        except Exception as error:
+            raise self._fault("step", error) from error
+        return self._answer(observation, reward, terminated, truncated, infos, resets)
+
+    def recover(self) -> StepResult | None:
+        """Called from another thread while ``step`` hangs: replace the stuck part and finish the step."""
+        if self._entry is None or self._wrapped or not hasattr(self._base, "recover"):
+            return None
+        resets = self._entry.terminated | self._entry.truncated
+        try:
+            answer = self._base.recover()
+        except Exception as error:
+            raise self._fault("recover", error) from error
+        if answer is None:
+            return None
+        observation, reward, terminated, truncated, infos = answer
+        return self._answer(observation, reward, terminated, truncated, infos, resets)
+
+    def get_state(self) -> Mapping[str, Array] | None:
+        """A full copy of the environment's state and of the current entry, or None when it can't be saved."""
+        if self._entry is None or self._wrapped or not hasattr(self._base, "get_state"):
+            return None
+        entry = self._entry
+        state: dict[str, Array] = {f"env/{key}": value for key, value in self._base.get_state().items()}
+        state.update({f"observation/{key}": value.copy() for key, value in entry.observation.items()})
+        state.update({f"entry/{key}": getattr(entry, key).copy() for key in StepResult._fields if key != OBSERVATION})
+        return {**state, "lives": self._lives.copy()}
+
+    def set_state(self, state: Mapping[str, Array]) -> StepResult:
+        """Restore ``get_state`` and answer the current entry again."""
+
+        def section(prefix: str) -> dict[str, Any]:
+            return {key.removeprefix(prefix): value.copy() for key, value in state.items() if key.startswith(prefix)}
+
+        self._base.set_state(section("env/"))
+        self._lives = state["lives"].astype(np.int64)
+        self._entry = StepResult(observation=section("observation/"), **section("entry/"))
+        return self._entry
+
+    def render(self) -> Array:
+        """``[H, W, 3]`` uint8: a picture of slot 0, for environments made with ``make_for_video``."""
+        try:
+            frames = self._env.render()
+        except DependencyNotInstalled as error:
+            raise UserError(f"environment {self.spec.name!r} can't be drawn: {error}") from error
+        if not frames or frames[0] is None:
+            raise UserError(f"environment {self.spec.name!r} draws no picture; build it with render_mode='rgb_array'")
+        return np.asarray(frames[0], dtype=np.uint8)
+
+    def close(self) -> None:
+        """Release processes and memory at once, also while another thread hangs in ``step``."""
+        if hasattr(self._base, "close_at_once"):
+            self._base.close_at_once()
+        elif isinstance(self._base, AsyncVectorEnv):
+            _end_workers(self._base)
+        else:
+            self._env.close()
+
+    def _env_seed(self, seeds: Sequence[int]) -> Any:
+        """gymnasium's own vectorised environments take one seed for all slots, the others one per slot."""
+        if isinstance(self._base, (SyncVectorEnv, AsyncVectorEnv)) or getattr(self._base, "seed_per_slot", False):
+            return [int(seed) for seed in seeds]
+        return int(np.random.SeedSequence([int(seed) for seed in seeds]).generate_state(1)[0])
+
+    def _answer(
+        self,
+        observation: Any,
+        reward: npt.ArrayLike,
+        terminated: npt.ArrayLike,
+        truncated: npt.ArrayLike,
+        infos: Mapping[str, Any],
+        resets: BoolArray,
+    ) -> StepResult:
+        lives = self._lives
+        if self._life_losses:
+            if "lives" not in infos:
+                raise EnvironmentFaultError(
+                    f"environment {self.spec.name!r}: infos have no 'lives'; let the wrapper keep them "
+                    "or set life_loss_ends_return=False"
+                )
+            lives = self._checked("lives", infos["lives"], (), np.int64)
+        ended: BoolArray = self._checked("terminated", terminated, (), np.bool_)
+        entry = StepResult(
+            observation=self._checked_observation(observation),
+            reward=self._checked("reward", reward, (), np.float32),
+            terminated=ended,
+            truncated=self._checked("truncated", truncated, (), np.bool_),
+            life_lost=(lives < self._lives) & ~ended & ~resets,
+        )
+        self._lives, self._entry = lives, entry
+        return entry
+
+    def _checked_observation(self, observation: Any) -> Observation:
+        parts = observation if isinstance(observation, dict) else {OBSERVATION: observation}
+        if parts.keys() != self.spec.observation.keys():
+            raise EnvironmentFaultError(
+                f"environment {self.spec.name!r}: observation has keys {sorted(parts)}, "
+                f"the spec has {sorted(self.spec.observation)}"
+            )
+        result = {}
+        for key, part in self.spec.observation.items():
+            checked = self._checked(key, parts[key], part.shape, np.dtype(part.dtype))
+            result[key] = checked.copy() if self._copies and checked is parts[key] else checked
+        return result
+
+    def _checked(self, field: str, value: npt.ArrayLike, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
+        """``value`` as an array ``[B, *shape]`` of the dtype; refuses other shapes and what is not finite."""
+        array = np.asarray(value)
+        if array.shape != (self._num_slots, *shape):
+            raise EnvironmentFaultError(
+                f"environment {self.spec.name!r}: {field} has shape {array.shape}, "
+                f"it must be {(self._num_slots, *shape)} ({self._num_slots} slots)"
+            )
+        if np.issubdtype(array.dtype, np.inexact):
+            finite = np.isfinite(array)
+            if not finite.all():
+                slot = int(np.argmin(finite.reshape(self._num_slots, -1).all(axis=1)))
+                task = self.spec.tasks[int(self.task_ids[slot])]
+                raise EnvironmentFaultError(
+                    f"environment {self.spec.name!r}: {field} of slot {slot} (task {task!r}) is not finite"
+                )
+        return array.astype(dtype, copy=False)
+
+    def _fault(self, call: str, error: Exception) -> EnvironmentFaultError:
+        if isinstance(error, EnvironmentFaultError):
+            return error
+        text = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+        return EnvironmentFaultError(f"environment {self.waiting_for!r}: {call} raised {reason}")
+
+
+def _end_workers(env: AsyncVectorEnv[Any, Any]) -> None:
+    """Terminate the worker processes without waiting for a step in progress.
+
+    ``AsyncVectorEnv.close`` first collects the pending step, which would raise a worker's error or
+    block. A thread that waits for a worker wakes with EOFError.
+    """
+    for process in env.processes:
+        process.terminate()
+    for process in env.processes:
+        process.join(timeout=1.0)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    for pipe in env.parent_pipes:
+        if pipe is not None:
+            pipe.close()
+    env.closed = True

@@ -1,0 +1,180 @@
+"""The run directory ``runs/<name>/``: everything another command needs.
+
+``config.yaml``, ``metrics.jsonl``, TensorBoard events in ``tb/``, ``checkpoints/<env steps>/``, ``videos/``,
+``report/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from machina.checkpoint.files import write_atomically
+from machina.checkpoint.store import (
+    CHECKPOINTS,
+    MANIFEST,
+    CheckpointError,
+    Latest,
+    checkpoint_paths,
+    latest_checkpoint,
+    load_checkpoint,
+    prune,
+    save_checkpoint,
+)
+from machina.errors import UserError, nearest
+from machina.types import Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG = "config.yaml"
+BEST = "best.json"
+
+
+class Best(BaseModel):
+    """``checkpoints/best.json``: the checkpoint with the best evaluation so far."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int = Field(ge=0, description="Env steps of the checkpoint.")
+    score: float = Field(allow_inf_nan=False, description="What the evaluation gave it; larger is better.")
+
+
+class RunDirectory:
+    """One run on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, runs_dir: Path, name: str, config_text: str) -> RunDirectory:
+        """Make ``runs_dir/name`` and store the resolved configuration in it.
+
+        Raises:
+            UserError: the folder exists, the name is no plain folder name, or the disk refuses.
+        """
+        if Path(name).name != name or name.startswith("."):
+            raise UserError(f"name={name!r}: must be a plain folder name; put the folder into --runs-dir")
+        path = runs_dir / name
+        try:
+            path.mkdir(parents=True)
+            run = cls(path)
+            run.checkpoints.mkdir()
+            write_atomically(run.config_file, config_text.encode())
+        except FileExistsError as error:
+            raise UserError(
+                f"run directory '{path}' exists already; choose another --name or continue it: machina resume {path}"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"run directory '{path}' can't be created: {error.strerror}; choose another --runs-dir"
+            ) from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """An existing run.
+
+        Raises:
+            UserError: ``path`` is no run directory; names what is missing and the nearest run.
+        """
+        run = cls(path)
+        if run.config_file.is_file():
+            return run
+        if path.is_dir():
+            what = f"'{path}' is no run directory: it has no {CONFIG}"
+        else:
+            what = f"run directory '{path}' does not exist"
+        raise UserError(what + _nearest_run(path))
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / CONFIG
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder per checkpoint, and ``best.json``."""
+        return self.path / CHECKPOINTS
+
+    @property
+    def videos(self) -> Path:
+        """Written by `machina watch`."""
+        return self.path / "videos"
+
+    @property
+    def report(self) -> Path:
+        """Evaluations and plots."""
+        return self.path / "report"
+
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Mapping[str, Tensor | Array]],
+        values: Mapping[str, Any],
+        keep_last: int,
+    ) -> Path:
+        """Write a checkpoint, then remove those beyond the ``keep_last`` latest; the best one stays.
+
+        Raises:
+            CheckpointError: see ``save_checkpoint``; then nothing was removed either.
+        """
+        saved = save_checkpoint(self.checkpoints, step, tensors, values)
+        best = self.best()
+        prune(self.checkpoints, saved, keep_last, keep=() if best is None else (self._folder_of(best.step),))
+        return saved
+
+    def latest(self) -> Latest:
+        """The last good checkpoint, see ``latest_checkpoint``."""
+        return latest_checkpoint(self.path)
+
+    def best(self) -> Best | None:
+        """The best checkpoint that ``mark_best`` named, as long as it is there."""
+        try:
+            best = Best.model_validate_json((self.checkpoints / BEST).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        return best if self._folder_of(best.step).is_dir() else None
+
+    def mark_best(self, step: int, score: float) -> None:
+        """Name the checkpoint at ``step`` the best one; it survives ``save`` from now on.
+
+        Raises:
+            CheckpointError: the disk is full or refuses; the former best one stays named.
+        """
+        file = self.checkpoints / BEST
+        try:
+            write_atomically(file, Best(step=step, score=score).model_dump_json().encode())
+        except OSError as error:
+            raise CheckpointError(f"'{file}' could not be written: {error.strerror or error}") from error
+
+    def _folder_of(self, step: int) -> Path:
+        for path in checkpoint_paths(self.checkpoints):
+            if int(path.name) == step:
+                return path
+        return self.checkpoints / str(step)
+
+
+def load_from(path: Path) -> Latest:
+    """The checkpoint that ``path`` means: a checkpoint folder itself, or a run's last good one.
+
+    Raises:
+        UserError: ``path`` is neither, or holds no good checkpoint.
+    """
+    if (path / MANIFEST).exists():
+        return Latest(load_checkpoint(path), [])
+    return RunDirectory.open(path).latest()
+
+
+def _nearest_run(path: Path) -> str:
+    """Runs beside ``path``, or in ``runs/`` for a bare name, whose names are close."""
+    parent = path.parent if path.parent.is_dir() else Path("runs")
+    folders = [parent, Path("runs")] if len(path.parts) == 1 else [parent]
+    names = {file.parent.name: file.parent for folder in folders for file in folder.glob(f"*/{CONFIG}")}
+    hint = nearest(path.name, names)
+    for name, run in names.items():
+        hint = hint.replace(repr(name), repr(str(run)))
+    return hint or "; give the folder that `machina train` printed"

@@ -1,0 +1,63 @@
+"""From names, files and options to one validated configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from machina.config import RunConfig, load_yaml, one_line
+from machina.errors import UserError
+from machina.registry import default_config, find_configuration, shipped_configurations
+
+AnyRunConfig = RunConfig[Any, Any]
+
+
+def job_config(
+    algorithm: str | None, environment: str | None, configuration: str | None, **changes: Any
+) -> tuple[AnyRunConfig, str]:
+    """The configuration of a job.
+
+    The file is ``configuration``, or the shipped one named ``<algorithm>_<environment>`` when there is
+    one. It fills in what is not given: algorithm, environment and every option.
+
+    Args:
+        algorithm: name, or None to take it from the file.
+        environment: name, or None to take it from the file.
+        configuration: a shipped name or a file.
+        changes: top-level fields or whole sections that win over the file.
+
+    Returns:
+        The configuration, and where its values come from.
+
+    Raises:
+        UserError: something is unknown or out of range.
+    """
+    if configuration is None and f"{algorithm}_{environment}" in shipped_configurations():
+        configuration = f"{algorithm}_{environment}"
+    content = {} if configuration is None else load_yaml(find_configuration(configuration))
+    algorithm = algorithm or content.get("algorithm")
+    environment = environment or content.get("environment")
+    if not algorithm or not environment:
+        raise UserError("name an algorithm and an environment, for example: machina train impala pong")
+    where = f"configuration {configuration!r}" if configuration else "defaults"
+    content |= {"algorithm": algorithm, "environment": environment} | changes
+    try:
+        return default_config(algorithm, environment, content, where), where
+    except ValidationError as error:
+        raise UserError(one_line(error, where)) from error
+
+
+def saved_config(run_dir: Path) -> AnyRunConfig:
+    """The configuration a run was started with.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    file = run_dir / "config.yaml"
+    content = load_yaml(file)
+    try:
+        return default_config(str(content.get("algorithm")), str(content.get("environment")), content, str(file))
+    except ValidationError as error:
+        raise UserError(one_line(error, str(file))) from error

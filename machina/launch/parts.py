@@ -1,0 +1,107 @@
+"""Builds the parts of a run from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from machina.envs.builders import parse_environment
+from machina.interfaces import Algorithm, EnvFactory, Policy
+from machina.launch.configuration import AnyRunConfig
+from machina.nets.precision import Precision, resolve_device, resolve_precision
+from machina.registry import algorithm_entry
+from machina.runtime.hardware import available_cores
+from machina.runtime.inline import InlinePlane
+from machina.runtime.local import LocalPlane
+from machina.runtime.plane import DataPlane, PlaneConfig
+
+
+class MachinePlan(NamedTuple):
+    """Devices, precision and threads of a run, resolved for this machine."""
+
+    device: str
+    actor_device: str
+    precision: Precision
+    actor_precision: Precision
+    cores: int
+    actor_threads: int
+    learner_threads: int
+    env_threads: int
+
+    def line(self) -> str:
+        """One line for the user."""
+        acting = ""
+        if self.actor_device != self.device:
+            acting = f"; acting on {self.actor_device}, {self.actor_precision.reason}"
+        return (
+            f"{self.cores} cores; learning on {self.device}, {self.precision.reason}{acting}; threads: "
+            f"learner {self.learner_threads}, actor {self.actor_threads}, environments {self.env_threads}"
+        )
+
+
+class Parts(NamedTuple):
+    """What a run is made of."""
+
+    factory: EnvFactory
+    algorithm: Algorithm
+    machine: MachinePlan
+
+
+def plan_machine(config: AnyRunConfig) -> MachinePlan:
+    """Choose devices, precision and numbers of threads.
+
+    On a CPU the learner and the actors share the cores: every thread that waits leaves its core to
+    another, so each part gets what it can use rather than a share (measured in docs/benchmarks.md).
+    """
+    runtime = config.runtime
+    cores = available_cores()
+    device = resolve_device(runtime.device)
+    actor_device = resolve_device(runtime.actor_device or runtime.device)
+    inline = runtime.place == "inline"
+    return MachinePlan(
+        device=str(device),
+        actor_device=str(actor_device),
+        precision=resolve_precision(runtime.precision, device),
+        actor_precision=resolve_precision(runtime.precision, actor_device),
+        cores=cores,
+        actor_threads=runtime.actor_threads or (cores if inline else max(1, cores // (2 * runtime.actors))),
+        learner_threads=runtime.learner_threads or (cores if inline else max(1, cores // 2)),
+        env_threads=runtime.env_threads or cores,
+    )
+
+
+def build_parts(config: AnyRunConfig) -> Parts:
+    """Environment factory and algorithm; nothing heavy is started.
+
+    Raises:
+        UserError: the environment, the wrapper or the device can't be had.
+    """
+    machine = plan_machine(config)
+    factory = parse_environment(config.environment, config.env, config.wrapper, machine.env_threads)
+    return Parts(factory, algorithm_entry(config.algorithm).build(config.algo), machine)
+
+
+def total_env_steps(config: AnyRunConfig, factory: EnvFactory) -> int:
+    """Length of the run and of its schedules, in env steps."""
+    spec = factory.spec
+    frames = config.total_frames or config.env.frames_per_task * spec.num_tasks
+    return max(1, frames // spec.frames_per_step)
+
+
+def policy_maker(config: AnyRunConfig, parts: Parts) -> Callable[[], Policy]:
+    """Builds behaviour policies on the actors' device."""
+    device, precision = parts.machine.actor_device, config.runtime.precision
+    return lambda: parts.algorithm.make_policy(parts.factory.spec, device, precision)
+
+
+def build_plane(config: AnyRunConfig, parts: Parts) -> DataPlane:
+    """The data plane of the configured place."""
+    place = {"inline": InlinePlane, "local": LocalPlane}[config.runtime.place]
+    plane_config = PlaneConfig(
+        unroll_length=config.algo.unroll_length,
+        batch_size=config.algo.batch_size,
+        envs_per_task=config.env.envs_per_task,
+        seed=config.seed,
+        actor_threads=parts.machine.actor_threads,
+    )
+    return place(parts.factory, policy_maker(config, parts), config.runtime, plane_config)

@@ -1,0 +1,274 @@
+"""The training loop: batches in, parameters out, and what must happen now and then."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from machina.checkpoint import Checkpoint, RunDirectory
+from machina.errors import RunFailedError
+from machina.interfaces import LearnerState
+from machina.launch.configuration import AnyRunConfig
+from machina.launch.evaluation import evaluate
+from machina.launch.parts import Parts, build_plane, policy_maker, total_env_steps
+from machina.launch.scoring import evaluation_score, save_evaluation
+from machina.launch.watching import RunView
+from machina.metrics import EpisodeTracker, MetricsWriter, TimeShares
+from machina.runtime.unrolls import num_slots
+from machina.types import Array, Unroll
+
+MOST_SKIPPED_UPDATES = 10
+"""Updates in a row that may be skipped for NaN before the run stops."""
+
+POLL_S = 0.2
+"""How long the loop waits for a batch before it looks at signals and the live view."""
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    reason: str
+    env_steps: int
+    updates: int
+
+
+class Progress(NamedTuple):
+    """Counters that a checkpoint carries."""
+
+    env_steps: int = 0
+    """Env steps learned from."""
+    updates: int = 0
+    elapsed_s: float = 0.0
+    """Training time of all sessions, evaluations included."""
+    next_evaluation: int = 0
+    """In frames."""
+    unrolls_lost: int = 0
+    """Unrolls that waited or were being filled when a session ended and could not be saved."""
+    env_steps_cut: int = 0
+    """Env steps of unrolls cut short when an environment was replaced."""
+    faults: int = 0
+
+
+class Trainer:
+    """Runs one job in one run directory.
+
+    Args:
+        config: the resolved configuration.
+        parts: built from it.
+        run: where everything is written.
+        view: what the user watches.
+        checkpoint: where to go on, or None for a new run.
+    """
+
+    def __init__(
+        self, config: AnyRunConfig, parts: Parts, run: RunDirectory, view: RunView, checkpoint: Checkpoint | None
+    ) -> None:
+        self._config = config
+        self._parts = parts
+        self._run = run
+        self._view = view
+        self._spec = parts.factory.spec
+        self._total_env_steps = total_env_steps(config, parts.factory)
+        self.learner = parts.algorithm.make_learner(
+            self._spec, self._total_env_steps, config.runtime.device, config.runtime.precision, config.seed
+        )
+        self._plane = build_plane(config, parts)
+        self.episodes = EpisodeTracker(self._spec.num_tasks)
+        self.progress = Progress(next_evaluation=config.eval_every or 0)
+        self._shares = TimeShares()
+        self._skipped_in_a_row = 0
+        self._stop_reason: str | None = None
+        self._metrics = MetricsWriter(run.path, None if checkpoint is None else checkpoint.step)
+        self._plane_state: dict[str, Array] = {}
+        if checkpoint is not None:
+            self._load(checkpoint)
+        self._before = self.progress
+
+    # Saving and restoring
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        tensors = dict(checkpoint.tensors)
+        self._plane_state = {name: tensor.numpy() for name, tensor in tensors.pop("plane").items()}
+        self.learner.load_state(LearnerState(tensors, checkpoint.values["learner"]))
+        self.episodes.load_state(checkpoint.values["episodes"])
+        self.progress = Progress(**checkpoint.values["progress"])
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment."""
+        state = self.learner.state()
+        progress = self._now()
+        values: dict[str, Any] = {
+            "learner": state.values,
+            "episodes": self.episodes.state(),
+            "progress": progress._asdict(),
+            "protocol": self._spec.protocol,
+        }
+        tensors = {**state.tensors, "plane": {key: np.asarray(value) for key, value in self._plane.state().items()}}
+        self._view.checkpoint = self._run.save(progress.env_steps, tensors, values, self._config.keep_checkpoints)
+        self._saved_at = time.monotonic()
+
+    def _now(self) -> Progress:
+        """The counters with what this session added."""
+        stats = self._plane.stats()
+        return self.progress._replace(
+            elapsed_s=self._before.elapsed_s + time.monotonic() - self._started,
+            faults=self._before.faults + stats.faults,
+            env_steps_cut=self._before.env_steps_cut + stats.env_steps_cut,
+        )
+
+    # The loop
+
+    def run(self) -> Outcome:
+        """Train until the schedule ends, a goal is met, or a signal comes; a checkpoint is written last.
+
+        Raises:
+            UserError: an environment can't be built.
+            RunFailedError: an actor or the learner failed for good; a checkpoint was written.
+        """
+        self._started = self._logged_at = self._saved_at = time.monotonic()
+        with _signals(self._request_stop):
+            self._plane.publish(self.progress.updates, self.learner.flat_parameters())
+            self._plane.start(self._plane_state)
+            try:
+                while self._stop_reason is None:
+                    with self._shares.measure("learner_waiting"):
+                        batch = self._plane.next_batch(POLL_S)
+                    if batch is not None:
+                        self._learn(batch)
+                    self._now_and_then()
+            except RunFailedError:
+                if self.progress.updates > self._before.updates:
+                    self.save()
+                raise
+            finally:
+                self._view.stopping()
+                self._end_session()
+        return Outcome(self._stop_reason, self.progress.env_steps, self.progress.updates)
+
+    def _end_session(self) -> None:
+        if self._stop_reason is not None:
+            self.save()
+        self._plane.close()
+        self._log()
+        self._metrics.close()
+
+    def _learn(self, batch: Unroll[Array]) -> None:
+        lags = self.progress.updates - batch.policy_version
+        with self._shares.measure("learning"):
+            metrics = self.learner.update(batch)
+        steps = num_slots(batch) * (len(batch.reward) - 1)
+        self.progress = self.progress._replace(
+            env_steps=self.progress.env_steps + steps, updates=self.progress.updates + 1
+        )
+        self._plane.publish(self.progress.updates, self.learner.flat_parameters())
+        self._view.add(metrics | {"actor/policy_lag_mean": float(lags.mean()), "actor/policy_lag_max": float(lags.max())})
+        self._watch_for_nan(batch, skipped=metrics["learner/skipped"] > 0)
+
+    def _watch_for_nan(self, batch: Unroll[Array], skipped: bool) -> None:
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        if self._skipped_in_a_row < MOST_SKIPPED_UPDATES:
+            return
+        file = self._run.save_batch(self.progress.env_steps, batch)
+        raise RunFailedError(
+            f"{MOST_SKIPPED_UPDATES} updates in a row gave NaN or infinity; the last batch is in '{file}'; "
+            "try a lower --learning-rate"
+        )
+
+    def _now_and_then(self) -> None:
+        """Everything that is not learning: episodes, log, evaluation, checkpoint, and whether to stop."""
+        for episode in self._plane.drain_episodes():
+            self.episodes.record(episode)
+        for fault in self._plane.drain_faults():
+            self._view.notice(f"environment replaced: {fault}")
+        now = time.monotonic()
+        self._view.refresh(self._now(), self._plane.stats(), self._shares, self.episodes)
+        if now - self._logged_at >= self._config.log_seconds and self.progress.updates > self._before.updates:
+            self._log()
+        self._evaluate_if_due()
+        if now - self._saved_at >= 60 * self._config.checkpoint_minutes:
+            self.save()
+        self._stop_reason = self._stop_reason or self._goal_met(now)
+
+    def _log(self) -> None:
+        self._logged_at = time.monotonic()
+        progress = self._now()
+        values = self._view.metrics(progress, self._plane.stats(), self._shares)
+        values |= self.episodes.metrics(self._spec.tasks)
+        frames = progress.env_steps * self._spec.frames_per_step
+        self._metrics.write(values, progress.env_steps, frames, progress.elapsed_s)
+
+    def _goal_met(self, now: float) -> str | None:
+        config = self._config
+        if self.progress.env_steps >= self._total_env_steps:
+            return "the schedule is complete"
+        if config.minutes is not None and now - self._started >= 60 * config.minutes:
+            return f"{config.minutes:g} minutes are over"
+        mean = self.episodes.window_return()
+        if config.until_return is not None and mean is not None and mean >= config.until_return:
+            return f"the mean return of the last 100 episodes reached {mean:.1f}"
+        return None
+
+    def _request_stop(self, reason: str) -> None:
+        self._stop_reason = reason
+
+    # Evaluation
+
+    def _evaluate_if_due(self) -> None:
+        frames = self.progress.env_steps * self._spec.frames_per_step
+        if self._config.eval_every is None or frames < self.progress.next_evaluation:
+            return
+        self.progress = self.progress._replace(next_evaluation=frames + self._config.eval_every)
+        try:
+            with self._shares.measure("evaluating"):
+                self._evaluate()
+        except RunFailedError as error:
+            self._view.notice(str(error))
+
+    def _evaluate(self) -> None:
+        policy = policy_maker(self._config, self._parts)()
+        policy.load_parameters(self.learner.flat_parameters())
+        episodes = evaluate(
+            self._parts.factory,
+            policy,
+            range(self._spec.num_tasks),
+            self._config.eval_episodes,
+            self._config.seed,
+            self._config.runtime.step_timeout_s,
+            self._view.evaluation_progress,
+        )
+        save_evaluation(self._run, self._config, self._spec, self.progress.env_steps, episodes)
+        score = evaluation_score(episodes)
+        self._view.add({f"eval/{task}": float(np.mean([r for r, _ in played])) for task, played in episodes.items()})
+        self._log()
+        best = self._run.best()
+        if best is None or score > best.score:
+            self.save()
+            self._run.mark_best(self.progress.env_steps, score)
+            self._view.notice(f"best evaluation so far: {score:.4g}")
+
+
+@contextmanager
+def _signals(request_stop: Callable[[str], None]) -> Iterator[None]:
+    """First SIGINT or SIGTERM: stop after this update and save. Second: abort at once."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        request_stop(f"{signal.Signals(number).name} received")
+
+    try:
+        former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals stay with whoever has it
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

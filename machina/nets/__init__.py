@@ -1,0 +1,1 @@
+"""Networks, and what a learner needs around them: precision, frame stacks, PopArt, optimisers."""

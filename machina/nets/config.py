@@ -1,0 +1,48 @@
+"""Configuration of the networks. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from machina.config import Config
+
+
+class NetworkConfig(Config):
+    """Torso, optional LSTM, policy head, and one value head per task."""
+
+    torso: Literal["auto", "shallow", "deep", "mlp"] = Field(
+        default="auto",
+        description="shallow: convolutions and one hidden layer; deep: IMPALA's residual net (arXiv 1802.01561, "
+        "figure 3); mlp: hidden layers only; auto: shallow for images, mlp for the rest.",
+    )
+    filters: tuple[int, ...] = Field(
+        default=(32, 64, 64), min_length=1, description="Shallow net: filters of each convolution (as DQN)."
+    )
+    kernels: tuple[int, ...] = Field(default=(8, 4, 3), min_length=1, description="Shallow net: kernel sizes, pixels.")
+    strides: tuple[int, ...] = Field(default=(4, 2, 1), min_length=1, description="Shallow net: strides, pixels.")
+    hidden_sizes: tuple[int, ...] | None = Field(
+        default=None,
+        description="Units of the hidden layers; None: 512 for shallow (as DQN), 256 for deep (as IMPALA), "
+        "128,128 for mlp.",
+    )
+    lstm_size: int = Field(
+        default=0, ge=0, description="Units of an LSTM after the torso (256 in IMPALA); 0: feed-forward."
+    )
+    network_name: str | None = Field(
+        default=None, description="A registered network of your own, instead of the one described here."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NetworkConfig:
+        if not len(self.filters) == len(self.kernels) == len(self.strides):
+            raise ValueError(
+                f"filters, kernels and strides need one number per convolution each, got {len(self.filters)}, "
+                f"{len(self.kernels)} and {len(self.strides)}"
+            )
+        for field in ("filters", "kernels", "strides", "hidden_sizes"):
+            sizes = getattr(self, field)
+            if sizes is not None and any(size < 1 for size in sizes):
+                raise ValueError(f"{field} must be at least 1 each, got {sizes}")
+        return self

@@ -1,0 +1,121 @@
+"""The actor-critic network: torso, optional LSTM, policy head, one value head per task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from machina.nets.config import NetworkConfig
+from machina.nets.torsos import Encoder
+from machina.specs import EnvSpec
+
+CoreTensors = tuple[Tensor, ...]
+
+
+class NetworkInput(NamedTuple):
+    """What a network may read. The task is not among it: the policy must not know which task it plays."""
+
+    observation: Mapping[str, Tensor]
+    """``[T, B, ...]`` each; frame stacks as ``[T, B, stack, H, W]``."""
+    reward: Tensor
+    """``[T, B]``: the reward that arrived with the observation."""
+    previous_action: Tensor
+    """``[T, B]`` int64: ``NO_ACTION`` where the entry opens an episode."""
+    first: Tensor
+    """``[T, B]`` bool: the entry opens an episode; the core state starts from zero there."""
+
+
+class NetworkOutput(NamedTuple):
+    """What a network answers, in float32."""
+
+    logits: Tensor
+    """``[T, B, A]``."""
+    values: Tensor
+    """``[T, B, num_tasks]``: normalized when PopArt is on."""
+    core_state: CoreTensors
+    """``[B, ...]`` each, after the last entry."""
+
+
+class PolicyNetwork(nn.Module):
+    """The interface of every network, a user's own included.
+
+    A subclass sets the two attributes and defines ``forward``. Actors receive its parameters only, so it must not
+    keep buffers that change.
+    """
+
+    core_state_shapes: tuple[tuple[int, ...], ...]
+    """Shapes of the core state's arrays for one slot; empty for a feed-forward network."""
+    value_head: nn.Linear
+    """The layer with ``num_tasks`` outputs that gives ``values``; PopArt rescales its rows."""
+
+    def forward(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
+        """Answer T entries of B slots, starting from ``core_state`` ``[B, ...]``."""
+        raise NotImplementedError
+
+    def cast_for_acting(self, dtype: torch.dtype) -> None:  # noqa: B027
+        """Keep the torso's weights in ``dtype``, where that saves converting them at every call."""
+
+
+class RecurrentCore(nn.Module):
+    """An LSTM fed with features, the previous action (one-hot) and the reward clipped to [-1, 1] (IMPALA)."""
+
+    def __init__(self, features: int, num_actions: int, size: int) -> None:
+        super().__init__()
+        self.num_actions = num_actions
+        self.lstm = nn.LSTM(features + num_actions + 1, size)
+
+    def forward(self, features: Tensor, inputs: NetworkInput, core_state: CoreTensors) -> tuple[Tensor, CoreTensors]:
+        """``[T, B, features]`` to ``[T, B, size]`` and the state ``[B, size]`` twice (hidden, cell)."""
+        chosen = inputs.previous_action >= 0
+        previous = functional.one_hot(inputs.previous_action.clamp(min=0), self.num_actions) * chosen.unsqueeze(-1)
+        reward = inputs.reward.clamp(-1, 1).unsqueeze(-1)
+        features = torch.cat([features, previous.to(features.dtype), reward.to(features.dtype)], dim=-1)
+        hidden, cell = core_state
+        outputs = []
+        # The LSTM runs at full speed over the spans between resets; the state restarts from zero between them.
+        starts = _span_starts(inputs.first)
+        for start, end in zip(starts, [*starts[1:], len(features)], strict=True):
+            keep = (~inputs.first[start]).unsqueeze(-1).to(features.dtype)
+            span, (hidden, cell) = self.lstm(features[start:end], ((hidden * keep)[None], (cell * keep)[None]))
+            hidden, cell = hidden[0], cell[0]
+            outputs.append(span)
+        return torch.cat(outputs), (hidden, cell)
+
+
+class ActorCritic(PolicyNetwork):
+    """The networks of the IMPALA paper, for images and vectors, with one value head per task."""
+
+    def __init__(self, spec: EnvSpec, config: NetworkConfig) -> None:
+        """Raises UserError when the torso asked for does not suit the observation."""
+        super().__init__()
+        self.encoder = Encoder(spec, config)
+        size = config.lstm_size
+        self.core = RecurrentCore(self.encoder.output_size, spec.num_actions, size) if size else None
+        self.core_state_shapes = ((size,), (size,)) if size else ()
+        features = size or self.encoder.output_size
+        self.policy_head = nn.Linear(features, spec.num_actions)
+        self.value_head = nn.Linear(features, spec.num_tasks)
+
+    def forward(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
+        """Answer T entries of B slots; only the torso follows a surrounding autocast."""
+        features = self.encoder(inputs.observation)
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float().unflatten(0, inputs.reward.shape)
+            if self.core is not None:
+                features, core_state = self.core(features, inputs, core_state)
+            return NetworkOutput(self.policy_head(features), self.value_head(features), core_state)
+
+    def cast_for_acting(self, dtype: torch.dtype) -> None:
+        """Keep the torso's weights in ``dtype``; converting them costs as much as acting for a few slots."""
+        self.encoder.to(dtype)
+
+
+def _span_starts(first: Tensor) -> list[int]:
+    """Entry 0 and every later entry where some slot opens an episode."""
+    if len(first) == 1:
+        return [0]
+    return [0, *(int(t) + 1 for t in first[1:].any(dim=1).nonzero().flatten().tolist())]

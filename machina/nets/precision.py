@@ -1,0 +1,70 @@
+"""Which device and which number format, and the reason in words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from machina.errors import UserError
+
+
+class Precision(NamedTuple):
+    """The number format of torsos; heads, losses and optimisers are float32 always."""
+
+    dtype: torch.dtype
+    reason: str
+    """One sentence for the user."""
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context in which a network runs."""
+        return torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device meant by ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind == "cpu" and not index:
+        return torch.device("cpu")
+    if kind != "cuda" or (index and not index.isdecimal()) or name.endswith(":"):
+        raise UserError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    if int(index or 0) >= count:
+        raise UserError(f"device {name!r} is not here: PyTorch sees {count} CUDA devices; choose auto or cpu")
+    return torch.device(name)
+
+
+def resolve_precision(name: str, device: torch.device) -> Precision:
+    """The format meant by ``auto``, ``float32`` or ``bfloat16`` on this device.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    has_units, units = _bfloat16_units(device)
+    if name == "auto":
+        if has_units:
+            return Precision(torch.bfloat16, f"bfloat16: {units}")
+        return Precision(torch.float32, f"float32: {units}, where bfloat16 is slower than float32")
+    if name == "bfloat16":
+        return Precision(torch.bfloat16, f"bfloat16 as asked: {units}{'' if has_units else ', so this is slow'}")
+    if name == "float32":
+        return Precision(torch.float32, "float32 as asked")
+    raise UserError(f"precision {name!r} is unknown; choose auto, float32 or bfloat16")
+
+
+def _bfloat16_units(device: torch.device) -> tuple[bool, str]:
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
+        return has_units, f"{name} has {'' if has_units else 'no '}bfloat16 units"
+    capabilities = torch.cpu.get_capabilities()
+    units = [unit for unit in ("amx_bf16", "avx512_bf16") if capabilities.get(unit)]
+    if units:
+        return True, f"the processor has bfloat16 units ({', '.join(units)})"
+    return False, "the processor has no bfloat16 units"

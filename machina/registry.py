@@ -1,0 +1,136 @@
+"""Names to builders: the one table of algorithms, and where configurations are found.
+
+Environments have their table in ``machina.envs.builders``. Nothing registers itself by being imported.
+Importing this module loads no torch, so that command-line help is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from machina.config import AlgorithmConfig, EnvConfig, RunConfig, load_yaml, merged
+from machina.envs.builders import describe
+from machina.errors import UserError, nearest
+from machina.interfaces import Algorithm
+
+
+class AlgorithmEntry(NamedTuple):
+    """One row of the table."""
+
+    summary: str
+    config: Callable[[], type[AlgorithmConfig]]
+    """Loads the configuration class; imports no torch."""
+    build: Callable[[Any], Algorithm]
+    """Makes the algorithm from its configuration."""
+
+
+def _attribute(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _entry(summary: str, config: str, builder: str) -> AlgorithmEntry:
+    return AlgorithmEntry(summary, lambda: _attribute(config), lambda options: _attribute(builder)(options))
+
+
+ALGORITHMS: dict[str, AlgorithmEntry] = {
+    "impala": _entry(
+        "V-trace actor-critic, one value head per task",
+        "machina.algorithms.impala.config:ImpalaConfig",
+        "machina.algorithms.impala.builder:ImpalaAlgorithm",
+    ),
+    "impala_popart": _entry(
+        "IMPALA with PopArt-normalized value heads, for tasks of different reward scale",
+        "machina.algorithms.impala_popart.config:ImpalaPopArtConfig",
+        "machina.algorithms.impala.builder:ImpalaAlgorithm",
+    ),
+}
+
+
+def register_algorithm(
+    name: str, summary: str, config: type[AlgorithmConfig], build: Callable[[Any], Algorithm]
+) -> None:
+    """Add an algorithm of your own to the table.
+
+    Args:
+        name: what stands on the command line and in ``RunConfig.algorithm``.
+        summary: one line for ``machina list``.
+        config: its configuration class.
+        build: makes the algorithm from an instance of ``config``.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    if name in ALGORITHMS:
+        raise UserError(f"algorithm {name!r} exists already; choose another name")
+    ALGORITHMS[name] = AlgorithmEntry(summary, lambda: config, build)
+
+
+def algorithm_entry(name: str) -> AlgorithmEntry:
+    """The row of ``name``.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    if name not in ALGORITHMS:
+        raise UserError(f"unknown algorithm {name!r}{nearest(name, ALGORITHMS) or '; known: ' + ', '.join(ALGORITHMS)}")
+    return ALGORITHMS[name]
+
+
+def shipped_configurations() -> dict[str, Path]:
+    """Name to file of every configuration in the package."""
+    folder = resources.files("machina.configs")
+    return {
+        entry.name.removesuffix(".yaml"): Path(str(entry)) for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    }
+
+
+def find_configuration(name: str) -> Path:
+    """The file of a shipped configuration, or a path to one's own.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    shipped = shipped_configurations()
+    if name in shipped:
+        return shipped[name]
+    if Path(name).is_file():
+        return Path(name)
+    raise UserError(f"configuration {name!r} is neither a file nor shipped{nearest(name, shipped)}")
+
+
+def run_config_type(algorithm: str, environment: str) -> type[RunConfig[Any, Any]]:
+    """The configuration class of a job: the algorithm's section and the environment's.
+
+    Raises:
+        UserError: unknown algorithm or environment.
+    """
+    algo: type[AlgorithmConfig] = algorithm_entry(algorithm).config()
+    env: type[EnvConfig] = describe(environment)
+    return RunConfig[algo, env]  # type: ignore[valid-type]
+
+
+def default_config(algorithm: str, environment: str, changes: dict[str, Any], where: str) -> RunConfig[Any, Any]:
+    """A job's configuration: the defaults with ``changes`` laid over.
+
+    Args:
+        algorithm: name in the table.
+        environment: what ``machina.envs.builders.describe`` knows.
+        changes: nested sections, as in a configuration file.
+        where: source of the changes, for messages.
+
+    Raises:
+        UserError: unknown names or keys.
+        ValidationError: a value is out of range.
+    """
+    config_type = run_config_type(algorithm, environment)
+    fields = config_type.model_fields
+    algo, env = fields["algo"].annotation, fields["env"].annotation
+    assert algo is not None
+    assert env is not None
+    plain = config_type(algorithm=algorithm, environment=environment, algo=algo(), env=env())
+    return config_type.model_validate(merged(plain.model_dump(), changes, where))

@@ -1,0 +1,1 @@
+"""What a user looks at: scores, plots, the live view, videos, evaluation tables."""

@@ -1,0 +1,71 @@
+"""Writing mp4 files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from machina.errors import RunFailedError, UserError
+from machina.types import Array
+
+
+def write_mp4(path: Path, frames: Iterable[Array], fps: float) -> int:
+    """Write an H.264 video; returns the number of frames. ``path`` appears when the video is complete.
+
+    Args:
+        path: Ends in ``.mp4``; missing folders are made.
+        frames: ``[H, W, 3]`` uint8 each, all of one size. An odd height or width is padded by repeating the last
+            row or column, because the codec halves both for its colours.
+        fps: Frames per second.
+
+    Raises:
+        UserError: no frame, or a frame of another shape or dtype.
+        RunFailedError: the encoder stopped, for example because the disk is full.
+    """
+    import imageio_ffmpeg
+
+    iterator = iter(frames)
+    first = next(iterator, None)
+    if first is None:
+        raise UserError(f"video '{path}' has no frames; watch at least one episode")
+    _check(first, first.shape, 0)
+    height, width = (side + side % 2 for side in first.shape[:2])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    # CRF 18 is visually lossless for flat game pictures; the encoder's default smears small sprites such as balls.
+    writer = imageio_ffmpeg.write_frames(
+        str(partial), (width, height), fps=fps, macro_block_size=2, quality=None, output_params=["-crf", "18"]
+    )
+    count = 0
+    try:
+        writer.send(None)
+        for count, frame in enumerate(chain([first], iterator), start=1):
+            _check(frame, first.shape, count - 1)
+            writer.send(_padded(frame, height, width))
+        writer.close()
+        if not partial.is_file() or partial.stat().st_size == 0:
+            raise OSError("the encoder wrote nothing")
+        partial.replace(path)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else "the encoder stopped"
+        raise RunFailedError(f"video '{path}' could not be written: {reason}") from error
+    finally:
+        writer.close()
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _check(frame: Array, shape: tuple[int, ...], index: int) -> None:
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or frame.shape != shape:
+        raise UserError(
+            f"video frame {index} is {frame.dtype}{list(frame.shape)}, expected uint8"
+            f"{list(shape) if len(shape) == 3 and shape[2] == 3 else '[H, W, 3]'}"
+        )
+
+
+def _padded(frame: Array, height: int, width: int) -> Array:
+    margins = ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0))
+    return np.ascontiguousarray(np.pad(frame, margins, mode="edge"))

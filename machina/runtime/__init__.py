@@ -1,0 +1,1 @@
+"""The data plane: actors fill unrolls, a bounded queue hands them over, parameters come back."""

@@ -1,0 +1,105 @@
+"""The actor: two groups of environments, one policy.
+
+While one group's environments step, the policy answers for the other::
+
+    group 0   act ─▶ step ─────────▶ act ─▶ step ────────▶ …
+    group 1          act ─▶ step ─────────▶ act ─▶ step ─▶ …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from machina.errors import EnvironmentFaultError, RunFailedError
+from machina.interfaces import Policy
+from machina.metrics import TimeShares
+from machina.runtime.group import SlotGroup
+from machina.runtime.parameters import PublishedParameters
+from machina.runtime.queue import UnrollQueue
+
+
+class Fault(NamedTuple):
+    """An environment that was replaced."""
+
+    message: str
+    env_steps_cut: int
+    """Env steps of the unfinished unroll that was lost."""
+
+
+class Actor:
+    """Collects one unroll per group and round, and hands it to the queue.
+
+    Args:
+        policy: the behaviour policy; all groups' answers come from it.
+        groups: built by the caller, so that it chooses how environments are stepped.
+        queue: where full unrolls go.
+        on_fault: told of every environment that failed, before it is replaced; may raise to stop the run.
+        ordered: rank unrolls by round and slot instead of arrival (lock-step mode).
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        groups: Sequence[SlotGroup],
+        queue: UnrollQueue,
+        on_fault: Callable[[Fault], None],
+        ordered: bool,
+    ) -> None:
+        self._policy = policy
+        self.groups = groups
+        self._queue = queue
+        self._on_fault = on_fault
+        self._ordered = ordered
+        self._policy_version = -1
+        self.rounds = 0
+        self.shares = TimeShares()
+
+    def run_round(self, parameters: PublishedParameters) -> None:
+        """Load ``parameters`` if they are new and collect one unroll per group with them.
+
+        Raises:
+            RunFailedError: an environment's replacement failed as well, or ``on_fault`` gave up.
+            QueueClosedError: the run is stopping.
+        """
+        if parameters.policy_version != self._policy_version:
+            self._policy.load_parameters(parameters.flat)
+            self._policy_version = parameters.policy_version
+        for group in self.groups:
+            group.open_unroll(self._policy_version)
+            self._act(group)
+        while unfinished := [group for group in self.groups if not group.full]:
+            for group in unfinished:
+                self._advance(group)
+        self.rounds += 1
+
+    def _act(self, group: SlotGroup) -> None:
+        with self.shares.measure("acting"):
+            group.act()
+
+    def _advance(self, group: SlotGroup) -> None:
+        """Take one answer of the environment; then act on it, or hand over the full unroll."""
+        try:
+            with self.shares.measure("env"):
+                group.receive()
+        except EnvironmentFaultError as fault:
+            self._replace(group, fault)
+        if group.full:
+            unroll, release = group.finish_unroll()
+            order = self.rounds << 32 | int(group.slots[0]) if self._ordered else None
+            with self.shares.measure("waiting"):
+                self._queue.put(unroll, release, order)
+        else:
+            self._act(group)
+
+    def _replace(self, group: SlotGroup, fault: EnvironmentFaultError) -> None:
+        self._on_fault(Fault(str(fault), group.filled * len(group.slots)))
+        try:
+            group.replace(self._policy_version)
+        except EnvironmentFaultError as again:
+            raise RunFailedError(f"{fault}; its replacement failed as well: {again}") from again
+
+    def close(self) -> None:
+        """Close the environments."""
+        for group in self.groups:
+            group.close()

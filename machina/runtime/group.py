@@ -1,0 +1,185 @@
+"""One group of slots: its environment, its recurrent state and the unroll that is being filled."""
+
+from __future__ import annotations
+
+import collections
+import queue
+from collections.abc import Callable
+
+import numpy as np
+
+from machina.interfaces import Policy
+from machina.runtime.stepping import Stepper
+from machina.runtime.streams import SlotStreams, env_seeds
+from machina.runtime.unrolls import UnrollBuffer
+from machina.types import NO_ACTION, Array, CoreState, Episode, IntArray, StepResult, Unroll
+
+MakeStepper = Callable[[], Stepper]
+
+
+class SlotGroup:
+    """Fills unrolls of ``unroll_length`` steps for slots that step together.
+
+    Entry 0 of an unroll is the last entry of the one before. The step after an episode's end is a
+    reset step (NEXT_STEP): the policy answers there too, the environment ignores the action, and the
+    recurrent state and previous action start afresh at the entry that follows.
+
+    Args:
+        make_stepper: builds the environment and what steps it; called again after a fault.
+        policy: answers for this group; shared with the actor's other group.
+        slots: ``[B]`` indices in the whole run.
+        seed: the run's seed.
+        unroll_length: T.
+        step_timeout_s: deadline of one environment step.
+        state: what ``state`` or ``counters`` gave in a former run; empty for a new one.
+    """
+
+    def __init__(
+        self,
+        make_stepper: MakeStepper,
+        policy: Policy,
+        slots: IntArray,
+        seed: int,
+        unroll_length: int,
+        step_timeout_s: float,
+        state: dict[str, Array],
+    ) -> None:
+        self._make_stepper = make_stepper
+        self._policy = policy
+        self.slots = slots
+        self._seed = seed
+        self._unroll_length = unroll_length
+        self._timeout_s = step_timeout_s
+        self._streams = SlotStreams(seed, slots, drawn=int(state.get("drawn", 0)))
+        self._free: queue.SimpleQueue[UnrollBuffer] = queue.SimpleQueue()
+        # Without the environment's own state its episodes start afresh, from seeds not used before.
+        self.restarts = int(state.get("restarts", -1)) + ("returns" not in state)
+        self.filled = 0
+        """Steps in the open unroll."""
+        self.full = False
+        self.finished_episodes: collections.deque[Episode] = collections.deque()
+        """Filled by the actor's thread, drained by the trainer's."""
+        self._stepper = make_stepper()
+        self._spec = self._stepper.env.spec
+        self._task_ids = self._stepper.env.task_ids
+        self._begin_episodes(self._reset())
+        if "returns" in state:
+            self._restore(state)
+        self._buffer = self._new_buffer()
+
+    def _reset(self) -> StepResult:
+        return self._stepper.reset(env_seeds(self._seed, self.slots, self.restarts), self._timeout_s * 2)
+
+    def _begin_episodes(self, result: StepResult) -> None:
+        """Take the first entry of an episode in every slot."""
+        num_slots = len(self.slots)
+        self._entry = result
+        self._core_state: CoreState = self._policy.initial_core_state(num_slots)
+        self._previous_action = np.full(num_slots, NO_ACTION, np.int64)
+        self._returns = np.zeros(num_slots, np.float64)
+        self._lengths = np.zeros(num_slots, np.int64)
+
+    def _new_buffer(self) -> UnrollBuffer:
+        return UnrollBuffer(self._spec, self._unroll_length, self.slots, self._task_ids, self._core_state)
+
+    def open_unroll(self, policy_version: int) -> None:
+        """Start an unroll with the entry at hand and act on it."""
+        self.filled = 0
+        self.full = False
+        self._buffer.open(self._core_state, self._previous_action, policy_version)
+        self._buffer.write_entry(0, self._entry)
+
+    def act(self) -> None:
+        """Answer the newest entry and send the actions to the environment."""
+        answer = self._policy.act(
+            self._entry.observation, self._entry.reward, self._previous_action, self._core_state, self._streams.next()
+        )
+        self._buffer.write_answer(self.filled, answer)
+        done = self._entry.terminated | self._entry.truncated
+        self._previous_action = np.where(done, NO_ACTION, answer.action)
+        self._core_state = tuple(
+            np.where(done.reshape(-1, *[1] * (array.ndim - 1)), 0, array) for array in answer.core_state
+        )
+        self._stepper.send(answer.action)
+
+    def receive(self) -> None:
+        """Take the environment's answer as the next entry.
+
+        Raises:
+            EnvironmentFaultError: the environment failed; ``replace`` makes a new one.
+        """
+        reset_step = self._entry.terminated | self._entry.truncated
+        self._entry = self._stepper.receive(self._timeout_s)
+        self.filled += 1
+        self.full = self.filled == self._unroll_length
+        self._buffer.write_entry(self.filled, self._entry)
+        self._count_episodes(reset_step)
+
+    def _count_episodes(self, reset_step: Array) -> None:
+        self._returns += self._entry.reward
+        self._lengths += ~reset_step
+        for slot in np.flatnonzero(self._entry.terminated | self._entry.truncated):
+            self.finished_episodes.append(
+                Episode(int(self._task_ids[slot]), float(self._returns[slot]), int(self._lengths[slot]))
+            )
+            self._returns[slot] = 0
+            self._lengths[slot] = 0
+
+    def finish_unroll(self) -> tuple[Unroll[Array], Callable[[], None]]:
+        """The full unroll, and what gives its buffer back to this group."""
+        full, free = self._buffer, self._free
+        try:
+            self._buffer = free.get_nowait()
+        except queue.Empty:
+            self._buffer = self._new_buffer()
+        return full.unroll, lambda: free.put(full)
+
+    def replace(self, policy_version: int) -> None:
+        """Build a new environment after a fault, start its episodes and a new unroll; the old one is lost."""
+        self._stepper.close()
+        self.restarts += 1
+        self._stepper = self._make_stepper()
+        self._begin_episodes(self._reset())
+        self.open_unroll(policy_version)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._stepper.close()
+
+    def counters(self) -> dict[str, Array]:
+        """What keeps random streams from repeating when the group starts again."""
+        return {"drawn": np.array(self._streams.drawn), "restarts": np.array(self.restarts)}
+
+    def state(self) -> dict[str, Array]:
+        """Everything needed to go on from an unroll's boundary, as named arrays.
+
+        Only the counters when the environment can't save its state: then episodes start afresh.
+        """
+        env_state = self._stepper.env.get_state()
+        if env_state is None:
+            return self.counters()
+        return {
+            **self.counters(),
+            **{f"env/{key}": array for key, array in env_state.items()},
+            **{f"core_state/{i}": array for i, array in enumerate(self._core_state)},
+            **{f"entry/{key}": getattr(self._entry, key) for key in ENTRY_FLAGS},
+            **{f"observation/{key}": array for key, array in self._entry.observation.items()},
+            "previous_action": self._previous_action,
+            "returns": self._returns,
+            "lengths": self._lengths,
+        }
+
+    def _restore(self, state: dict[str, Array]) -> None:
+        self._stepper.env.set_state(_section(state, "env/"))
+        self._entry = StepResult(_section(state, "observation/"), **{key: state[f"entry/{key}"] for key in ENTRY_FLAGS})
+        self._core_state = tuple(state[f"core_state/{i}"] for i in range(len(self._core_state)))
+        self._previous_action = state["previous_action"]
+        self._returns = state["returns"]
+        self._lengths = state["lengths"]
+
+
+ENTRY_FLAGS = ("reward", "terminated", "truncated", "life_lost")
+
+
+def _section(state: dict[str, Array], prefix: str) -> dict[str, Array]:
+    return {key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)}

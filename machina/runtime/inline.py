@@ -1,0 +1,64 @@
+"""The place ``inline``: everything in one thread, in a fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from machina.config import RuntimeConfig
+from machina.interfaces import EnvFactory, Policy
+from machina.runtime.plane import Plane, PlaneConfig, group_key, section
+from machina.runtime.stepping import InlineStepper
+from machina.types import Array, Unroll
+
+
+class InlinePlane(Plane):
+    """Runs the actors when the queue runs dry: the same seed gives the same run, bit for bit."""
+
+    def __init__(
+        self, factory: EnvFactory, make_policy: Callable[[], Policy], runtime: RuntimeConfig, config: PlaneConfig
+    ) -> None:
+        super().__init__(factory, make_policy, runtime, config, InlineStepper, capacity=None)
+
+    def start(self, state: dict[str, Array]) -> None:
+        """Build the environments and go on from ``state`` (empty: a new run)."""
+        self._initial = state
+        waiting = _unflatten(section(state, "queue/"))
+        if waiting is not None:
+            self.queue.put(waiting, release=lambda: None)
+        self._actors = [self._make_actor(index) for index in range(self._runtime.actors)]
+
+    def next_batch(self, timeout_s: float) -> Unroll[Array]:  # noqa: ARG002 (never waits)
+        """The next batch; runs a round of every actor while the queue is short."""
+        while (batch := self.queue.get(self._config.batch_size, timeout_s=0)) is None:
+            for actor in self._actors:
+                actor.run_round(self.store.latest())
+        return batch
+
+    def state(self) -> dict[str, Array]:
+        """Every group's state and the unrolls that wait, as named arrays."""
+        state: dict[str, Array] = {}
+        for actor in self._actors:
+            for group in actor.groups:
+                state |= {group_key(group.slots) + key: array for key, array in group.state().items()}
+        waiting = self.queue.waiting()
+        return state if waiting is None else state | _flatten(waiting)
+
+    def close(self) -> None:
+        """Close the environments."""
+        for actor in self._actors:
+            actor.close()
+
+
+def _flatten(unroll: Unroll[Array]) -> dict[str, Array]:
+    arrays = {f"queue/observation/{key}": array for key, array in unroll.observation.items()}
+    arrays |= {f"queue/core_state/{i}": array for i, array in enumerate(unroll.core_state)}
+    plain = {key: value for key, value in unroll._asdict().items() if key not in ("observation", "core_state")}
+    return arrays | {f"queue/{key}": array for key, array in plain.items()}
+
+
+def _unflatten(queued: dict[str, Array]) -> Unroll[Array] | None:
+    if not queued:
+        return None
+    core = tuple(array for _, array in sorted(section(queued, "core_state/").items()))
+    plain = {key: array for key, array in queued.items() if "/" not in key}
+    return Unroll(observation=section(queued, "observation/"), core_state=core, **plain)

@@ -1,0 +1,48 @@
+"""Publication of parameters from the learner to the actors."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class PublishedParameters(NamedTuple):
+    """One version of the parameters; never changed after publication."""
+
+    policy_version: int
+    """Number of learner updates that made them."""
+    flat: Tensor
+    """All parameters as one float32 vector."""
+
+
+class ParameterStore:
+    """Holds the latest published parameters. A reader never sees half a version."""
+
+    def __init__(self) -> None:
+        self._latest: PublishedParameters | None = None
+        self._publications = 0
+        self._changed = threading.Condition()
+
+    def publish(self, policy_version: int, flat: Tensor) -> None:
+        """Make a new version visible; ``flat`` belongs to the store from now on."""
+        with self._changed:
+            self._latest = PublishedParameters(policy_version, flat)
+            self._publications += 1
+            self._changed.notify_all()
+
+    def latest(self) -> PublishedParameters:
+        """The newest version; the learner publishes once before any actor starts."""
+        with self._changed:
+            if self._latest is None:
+                raise RuntimeError("no parameters were published yet")
+            return self._latest
+
+    def wait_for(self, publications: int, timeout_s: float) -> PublishedParameters | None:
+        """The newest version once so many were published, or None after ``timeout_s``."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._publications >= publications, timeout_s):
+                return None
+        return self.latest()

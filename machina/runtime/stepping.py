@@ -1,0 +1,140 @@
+"""How an actor steps an environment: in its own thread, or beside it with a deadline."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from machina.errors import EnvironmentFaultError
+from machina.interfaces import SlotEnv
+from machina.types import IntArray, StepResult
+
+Job = Callable[[], "StepResult | None"]
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long a closing environment is waited for before the process goes on without it."""
+
+
+class Stepper(Protocol):
+    """Sends actions to an environment and receives what comes of them."""
+
+    env: SlotEnv
+
+    def reset(self, seeds: Sequence[int], timeout_s: float) -> StepResult: ...
+
+    def send(self, actions: IntArray) -> None: ...
+
+    def receive(self, timeout_s: float) -> StepResult: ...
+
+    def close(self) -> None: ...
+
+
+class InlineStepper:
+    """Steps the environment when its answer is asked for; for the place ``inline``."""
+
+    def __init__(self, env: SlotEnv) -> None:
+        self.env = env
+        self._actions: IntArray | None = None
+
+    def reset(self, seeds: Sequence[int], timeout_s: float) -> StepResult:  # noqa: ARG002 (nothing to wait for)
+        """Start an episode in every slot."""
+        return self.env.reset(seeds)
+
+    def send(self, actions: IntArray) -> None:
+        """Keep the actions until ``receive``."""
+        self._actions = actions
+
+    def receive(self, timeout_s: float) -> StepResult:  # noqa: ARG002
+        """Step with the actions sent last."""
+        if self._actions is None:
+            raise RuntimeError("receive was called without a send")
+        actions, self._actions = self._actions, None
+        return self.env.step(actions)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+
+class ThreadStepper:
+    """Steps the environment in a thread of its own, so that another group acts meanwhile.
+
+    An answer that takes too long is not waited for: the stuck thread is left behind, the environment
+    replaces its stuck part (``SlotEnv.recover``), or, when it can't, the caller hears of the fault
+    and builds a new environment.
+
+    Args:
+        env: the environment; touched by the stepping thread only, but for ``recover``.
+        report: called with one line for every hang.
+    """
+
+    def __init__(self, env: SlotEnv, report: Callable[[str], None]) -> None:
+        self.env = env
+        self._report = report
+        self._stuck = False
+        self._start_thread()
+
+    def _start_thread(self) -> None:
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[StepResult | BaseException | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(
+            target=_serve, args=(self._jobs, self._answers), name=f"step {self.env.spec.name}", daemon=True
+        )
+        self._thread.start()
+
+    def reset(self, seeds: Sequence[int], timeout_s: float) -> StepResult:
+        """Start an episode in every slot."""
+        self._jobs.put(lambda: self.env.reset(seeds))
+        return self.receive(timeout_s)
+
+    def send(self, actions: IntArray) -> None:
+        """Start a step."""
+        self._jobs.put(lambda: self.env.step(actions))
+
+    def receive(self, timeout_s: float) -> StepResult:
+        """What the step sent last came to.
+
+        Raises:
+            EnvironmentFaultError: the environment raised, or hung and could not replace its stuck part.
+        """
+        try:
+            answer = self._answers.get(timeout=timeout_s)
+        except queue.Empty:
+            culprit = f"{self.env.waiting_for}: no answer for {timeout_s:g} s"
+            self._report(culprit)
+            answer = self._recover(timeout_s)
+            if answer is None:
+                self._stuck = True
+                raise EnvironmentFaultError(culprit) from None
+        if isinstance(answer, BaseException):
+            raise answer
+        if answer is None:
+            raise RuntimeError("an environment step gave no result")
+        return answer
+
+    def _recover(self, timeout_s: float) -> StepResult | BaseException | None:
+        self._start_thread()
+        self._jobs.put(self.env.recover)
+        try:
+            return self._answers.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        """Close the environment after its running step; a stuck thread is left behind with its step."""
+        if self._stuck:
+            self._start_thread()
+        self._jobs.put(self.env.close)
+        self._jobs.put(None)
+        self._thread.join(CLOSE_TIMEOUT_S)
+
+
+def _serve(jobs: queue.SimpleQueue[Job | None], answers: queue.SimpleQueue[StepResult | BaseException | None]) -> None:
+    """The stepping thread: run each job, answer with its result or with what it raised."""
+    while (job := jobs.get()) is not None:
+        try:
+            answers.put(job())
+        except BaseException as error:
+            answers.put(error)

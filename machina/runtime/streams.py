@@ -1,0 +1,47 @@
+"""Random streams: one per slot and purpose, all derived from the run's seed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from machina.types import FloatArray, IntArray
+
+BLOCK = 256
+ACTION_STREAM = 1
+ENV_STREAM = 2
+
+
+class SlotStreams:
+    """Uniform numbers for action sampling, one independent stream per slot.
+
+    Number n of a slot depends on the seed, the slot's index in the whole run and n alone, so an
+    unroll is the same wherever its actor runs, and the whole state is the count of numbers drawn.
+    """
+
+    def __init__(self, seed: int, slots: IntArray, drawn: int = 0) -> None:
+        self._seed = seed
+        self._slots = slots
+        self.drawn = drawn
+        self._block = self._make_block(drawn // BLOCK)
+
+    def next(self) -> FloatArray:
+        """One number in [0, 1) per slot, ``[B]``."""
+        column = self.drawn % BLOCK
+        if column == 0:
+            self._block = self._make_block(self.drawn // BLOCK)
+        self.drawn += 1
+        return self._block[:, column]
+
+    def _make_block(self, index: int) -> FloatArray:
+        rows = [
+            np.random.default_rng([self._seed, ACTION_STREAM, int(slot), index]).random(BLOCK, np.float32)
+            for slot in self._slots
+        ]
+        return np.stack(rows)
+
+
+def env_seeds(seed: int, slots: IntArray, restarts: int) -> list[int]:
+    """One environment seed per slot; another set after every replacement of the environment."""
+    return [
+        int(np.random.SeedSequence([seed, ENV_STREAM, int(slot), restarts]).generate_state(1)[0] >> 1) for slot in slots
+    ]

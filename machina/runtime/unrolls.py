@@ -1,0 +1,98 @@
+"""Storage of unrolls: reusable buffers that actors fill, and slicing by slots for the learner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from machina.specs import EnvSpec
+from machina.types import OBSERVATION, ActorOutput, Array, CoreState, IntArray, StepResult, Unroll
+
+TIME_MAJOR = ("reward", "terminated", "truncated", "life_lost", "action", "behaviour_logits")
+PER_SLOT = ("previous_action", "task_id", "slot", "policy_version")
+
+
+class UnrollBuffer:
+    """Preallocated arrays for one unroll of B slots, filled entry by entry and reused."""
+
+    def __init__(self, spec: EnvSpec, unroll_length: int, slots: IntArray, task_ids: IntArray, core: CoreState) -> None:
+        entries, num_slots = unroll_length + 1, len(slots)
+        lead = spec.frame_stack - 1 if spec.stores_frames_once else 0
+        self._lead = lead
+        self._stacked = spec.stores_frames_once
+        observation = {
+            key: np.empty((entries + (lead if key == OBSERVATION else 0), num_slots, *array.shape), array.dtype)
+            for key, array in spec.stored_observation.items()
+        }
+        self.unroll: Unroll[Array] = Unroll(
+            observation=observation,
+            reward=np.zeros((entries, num_slots), np.float32),
+            terminated=np.zeros((entries, num_slots), np.bool_),
+            truncated=np.zeros((entries, num_slots), np.bool_),
+            life_lost=np.zeros((entries, num_slots), np.bool_),
+            action=np.zeros((entries, num_slots), np.int64),
+            behaviour_logits=np.zeros((entries, num_slots, spec.num_actions), np.float32),
+            core_state=tuple(np.zeros_like(array) for array in core),
+            previous_action=np.zeros(num_slots, np.int64),
+            task_id=task_ids.copy(),
+            slot=slots.copy(),
+            policy_version=np.zeros(num_slots, np.int64),
+        )
+
+    def open(self, core_state: CoreState, previous_action: IntArray, policy_version: int) -> None:
+        """Note with what the first entry is answered."""
+        for stored, array in zip(self.unroll.core_state, core_state, strict=True):
+            stored[...] = array
+        self.unroll.previous_action[...] = previous_action
+        self.unroll.policy_version[...] = policy_version
+
+    def write_entry(self, t: int, result: StepResult) -> None:
+        """Store observation ``t`` and the reward and flags that arrived with it."""
+        for key, array in result.observation.items():
+            stored = self.unroll.observation[key]
+            if key == OBSERVATION and self._stacked:
+                if t == 0:
+                    stored[: self._lead] = np.moveaxis(array[:, :-1], 1, 0)
+                stored[t + self._lead] = array[:, -1]
+            else:
+                stored[t] = array
+        self.unroll.reward[t] = result.reward
+        self.unroll.terminated[t] = result.terminated
+        self.unroll.truncated[t] = result.truncated
+        self.unroll.life_lost[t] = result.life_lost
+
+    def write_answer(self, t: int, answer: ActorOutput) -> None:
+        """Store the action taken at entry ``t`` and the behaviour policy's logits there."""
+        self.unroll.action[t] = answer.action
+        self.unroll.behaviour_logits[t] = answer.behaviour_logits
+
+
+def num_slots(unroll: Unroll[Array]) -> int:
+    """B of an unroll."""
+    return len(unroll.slot)
+
+
+def _combine(
+    unrolls: Sequence[Unroll[Array]],
+    time_major: Callable[[list[Array]], Array],
+    per_slot: Callable[[list[Array]], Array],
+) -> Unroll[Array]:
+    """Apply one function to the ``[T + 1, B]`` arrays and another to the ``[B]`` arrays of several unrolls."""
+    first = unrolls[0]
+    return Unroll(
+        observation={key: time_major([u.observation[key] for u in unrolls]) for key in first.observation},
+        core_state=tuple(per_slot([u.core_state[i] for u in unrolls]) for i in range(len(first.core_state))),
+        **{name: time_major([getattr(u, name) for u in unrolls]) for name in TIME_MAJOR},
+        **{name: per_slot([getattr(u, name) for u in unrolls]) for name in PER_SLOT},
+    )
+
+
+def slice_slots(unroll: Unroll[Array], start: int, stop: int) -> Unroll[Array]:
+    """Slots ``start`` to ``stop`` of an unroll, as views."""
+    return _combine([unroll], lambda a: a[0][:, start:stop], lambda a: a[0][start:stop])
+
+
+def concatenate_slots(unrolls: Sequence[Unroll[Array]]) -> Unroll[Array]:
+    """A fresh unroll that holds the slots of all ``unrolls``, in order."""
+    return _combine(unrolls, lambda a: np.concatenate(a, axis=1), lambda a: np.concatenate(a, axis=0))

@@ -1,0 +1,161 @@
+"""Names, wrappers and registered environments: what is built and what is refused."""
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import user_tasks
+
+from machina.config import EnvConfig
+from machina.envs import builders
+from machina.envs.builders import describe, load_wrapper, parse_environment, register_environment
+from machina.envs.config import AtariConfig, GymnasiumConfig, ToyConfig
+from machina.errors import EnvironmentFaultError, UserError
+from machina.specs import ArraySpec
+
+
+def refused(name: str) -> str:
+    with pytest.raises(UserError) as caught:
+        parse_environment(name, describe(name)())
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_describe_needs_no_environment_library() -> None:
+    names = ["atari57", "pong", "pong,breakout", "catch", "CartPole-v1", "user_tasks:Corridor-v0"]
+    code = (
+        "import sys; from machina.envs.builders import describe\n"
+        f"print([describe(name).__name__ for name in {names}])\n"
+        "print([name for name in ('torch', 'ale_py', 'gymnasium') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    classes = ["AtariConfig"] * 3 + ["ToyConfig"] + ["GymnasiumConfig"] * 2
+    assert answer.splitlines() == [str(classes), "[]"]
+
+
+def test_refusals_of_names() -> None:
+    assert refused("pomg") == "unknown environment 'pomg'; did you mean 'pong'?"
+    assert "'breakout'" in refused("pong,breakuot")
+    assert refused("pong,breakout,pong") == "environment 'pong,breakout,pong': pong given more than once"
+    assert "'CartPole-v1'" in refused("CartPole")
+    assert "'CartPole-v1'" in refused("CartPol-v1")
+    assert "'two_scales'" in refused("twoscales")
+    assert "module 'no_such_module' can't be imported" in refused("no_such_module:Env-v0")
+    assert "'Corridor-v0'" in refused("user_tasks:Coridor-v0")
+    assert "KeyError: 'LICENCE'" in refused("user_tasks:NeedsKey-v0")
+
+
+def test_refusals_of_spaces() -> None:
+    assert "continuous ones come with PPO" in refused("Pendulum-v1")
+    assert "neither a Box nor a flat Dict" in refused("FrozenLake-v1")
+
+
+def test_atari_specs() -> None:
+    spec = parse_environment("atari57", AtariConfig()).spec
+    assert spec.num_tasks == 57
+    assert spec.num_actions == 18
+    assert spec.observation == {"observation": ArraySpec(shape=(4, 84, 84), dtype="uint8")}
+    assert spec.stores_frames_once
+    assert spec.frames_per_step == 4
+    assert spec.protocol == {
+        "action_set": "full",
+        "sticky_actions": 0.0,
+        "noop_max": 30,
+        "fire_reset": False,
+        "life_loss_ends_return": True,
+        "frame_cap": 108_000,
+        "frame_skip": 4,
+        "max_pool": True,
+        "frame_stack": 4,
+    }
+    assert parse_environment("pong", AtariConfig()).spec.num_actions == 6
+    assert parse_environment("pong", AtariConfig(full_action_space=True)).spec.num_actions == 18
+    assert parse_environment("tetris", AtariConfig()).spec.tasks == ("tetris",), "ROMs beyond the 57 work too"
+    with pytest.raises(UserError, match="several games share all 18 actions"):
+        parse_environment("pong,breakout", AtariConfig(full_action_space=False))
+
+
+def test_wrapper_changes_rewards_on_any_environment() -> None:
+    factory = parse_environment("catch", ToyConfig(), "user_tasks:halved")
+    assert factory.spec.protocol == {"wrapper": "user_tasks:halved"}
+    env = pickle.loads(pickle.dumps(factory)).make([0, 0])
+    env.reset([0, 1])
+    for _ in range(9):
+        entry = env.step(np.ones(2, np.int64))
+    assert entry.terminated.all()
+    assert set(np.abs(entry.reward)) == {0.5}
+    assert env.get_state() is None, "a wrapper may hold state that can't be saved"
+    assert env.recover() is None
+
+
+def test_wrapper_of_pixels_stores_whole_stacks() -> None:
+    plain = parse_environment("pong", AtariConfig(noop_max=0)).make([0])
+    factory = parse_environment("pong", AtariConfig(noop_max=0), "user_tasks:inverted")
+    assert factory.spec.frame_stack == 1
+    assert factory.spec.frames_per_step == 4
+    assert factory.spec.stored_observation == {"observation": ArraySpec(shape=(4, 84, 84), dtype="uint8")}
+    env = factory.make([0])
+    seen, expected = env.reset([3]), plain.reset([3])
+    assert np.array_equal(seen.observation["observation"], 255 - expected.observation["observation"])
+    env.close()
+    plain.close()
+
+
+def test_wrapper_may_give_a_dict() -> None:
+    factory = parse_environment("catch", ToyConfig(), "user_tasks:named")
+    assert list(factory.spec.observation) == ["first", "second"]
+    observation = factory.make([0]).reset([0]).observation
+    assert np.array_equal(observation["second"], 2 * observation["first"])
+
+
+def test_refusals_of_wrappers() -> None:
+    with pytest.raises(UserError, match="must be module:function"):
+        load_wrapper("halved")
+    with pytest.raises(UserError, match="module 'no_such_module' can't be imported"):
+        load_wrapper("no_such_module:halved")
+    with pytest.raises(UserError, match="has no function 'halfed'; did you mean 'halved'"):
+        load_wrapper("user_tasks:halfed")
+    with pytest.raises(UserError, match="must return a gymnasium.vector.VectorEnv, got NoneType"):
+        parse_environment("catch", ToyConfig(), "user_tasks:forgets_to_return")
+
+
+@pytest.fixture
+def _registered() -> Iterator[None]:
+    register_environment("corridors", user_tasks.corridors)
+    register_environment("same_step", user_tasks.same_step_corridors)
+    yield
+    builders.ENVIRONMENTS.clear()
+
+
+@pytest.mark.usefixtures("_registered")
+def test_registered_environments() -> None:
+    factory = parse_environment("corridors", describe("corridors")())
+    assert describe("corridors") is EnvConfig
+    env = pickle.loads(pickle.dumps(factory)).make([0, 0, 0])
+    assert env.reset([1, 2, 3]).observation["observation"].shape == (3, 2)
+    with pytest.raises(UserError, match="is taken"):
+        register_environment("catch", user_tasks.corridors)
+    with pytest.raises(UserError, match="draws no picture"):
+        factory.make_for_video(0).render()
+    with pytest.raises(UserError, match="autoreset mode is AutoresetMode.SAME_STEP, it must be"):
+        parse_environment("same_step", EnvConfig()).make([0])
+
+
+def test_progress_counts_slots() -> None:
+    counts: list[int] = []
+    parse_environment("catch", ToyConfig()).make([0, 0], counts.append)
+    parse_environment("CartPole-v1", GymnasiumConfig()).make([0] * 3, counts.append)
+    env = parse_environment("pong,skiing", AtariConfig()).make([0, 1, 0], counts.append)
+    assert counts == [2, 3, 2, 1]
+    env.close()
+
+
+def test_answers_of_a_wrong_shape_are_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_tasks.Halved, "rewards", lambda _self, reward: reward[:1])
+    env = parse_environment("catch", ToyConfig(), "user_tasks:halved").make([0, 0])
+    env.reset([0, 1])
+    with pytest.raises(EnvironmentFaultError, match=r"'catch': reward has shape \(1,\), it must be \(2,\)"):
+        env.step(np.ones(2, np.int64))

@@ -1,0 +1,147 @@
+"""Environments by gymnasium id: native, in this process, in workers, and their faults."""
+
+import pickle
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from machina.envs.builders import parse_environment
+from machina.envs.config import GymnasiumConfig
+from machina.errors import EnvironmentFaultError
+from machina.interfaces import SlotEnv
+
+RIGHT = np.ones(2, np.int64)
+
+
+def make(name: str, num_slots: int = 2, processes: bool | None = None) -> SlotEnv:
+    return parse_environment(name, GymnasiumConfig(processes=processes)).make([0] * num_slots)
+
+
+def test_native_cartpole_truncates_at_500_and_resets_one_step_later() -> None:
+    env = make("CartPole-v1", 3)
+    entry = env.reset([1, 2, 3])
+    assert entry.observation["observation"].shape == (3, 4)
+    for step in range(1, 501):
+        x, x_dot, angle, angle_dot = entry.observation["observation"].T
+        # a hand-made controller; slot 2 always pushes right and falls
+        actions = (0.1 * x + 0.3 * x_dot + 4 * angle + angle_dot > 0).astype(np.int64)
+        actions[2] = 1
+        ended, entry = entry.terminated | entry.truncated, env.step(actions)
+        assert np.array_equal(entry.reward, ~ended)
+        assert np.array_equal(entry.truncated[:2], [step == 500] * 2)
+        assert not entry.truncated[2]
+        assert not entry.terminated[:2].any()
+        assert (np.abs(entry.observation["observation"][ended]) <= 0.05).all()
+    entry = env.step(actions)
+    assert not (entry.terminated | entry.truncated)[:2].any()
+    assert (np.abs(entry.observation["observation"][:2]) <= 0.05).all()
+    assert entry.reward.dtype == np.float32
+
+
+def test_native_cartpole_repeats_with_the_seeds() -> None:
+    one, other = make("CartPole-v1"), make("CartPole-v1")
+    first = one.reset([5, 6]).observation["observation"]
+    assert np.array_equal(other.reset([5, 6]).observation["observation"], first)
+    assert not np.array_equal(other.reset([5, 7]).observation["observation"], first)
+
+
+@pytest.mark.parametrize("processes", [True, False])
+def test_corridor(processes: bool) -> None:
+    env = make("user_tasks:Corridor-v0", processes=processes)
+    try:
+        first = env.reset([1, 2])
+        assert first.observation["observation"].dtype == np.float32
+        assert first.observation["observation"][0, 1] != first.observation["observation"][1, 1], "one seed per slot"
+        kept = first.observation["observation"].copy()
+        for _ in range(4):
+            entry = env.step(np.array([1, 0]))
+        assert not entry.terminated.any()
+        entry = env.step(np.array([1, 0]))
+        assert entry.terminated.tolist() == [True, False]
+        assert entry.reward.tolist() == [1.0, 0.0]
+        assert entry.observation["observation"][0, 0] == 5
+        entry = env.step(np.array([1, 0]))
+        assert entry.observation["observation"][0, 0] == 0, "the step after the end is a reset step"
+        assert entry.reward.tolist() == [0.0, 0.0]
+        for _ in range(14):
+            entry = env.step(np.array([0, 0]))
+        assert entry.truncated.tolist() == [False, True]
+        assert not entry.terminated.any()
+        assert np.array_equal(first.observation["observation"], kept), "earlier answers stay as they were"
+        assert env.get_state() is None
+        assert env.recover() is None
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        ("Raises", "environment 'user_tasks:CorridorRaises-v0': step raised RuntimeError: the engine stalled"),
+        ("Nan", "environment 'user_tasks:CorridorNan-v0': observation of slot 0 (task "),
+        ("NanReward", "environment 'user_tasks:CorridorNanreward-v0': reward of slot 0"),
+        ("Shape", "environment 'user_tasks:CorridorShape-v0': step raised ValueError"),
+    ],
+)
+def test_faults_of_a_worker_are_named(trouble: str, message: str) -> None:
+    env = make(f"user_tasks:Corridor{trouble.capitalize()}-v0")
+    try:
+        env.reset([0, 1])
+        env.step(RIGHT)
+        env.step(RIGHT)
+        with pytest.raises(EnvironmentFaultError) as caught:
+            env.step(RIGHT)
+        assert str(caught.value).startswith(message)
+        assert "\n" not in str(caught.value)
+    finally:
+        env.close()
+
+
+def test_a_sleeping_worker_is_closed_at_once() -> None:
+    env = make("user_tasks:CorridorSleeps-v0")
+    env.reset([0, 1])
+    env.step(RIGHT)
+    env.step(RIGHT)
+    caught: list[Exception] = []
+
+    def step() -> None:
+        try:
+            env.step(RIGHT)
+        except EnvironmentFaultError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    thread.join(timeout=0.5)
+    assert thread.is_alive()
+    assert env.waiting_for == "user_tasks:CorridorSleeps-v0"
+    assert env.recover() is None
+    started = time.monotonic()
+    env.close()
+    thread.join(timeout=5)
+    assert time.monotonic() - started < 3
+    assert not thread.is_alive()
+    assert len(caught) == 1
+
+
+def test_factory_can_be_pickled_and_draws() -> None:
+    factory = pickle.loads(pickle.dumps(parse_environment("user_tasks:Corridor-v0", GymnasiumConfig())))
+    assert factory.spec.protocol == {"max_episode_steps": 20}
+    env = factory.make_for_video(0)
+    env.reset([0])
+    env.step(np.array([1]))
+    assert env.render().tolist() == np.ones((4, 6, 3)).tolist()
+    env.close()
+
+
+def test_wrong_actions_are_refused() -> None:
+    env = make("CartPole-v1")
+    with pytest.raises(ValueError, match="reset comes before step"):
+        env.step(RIGHT)
+    env.reset([0, 1])
+    with pytest.raises(ValueError, match="actions must be"):
+        env.step(np.array([0, 2]))
+    with pytest.raises(ValueError, match="as many seeds"):
+        env.reset([0])
