@@ -183,14 +183,13 @@ class AtariTasks(VectorEnv[Any, Any, Any]):
         entry = self._empty_entry()
         self._restart[:] = False
 
-        def reset_game(game: int) -> None:
-            slots = self._slots[game]
-            frames, infos = self._envs[game].reset(seed=self._seeds[slots])
+        def reset_game(env: AtariVectorEnv, slots: IntArray) -> None:
+            frames, infos = env.reset(seed=self._seeds[slots])
             entry.frames[slots], entry.lives[slots] = frames, infos["lives"]
 
-        # A reset plays up to 30 no-ops per environment without the interpreter lock: threads halve the time.
+        # A reset plays up to 30 no-ops per environment without the interpreter lock: two threads halve the time.
         with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-            list(pool.map(reset_game, range(len(self._envs))))
+            list(pool.map(reset_game, self._envs, self._slots))
         if self._screen is not None:
             self._screen_frame = self._screen.reset(seed=self._seeds[:1])[0]
         self._last = entry
@@ -282,7 +281,11 @@ class AtariTasks(VectorEnv[Any, Any, Any]):
                 self._own(generation)
                 entry = self._next
                 assert entry is not None
-                entry.frames[slots], entry.lives[slots] = frames, lives
+                if len(slots) == self.num_envs:
+                    entry = self._next = entry._replace(frames=frames)
+                else:
+                    entry.frames[slots] = frames
+                entry.lives[slots] = lives
                 entry.reward[slots] = np.where(restart, 0, reward)
                 entry.terminated[slots] = terminated & ~restart
                 entry.truncated[slots] = truncated & ~restart

@@ -78,8 +78,10 @@ def parse_environment(name: str, config: EnvConfig, wrapper: str | None = None, 
         env_threads: threads that step one game's environments.
 
     Raises:
-        UserError: name, wrapper or environment is unusable.
+        UserError: name, configuration class, wrapper or environment is unusable.
     """
+    if not isinstance(config, describe(name)):
+        raise UserError(f"environment {name!r} takes {describe(name).__name__}, got {type(config).__name__}")
     if name in ENVIRONMENTS:
         return _registered_factory(name, wrapper)
     if isinstance(config, AtariConfig):

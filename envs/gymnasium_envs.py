@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import multiprocessing
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,11 +70,19 @@ def make_in_workers(spec: GymnasiumSpec, num_slots: int) -> AnyVectorEnv:
     """``num_slots`` environments, each in a process of its own, observations in shared memory.
 
     Workers come from a fork server: forking this process is unsafe once torch has started threads,
-    and a server that has gymnasium loaded starts workers several times faster than fresh interpreters.
+    and a server that has loaded gymnasium starts workers several times faster than fresh interpreters.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gymnasium"])
-    make: functools.partial[Any] = functools.partial(gymnasium.make, spec)
+    context.set_forkserver_preload(["__main__", "gymnasium"])
+    make = functools.partial(_make_in_worker, spec, os.getpid())
     return AsyncVectorEnv(
         [make] * num_slots, shared_memory=True, context="forkserver", autoreset_mode=AutoresetMode.NEXT_STEP
     )
+
+
+def _make_in_worker(spec: GymnasiumSpec, parent: int) -> gymnasium.Env[Any, Any]:
+    """The environment of one worker; AsyncVectorEnv also calls this once in the parent to read the spaces."""
+    if os.getpid() != parent:
+        # Ctrl-C reaches every process of the terminal; only the parent decides what it means.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return gymnasium.make(spec)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from tyro.conf import Suppress
 
 from machina.errors import UserError, nearest
 
@@ -75,8 +76,9 @@ E = TypeVar("E", bound=EnvConfig)
 class RunConfig(Config, Generic[A, E]):
     """One training run."""
 
-    algorithm: str = Field(description="Algorithm, see `machina list`.")
-    environment: str = Field(description="Environment, see `machina list`.")
+    # Arguments of the command line, not options.
+    algorithm: Annotated[str, Suppress] = Field(description="Algorithm, see `machina list`.")
+    environment: Annotated[str, Suppress] = Field(description="Environment, see `machina list`.")
     name: str | None = Field(default=None, description="Name of the run; None makes one from the job and the time.")
     runs_dir: Path = Field(default=Path("runs"), description="Folder that holds the run directories.")
     seed: int = Field(default=1, ge=0, description="Seeds every random stream of the run.")

@@ -108,6 +108,10 @@ class Policy(Protocol):
         """Copy a published flat vector into the network."""
         ...
 
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy a checkpoint's "model" into the network. Raises ``UserError`` when it is another network's."""
+        ...
+
 
 class LearnerState(NamedTuple):
     """Everything a learner needs to go on: tensors for safetensors, the rest for JSON."""
@@ -131,6 +135,10 @@ class Learner(Protocol):
     def state(self) -> LearnerState: ...
 
     def load_state(self, state: LearnerState) -> None: ...
+
+    def load_initial(self, tensors: Mapping[str, Tensor], with_value: bool) -> None:
+        """Start from another run's "model"; optimiser and counters stay new."""
+        ...
 
 
 class Algorithm(Protocol):

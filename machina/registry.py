@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from machina.config import AlgorithmConfig, EnvConfig, RunConfig, load_yaml, merged
+from machina.config import AlgorithmConfig, EnvConfig, RunConfig, merged
 from machina.envs.builders import describe
 from machina.errors import UserError, nearest
 from machina.interfaces import Algorithm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,19 +32,22 @@ VALUE_HEAD = "value_head."
 POPART = "popart."
 
 
-class Sums(NamedTuple):
-    """Sums over the counted steps of a batch, scalars each; the last row is what PopArt needs."""
+Number = TypeVar("Number", Tensor, float)
 
-    policy_loss: Tensor
-    baseline_loss: Tensor
-    entropy_loss: Tensor
-    steps: Tensor
-    rhos: Tensor
-    clipped_rhos: Tensor
-    targets: Tensor
-    squared_targets: Tensor
-    errors: Tensor
-    squared_errors: Tensor
+
+class Sums(NamedTuple, Generic[Number]):
+    """Sums over the counted steps of some slots, scalars each, losses without their weights."""
+
+    policy_loss: Number
+    value_loss: Number
+    entropy_loss: Number
+    steps: Number
+    rhos: Number
+    clipped_rhos: Number
+    targets: Number
+    squared_targets: Number
+    errors: Number
+    squared_errors: Number
 
 
 class ImpalaLearner:
@@ -135,7 +138,7 @@ class ImpalaLearner:
             statistics += part_statistics
         return sums, statistics
 
-    def _losses(self, unroll: Unroll[Tensor]) -> tuple[Tensor, Sums, Tensor]:
+    def _losses(self, unroll: Unroll[Tensor]) -> tuple[Tensor, Sums[Tensor], Tensor]:
         """Loss to be minimised, its parts, and PopArt's statistics, of some slots."""
         config = self.config
         steps = aligned(unroll, config.gamma)
@@ -174,8 +177,8 @@ class ImpalaLearner:
         errors = targets - normalized[:-1].detach()
         sums = Sums(
             policy_loss=total(policy_gradient_loss(logits, steps.actions, pg_advantages)),
-            baseline_loss=config.baseline_cost * total(value_loss(normalized[:-1], targets)),
-            entropy_loss=config.entropy_cost * total(entropy_loss(logits)),
+            value_loss=total(value_loss(normalized[:-1], targets)),
+            entropy_loss=total(entropy_loss(logits)),
             steps=steps.mask.sum(),
             rhos=total(rhos),
             clipped_rhos=total((rhos > config.rho_clip).to(rhos)),
@@ -184,7 +187,7 @@ class ImpalaLearner:
             errors=total(errors),
             squared_errors=total(errors.square()),
         )
-        return sums.policy_loss + sums.baseline_loss + sums.entropy_loss, sums, statistics
+        return weighted_loss(sums, config), sums, statistics
 
     def _forward(self, unroll: Unroll[Tensor], steps: Steps) -> NetworkOutput:
         """The network's answers to all T + 1 entries; of the last one only the value is used."""
@@ -286,17 +289,23 @@ def _slots(unroll: Unroll[Tensor], slots: slice) -> Unroll[Tensor]:
     )
 
 
-def _metrics(sums: Sums, config: ImpalaConfig) -> dict[str, float]:
-    """What is shown of an update; losses are the sums that were minimised."""
-    steps = max(float(sums.steps), 1.0)
-    variance = float(sums.squared_targets) / steps - (float(sums.targets) / steps) ** 2
-    error_variance = float(sums.squared_errors) / steps - (float(sums.errors) / steps) ** 2
+def weighted_loss(sums: Sums[Number], config: ImpalaConfig) -> Number:
+    """What is minimised: policy gradient, value error and entropy bonus with their weights."""
+    return sums.policy_loss + config.baseline_cost * sums.value_loss + config.entropy_cost * sums.entropy_loss
+
+
+def _metrics(sums: Sums[float], config: ImpalaConfig) -> dict[str, float]:
+    """What is shown of an update: the losses as sums, as they are minimised; the rest as means over steps."""
+    steps = max(sums.steps, 1.0)
+    variance = sums.squared_targets / steps - (sums.targets / steps) ** 2
+    error_variance = sums.squared_errors / steps - (sums.errors / steps) ** 2
     return {
-        "learner/total_loss": float(sums.policy_loss + sums.baseline_loss + sums.entropy_loss),
-        "learner/policy_loss": float(sums.policy_loss),
-        "learner/baseline_loss": float(sums.baseline_loss),
-        "learner/rho": float(sums.rhos) / steps,
-        "learner/rho_clipped_share": float(sums.clipped_rhos) / steps,
+        "learner/total_loss": weighted_loss(sums, config),
+        "learner/policy_loss": sums.policy_loss,
+        "learner/baseline_loss": config.baseline_cost * sums.value_loss,
+        "learner/entropy": -sums.entropy_loss / steps,
+        "learner/rho": sums.rhos / steps,
+        "learner/rho_clipped_share": sums.clipped_rhos / steps,
         "learner/explained_variance": 1 - error_variance / variance if variance > 1e-12 else 0.0,
     }
 

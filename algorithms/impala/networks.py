@@ -36,7 +36,7 @@ def load_flat(network: PolicyNetwork, flat: Tensor) -> None:
     sizes = [parameter.numel() for parameter in parameters]
     if flat.shape != (sum(sizes),):
         raise ValueError(f"parameters have shape {tuple(flat.shape)}, the network needs ({sum(sizes)},)")
-    for parameter, values in zip(parameters, flat.split(sizes), strict=True):
+    for parameter, values in zip(parameters, torch.split(flat, sizes), strict=True):
         parameter.copy_(values.view(parameter.shape))
 
 

@@ -56,7 +56,7 @@ class RunDirectory:
         Raises:
             UserError: the folder exists, the name is no plain folder name, or the disk refuses.
         """
-        if Path(name).name != name or name.startswith("."):
+        if not name or Path(name).name != name or name.startswith("."):
             raise UserError(f"name={name!r}: must be a plain folder name; put the folder into --runs-dir")
         path = runs_dir / name
         try:
@@ -124,7 +124,7 @@ class RunDirectory:
         """
         saved = save_checkpoint(self.checkpoints, step, tensors, values)
         best = self.best()
-        prune(self.checkpoints, saved, keep_last, keep=() if best is None else (self._folder_of(best.step),))
+        prune(self.checkpoints, saved, keep_last, keep=() if best is None else (self.checkpoint_path(best.step),))
         return saved
 
     def latest(self) -> Latest:
@@ -137,7 +137,7 @@ class RunDirectory:
             best = Best.model_validate_json((self.checkpoints / BEST).read_bytes())
         except (OSError, ValidationError):
             return None
-        return best if self._folder_of(best.step).is_dir() else None
+        return best if self.checkpoint_path(best.step).is_dir() else None
 
     def mark_best(self, step: int, score: float) -> None:
         """Name the checkpoint at ``step`` the best one; it survives ``save`` from now on.
@@ -151,7 +151,8 @@ class RunDirectory:
         except OSError as error:
             raise CheckpointError(f"'{file}' could not be written: {error.strerror or error}") from error
 
-    def _folder_of(self, step: int) -> Path:
+    def checkpoint_path(self, step: int) -> Path:
+        """The checkpoint's folder at ``step``, whether it exists or not."""
         for path in checkpoint_paths(self.checkpoints):
             if int(path.name) == step:
                 return path

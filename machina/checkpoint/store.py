@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from machina.checkpoint.files import free_space, sync, write_synced
@@ -181,7 +182,8 @@ def prune(folder: Path, newest: Path, keep_last: int, keep: Collection[Path] = (
     kept = {path.name for path in keep}
     for path in older[: max(0, len(older) - (keep_last - 1))]:
         if path.name not in kept:
-            shutil.rmtree(path, ignore_errors=True)
+            # Hidden first: a crash halfway must not leave half a checkpoint under its name.
+            shutil.rmtree(path.rename(path.with_name(f"{_PARTIAL}{path.name}")), ignore_errors=True)
 
 
 def inspect_checkpoint(checkpoint: Checkpoint) -> list[TensorRow]:
@@ -227,8 +229,9 @@ def _own_tensor(value: Tensor | Array) -> Tensor:
     """A contiguous CPU copy: safetensors refuses strided tensors and those that share memory."""
     import torch
 
-    tensor = value.detach() if isinstance(value, torch.Tensor) else torch.as_tensor(value)
-    return tensor.cpu().clone(memory_format=torch.contiguous_format)
+    if not isinstance(value, torch.Tensor):
+        return torch.from_numpy(np.array(value, order="C"))
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _put_in_place(partial: Path, target: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from machina.errors import RunFailedError
 from machina.interfaces import EnvFactory, Policy
+from machina.report.evaluation import EvaluationResult
 from machina.runtime.stepping import ThreadStepper
 from machina.runtime.streams import SlotStreams
 from machina.types import NO_ACTION, Array, CoreState, FloatArray, IntArray, Observation
@@ -21,8 +22,6 @@ MOST_SLOTS = 64
 """Environments stepped at once; more cost memory and start-up time and gain no speed."""
 
 Progress = Callable[[int, int], None]
-Episodes = dict[str, list[tuple[float, int]]]
-"""Task to (episode return, length in env steps)."""
 
 
 class PolicyState:
@@ -65,9 +64,11 @@ def evaluate(
     tasks: Sequence[int],
     episodes: int,
     seed: int,
+    run: str,
+    env_steps: int,
     step_timeout_s: float = 60.0,
     progress: Progress | None = None,
-) -> Episodes:
+) -> EvaluationResult:
     """Play ``episodes`` full episodes of every task with the stochastic policy.
 
     Every slot plays a number of episodes fixed beforehand, so that short episodes are not over-represented.
@@ -78,6 +79,8 @@ def evaluate(
         tasks: indices of the tasks to play.
         episodes: per task.
         seed: seeds environments and action sampling.
+        run: the run directory, for the result.
+        env_steps: age of the parameters, for the result.
         step_timeout_s: deadline of an environment step.
         progress: told (episodes finished, episodes in all).
 
@@ -86,7 +89,8 @@ def evaluate(
     """
     slots_per_task = max(1, min(episodes, MOST_SLOTS // len(tasks)))
     task_ids = [task for _ in range(slots_per_task) for task in tasks]
-    quota = np.array([episodes // slots_per_task + (i // len(tasks) < episodes % slots_per_task) for i in range(len(task_ids))])
+    rest = episodes % slots_per_task
+    quota = np.array([episodes // slots_per_task + (i // len(tasks) < rest) for i in range(len(task_ids))])
     seeds = np.random.SeedSequence([seed, EVALUATION_STREAM]).generate_state(len(task_ids) + 1)
     hangs: list[str] = []
     stepper = ThreadStepper(factory.make(task_ids), hangs.append)
@@ -104,10 +108,18 @@ def evaluate(
     if hangs:
         raise RunFailedError(f"evaluation stopped: {hangs[0]}")
     names = factory.spec.tasks
-    scores: Episodes = {names[task]: [] for task in tasks}
+    scores: dict[str, list[tuple[float, int]]] = {names[task]: [] for task in tasks}
     for slot, finished in enumerate(result):
         scores[names[task_ids[slot]]] += finished
-    return scores
+    return EvaluationResult(
+        run=run,
+        step=env_steps,
+        frames=env_steps * factory.spec.frames_per_step,
+        protocol=factory.spec.protocol,
+        seed=seed,
+        episodes={task: tuple(episode_return for episode_return, _ in played) for task, played in scores.items()},
+        lengths={task: tuple(length for _, length in played) for task, played in scores.items()},
+    )
 
 
 def _play(
@@ -136,4 +148,3 @@ def _play(
                     progress(sum(map(len, finished)), int(quota.sum()))
             returns[slot] = lengths[slot] = 0
     return finished
-

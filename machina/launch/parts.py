@@ -13,7 +13,9 @@ from machina.registry import algorithm_entry
 from machina.runtime.hardware import available_cores
 from machina.runtime.inline import InlinePlane
 from machina.runtime.local import LocalPlane
-from machina.runtime.plane import DataPlane, PlaneConfig
+from machina.runtime.plane import Plane, PlaneConfig
+
+PLACES = {"inline": InlinePlane, "local": LocalPlane}
 
 
 class MachinePlan(NamedTuple):
@@ -94,9 +96,9 @@ def policy_maker(config: AnyRunConfig, parts: Parts) -> Callable[[], Policy]:
     return lambda: parts.algorithm.make_policy(parts.factory.spec, device, precision)
 
 
-def build_plane(config: AnyRunConfig, parts: Parts) -> DataPlane:
+def build_plane(config: AnyRunConfig, parts: Parts) -> Plane:
     """The data plane of the configured place."""
-    place = {"inline": InlinePlane, "local": LocalPlane}[config.runtime.place]
+    place = PLACES[config.runtime.place]
     plane_config = PlaneConfig(
         unroll_length=config.algo.unroll_length,
         batch_size=config.algo.batch_size,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors.numpy import save_file
+from torch import Tensor
 
 from machina.checkpoint import Checkpoint, RunDirectory
 from machina.errors import RunFailedError
@@ -17,10 +19,10 @@ from machina.interfaces import LearnerState
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.evaluation import evaluate
 from machina.launch.parts import Parts, build_plane, policy_maker, total_env_steps
-from machina.launch.scoring import evaluation_score, save_evaluation
+from machina.launch.progress import Means, Meter, Progress
 from machina.launch.watching import RunView
 from machina.metrics import EpisodeTracker, MetricsWriter, TimeShares
-from machina.runtime.unrolls import num_slots
+from machina.runtime.unrolls import num_slots, to_arrays
 from machina.types import Array, Unroll
 
 MOST_SKIPPED_UPDATES = 10
@@ -36,23 +38,6 @@ class Outcome(NamedTuple):
     reason: str
     env_steps: int
     updates: int
-
-
-class Progress(NamedTuple):
-    """Counters that a checkpoint carries."""
-
-    env_steps: int = 0
-    """Env steps learned from."""
-    updates: int = 0
-    elapsed_s: float = 0.0
-    """Training time of all sessions, evaluations included."""
-    next_evaluation: int = 0
-    """In frames."""
-    unrolls_lost: int = 0
-    """Unrolls that waited or were being filled when a session ended and could not be saved."""
-    env_steps_cut: int = 0
-    """Env steps of unrolls cut short when an environment was replaced."""
-    faults: int = 0
 
 
 class Trainer:
@@ -82,12 +67,14 @@ class Trainer:
         self.episodes = EpisodeTracker(self._spec.num_tasks)
         self.progress = Progress(next_evaluation=config.eval_every or 0)
         self._shares = TimeShares()
+        self._means = Means()
+        self._meter = Meter()
         self._skipped_in_a_row = 0
         self._stop_reason: str | None = None
-        self._metrics = MetricsWriter(run.path, None if checkpoint is None else checkpoint.step)
         self._plane_state: dict[str, Array] = {}
         if checkpoint is not None:
             self._load(checkpoint)
+        self._metrics = MetricsWriter(run.path, None if checkpoint is None else checkpoint.step)
         self._before = self.progress
 
     # Saving and restoring
@@ -98,6 +85,9 @@ class Trainer:
         self.learner.load_state(LearnerState(tensors, checkpoint.values["learner"]))
         self.episodes.load_state(checkpoint.values["episodes"])
         self.progress = Progress(**checkpoint.values["progress"])
+        if not any(key.startswith("queue/") or key.endswith("/returns") for key in self._plane_state):
+            lost = checkpoint.values["unrolls_at_hand"]
+            self.progress = self.progress._replace(unrolls_lost=self.progress.unrolls_lost + lost)
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
@@ -108,8 +98,10 @@ class Trainer:
             "episodes": self.episodes.state(),
             "progress": progress._asdict(),
             "protocol": self._spec.protocol,
+            # Lost on resume unless the environments save their state: those that wait, one being filled per slot.
+            "unrolls_at_hand": self._plane.stats().account.queued + self._plane.total_slots,
         }
-        tensors = {**state.tensors, "plane": {key: np.asarray(value) for key, value in self._plane.state().items()}}
+        tensors: dict[str, Mapping[str, Tensor | Array]] = {**state.tensors, "plane": self._plane.state()}
         self._view.checkpoint = self._run.save(progress.env_steps, tensors, values, self._config.keep_checkpoints)
         self._saved_at = time.monotonic()
 
@@ -131,7 +123,7 @@ class Trainer:
             UserError: an environment can't be built.
             RunFailedError: an actor or the learner failed for good; a checkpoint was written.
         """
-        self._started = self._logged_at = self._saved_at = time.monotonic()
+        self._started = self._saved_at = time.monotonic()
         with _signals(self._request_stop):
             self._plane.publish(self.progress.updates, self.learner.flat_parameters())
             self._plane.start(self._plane_state)
@@ -147,16 +139,18 @@ class Trainer:
                     self.save()
                 raise
             finally:
-                self._view.stopping()
                 self._end_session()
         return Outcome(self._stop_reason, self.progress.env_steps, self.progress.updates)
 
     def _end_session(self) -> None:
-        if self._stop_reason is not None:
-            self.save()
-        self._plane.close()
-        self._log()
-        self._metrics.close()
+        """Save if the end was asked for, and close everything."""
+        try:
+            if self._stop_reason is not None:
+                self.save()
+            self._log()
+        finally:
+            self._metrics.close()
+            self._plane.close()
 
     def _learn(self, batch: Unroll[Array]) -> None:
         lags = self.progress.updates - batch.policy_version
@@ -167,14 +161,17 @@ class Trainer:
             env_steps=self.progress.env_steps + steps, updates=self.progress.updates + 1
         )
         self._plane.publish(self.progress.updates, self.learner.flat_parameters())
-        self._view.add(metrics | {"actor/policy_lag_mean": float(lags.mean()), "actor/policy_lag_max": float(lags.max())})
+        metrics |= {"actor/policy_lag_mean": float(lags.mean()), "actor/policy_lag_max": float(lags.max())}
+        self._means.add(metrics)
+        self._view.latest = metrics
         self._watch_for_nan(batch, skipped=metrics["learner/skipped"] > 0)
 
     def _watch_for_nan(self, batch: Unroll[Array], skipped: bool) -> None:
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
         if self._skipped_in_a_row < MOST_SKIPPED_UPDATES:
             return
-        file = self._run.save_batch(self.progress.env_steps, batch)
+        file = self._run.path / f"nan-batch-{self.progress.env_steps}.safetensors"
+        save_file({name: np.ascontiguousarray(array) for name, array in to_arrays(batch).items()}, file)
         raise RunFailedError(
             f"{MOST_SKIPPED_UPDATES} updates in a row gave NaN or infinity; the last batch is in '{file}'; "
             "try a lower --learning-rate"
@@ -186,22 +183,44 @@ class Trainer:
             self.episodes.record(episode)
         for fault in self._plane.drain_faults():
             self._view.notice(f"environment replaced: {fault}")
-        now = time.monotonic()
-        self._view.refresh(self._now(), self._plane.stats(), self._shares, self.episodes)
-        if now - self._logged_at >= self._config.log_seconds and self.progress.updates > self._before.updates:
+        if self.progress.updates == self._before.updates:
+            self._view.starting(self._plane.stats(), self._plane.total_slots)
+            self._meter.restart(self.progress, self._seconds())
+            return
+        self._view.refresh(self._now(), self._seconds(), self.episodes)
+        if self._meter.age_s >= self._config.log_seconds:
             self._log()
         self._evaluate_if_due()
+        now = time.monotonic()
         if now - self._saved_at >= 60 * self._config.checkpoint_minutes:
             self.save()
         self._stop_reason = self._stop_reason or self._goal_met(now)
 
-    def _log(self) -> None:
-        self._logged_at = time.monotonic()
-        progress = self._now()
-        values = self._view.metrics(progress, self._plane.stats(), self._shares)
-        values |= self.episodes.metrics(self._spec.tasks)
-        frames = progress.env_steps * self._spec.frames_per_step
-        self._metrics.write(values, progress.env_steps, frames, progress.elapsed_s)
+    def _seconds(self) -> dict[str, float]:
+        return self._plane.stats().shares | self._shares.seconds()
+
+    def _log(self, extra: dict[str, float] | None = None) -> None:
+        progress, seconds, stats = self._now(), self._seconds(), self._plane.stats()
+        speeds = self._meter.speeds(progress, seconds)
+        self._meter.restart(progress, seconds)
+        values = {
+            "speed/env_steps_per_s": speeds.env_steps_per_s,
+            "speed/frames_per_s": speeds.env_steps_per_s * self._spec.frames_per_step,
+            "speed/updates_per_s": speeds.updates_per_s,
+            **{f"time/{name}": share for name, share in speeds.shares.items()},
+            "queue/accepted": stats.account.accepted,
+            "queue/learned": stats.account.learned,
+            "queue/queued": stats.account.queued,
+            "faults/replaced": progress.faults,
+            "faults/env_steps_cut": progress.env_steps_cut,
+            "faults/unrolls_lost": progress.unrolls_lost,
+            **self._means.take(),
+            **self.episodes.metrics(self._spec.tasks),
+            **(extra or {}),
+        }
+        self._metrics.write(
+            values, progress.env_steps, progress.env_steps * self._spec.frames_per_step, progress.elapsed_s
+        )
 
     def _goal_met(self, now: float) -> str | None:
         config = self._config
@@ -233,24 +252,23 @@ class Trainer:
     def _evaluate(self) -> None:
         policy = policy_maker(self._config, self._parts)()
         policy.load_parameters(self.learner.flat_parameters())
-        episodes = evaluate(
+        result = evaluate(
             self._parts.factory,
             policy,
-            range(self._spec.num_tasks),
-            self._config.eval_episodes,
-            self._config.seed,
-            self._config.runtime.step_timeout_s,
-            self._view.evaluation_progress,
+            tasks=range(self._spec.num_tasks),
+            episodes=self._config.eval_episodes,
+            seed=self._config.seed,
+            run=str(self._run.path),
+            env_steps=self.progress.env_steps,
+            step_timeout_s=self._config.runtime.step_timeout_s,
         )
-        save_evaluation(self._run, self._config, self._spec, self.progress.env_steps, episodes)
-        score = evaluation_score(episodes)
-        self._view.add({f"eval/{task}": float(np.mean([r for r, _ in played])) for task, played in episodes.items()})
-        self._log()
+        result.save(self._run.report)
+        self._log({f"eval/{task}": score for task, score in result.mean_returns.items()})
         best = self._run.best()
-        if best is None or score > best.score:
+        if best is None or result.score > best.score:
             self.save()
-            self._run.mark_best(self.progress.env_steps, score)
-            self._view.notice(f"best evaluation so far: {score:.4g}")
+            self._run.mark_best(self.progress.env_steps, result.score)
+        self._view.notice(f"evaluation at {self.progress.env_steps:,} env steps: {result.score:.4g}")
 
 
 @contextmanager

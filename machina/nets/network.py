@@ -56,7 +56,7 @@ class PolicyNetwork(nn.Module):
         """Answer T entries of B slots, starting from ``core_state`` ``[B, ...]``."""
         raise NotImplementedError
 
-    def cast_for_acting(self, dtype: torch.dtype) -> None:  # noqa: B027
+    def cast_for_acting(self, dtype: torch.dtype) -> None:
         """Keep the torso's weights in ``dtype``, where that saves converting them at every call."""
 
 

@@ -60,9 +60,7 @@ def _check_contract(name: str, network: object, spec: EnvSpec) -> None:
         raise UserError(f"network {name!r}: the builder must return a PolicyNetwork, got {type(network).__name__}")
     value_head = getattr(network, "value_head", None)
     if not isinstance(value_head, nn.Linear) or value_head.out_features != spec.num_tasks:
-        raise UserError(
-            f"network {name!r}: value_head must be a Linear layer with {spec.num_tasks} outputs, one a task"
-        )
+        raise UserError(f"network {name!r}: value_head must be a Linear layer with {spec.num_tasks} outputs")
     if not isinstance(getattr(network, "core_state_shapes", None), tuple):
         raise UserError(f"network {name!r}: core_state_shapes must be a tuple of shapes, () without a core state")
     if buffers := [buffer for buffer, _ in network.named_buffers()]:

@@ -169,22 +169,33 @@ class Encoder(nn.Module):
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Arrays ``[T, B, ...]`` to ``[T * B, output_size]``."""
         dtype = self._compute_dtype(observation)
+        features: Tensor
         if self.image is None:
             parts = [observation[key].flatten(0, 1).flatten(1).to(dtype) * self.scales[key] for key in self.scales]
-            features: Tensor = self.torso(torch.cat(parts, dim=1))
+            features = self.torso(torch.cat(parts, dim=1))
             return features
         images = observation[OBSERVATION].flatten(0, 1)
         if self.image.layout == "HW":
             images = images.unsqueeze(1)
         elif self.image.layout == "HWC":
             images = images.permute(0, 3, 1, 2)
-        features = self.torso(images.to(dtype, memory_format=torch.channels_last))
+        features = self.torso(_channels_last(images).to(dtype))
         return features
 
     def _compute_dtype(self, observation: Mapping[str, Tensor]) -> torch.dtype:
         """Convert bytes straight into the format of the convolutions, not by way of float32."""
         device = next(iter(observation.values())).device.type
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """``[N, C, H, W]`` with channels innermost in memory; bytes are rearranged, floats would be four times as many.
+
+    Stacking is twice as fast as ``Tensor.contiguous(memory_format=...)`` (measured with 4 channels).
+    """
+    if images.is_contiguous(memory_format=torch.channels_last):
+        return images
+    return torch.stack(images.unbind(1), dim=-1).permute(0, 3, 1, 2)
 
 
 def _scale(array: ArraySpec) -> float:

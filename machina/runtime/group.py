@@ -11,7 +11,7 @@ import numpy as np
 from machina.interfaces import Policy
 from machina.runtime.stepping import Stepper
 from machina.runtime.streams import SlotStreams, env_seeds
-from machina.runtime.unrolls import UnrollBuffer
+from machina.runtime.unrolls import UnrollBuffer, section
 from machina.types import NO_ACTION, Array, CoreState, Episode, IntArray, StepResult, Unroll
 
 MakeStepper = Callable[[], Stepper]
@@ -170,8 +170,8 @@ class SlotGroup:
         }
 
     def _restore(self, state: dict[str, Array]) -> None:
-        self._stepper.env.set_state(_section(state, "env/"))
-        self._entry = StepResult(_section(state, "observation/"), **{key: state[f"entry/{key}"] for key in ENTRY_FLAGS})
+        self._stepper.env.set_state(section(state, "env/"))
+        self._entry = StepResult(section(state, "observation/"), **{key: state[f"entry/{key}"] for key in ENTRY_FLAGS})
         self._core_state = tuple(state[f"core_state/{i}"] for i in range(len(self._core_state)))
         self._previous_action = state["previous_action"]
         self._returns = state["returns"]
@@ -179,7 +179,3 @@ class SlotGroup:
 
 
 ENTRY_FLAGS = ("reward", "terminated", "truncated", "life_lost")
-
-
-def _section(state: dict[str, Array], prefix: str) -> dict[str, Array]:
-    return {key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)}

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from machina.config import RuntimeConfig
 from machina.interfaces import EnvFactory, Policy
-from machina.runtime.plane import Plane, PlaneConfig, group_key, section
+from machina.runtime.plane import Plane, PlaneConfig, group_key
 from machina.runtime.stepping import InlineStepper
+from machina.runtime.unrolls import from_arrays, section, to_arrays
 from machina.types import Array, Unroll
 
 
@@ -22,9 +23,9 @@ class InlinePlane(Plane):
     def start(self, state: dict[str, Array]) -> None:
         """Build the environments and go on from ``state`` (empty: a new run)."""
         self._initial = state
-        waiting = _unflatten(section(state, "queue/"))
-        if waiting is not None:
-            self.queue.put(waiting, release=lambda: None)
+        waiting = section(state, "queue/")
+        if waiting:
+            self.queue.put(from_arrays(waiting), release=lambda: None)
         self._actors = [self._make_actor(index) for index in range(self._runtime.actors)]
 
     def next_batch(self, timeout_s: float) -> Unroll[Array]:  # noqa: ARG002 (never waits)
@@ -41,24 +42,11 @@ class InlinePlane(Plane):
             for group in actor.groups:
                 state |= {group_key(group.slots) + key: array for key, array in group.state().items()}
         waiting = self.queue.waiting()
-        return state if waiting is None else state | _flatten(waiting)
+        if waiting is not None:
+            state |= {f"queue/{key}": array for key, array in to_arrays(waiting).items()}
+        return state
 
     def close(self) -> None:
         """Close the environments."""
         for actor in self._actors:
             actor.close()
-
-
-def _flatten(unroll: Unroll[Array]) -> dict[str, Array]:
-    arrays = {f"queue/observation/{key}": array for key, array in unroll.observation.items()}
-    arrays |= {f"queue/core_state/{i}": array for i, array in enumerate(unroll.core_state)}
-    plain = {key: value for key, value in unroll._asdict().items() if key not in ("observation", "core_state")}
-    return arrays | {f"queue/{key}": array for key, array in plain.items()}
-
-
-def _unflatten(queued: dict[str, Array]) -> Unroll[Array] | None:
-    if not queued:
-        return None
-    core = tuple(array for _, array in sorted(section(queued, "core_state/").items()))
-    plain = {key: array for key, array in queued.items() if "/" not in key}
-    return Unroll(observation=section(queued, "observation/"), core_state=core, **plain)

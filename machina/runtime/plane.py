@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from machina.runtime.group import SlotGroup
 from machina.runtime.parameters import ParameterStore
 from machina.runtime.queue import QueueAccount, UnrollQueue
 from machina.runtime.stepping import Stepper
+from machina.runtime.unrolls import section
 from machina.types import Array, Episode, IntArray, Unroll
 
 if TYPE_CHECKING:
@@ -48,26 +50,8 @@ class PlaneStats(NamedTuple):
     """Seconds per activity, summed over actors."""
     faults: int
     env_steps_cut: int
-
-
-class DataPlane(Protocol):
-    """What the training loop needs of a place."""
-
-    def start(self, state: dict[str, Array]) -> None: ...
-
-    def next_batch(self, timeout_s: float) -> Unroll[Array] | None: ...
-
-    def publish(self, policy_version: int, flat: Tensor) -> None: ...
-
-    def drain_episodes(self) -> Iterator[Episode]: ...
-
-    def drain_faults(self) -> list[str]: ...
-
-    def stats(self) -> PlaneStats: ...
-
-    def state(self) -> dict[str, Array]: ...
-
-    def close(self) -> None: ...
+    slots_started: int
+    """Environments built so far, replacements included."""
 
 
 def assign_slots(num_tasks: int, envs_per_task: int, actors: int) -> list[list[IntArray]]:
@@ -108,7 +92,7 @@ def queue_capacity(num_tasks: int, runtime: RuntimeConfig, config: PlaneConfig) 
     return runtime.queue_unrolls or smallest
 
 
-class Plane:
+class Plane(ABC):
     """What both places share: the parts, the account, the episodes and the faults."""
 
     def __init__(
@@ -133,12 +117,13 @@ class Plane:
         self._actors: list[Actor] = []
         self._faults: list[Fault] = []
         self._reported = 0
+        self._slots_started = 0
         self._lock = threading.Lock()
 
     def _make_group(self, policy: Policy, slots: IntArray) -> SlotGroup:
         task_ids = [int(slot) % self._factory.spec.num_tasks for slot in slots]
         return SlotGroup(
-            make_stepper=lambda: self._make_stepper(self._factory.make(task_ids)),
+            make_stepper=lambda: self._make_stepper(self._factory.make(task_ids, self._count_started)),
             policy=policy,
             slots=slots,
             seed=self._config.seed,
@@ -152,12 +137,32 @@ class Plane:
         groups = [self._make_group(policy, slots) for slots in self._slots[index]]
         return Actor(policy, groups, self.queue, self._note_fault, ordered=self._runtime.lock_step)
 
+    def _count_started(self, slots: int) -> None:
+        with self._lock:
+            self._slots_started += slots
+
     def _note_fault(self, fault: Fault) -> None:
         with self._lock:
             self._faults.append(fault)
             count = len(self._faults)
         if count > self._runtime.max_restarts:
             raise RunFailedError(f"{fault.message}; environments failed {count} times (max_restarts)")
+
+    @abstractmethod
+    def start(self, state: dict[str, Array]) -> None:
+        """Start the actors; ``state`` is empty for a new run."""
+
+    @abstractmethod
+    def next_batch(self, timeout_s: float) -> Unroll[Array] | None:
+        """The next batch, or None when there is none after ``timeout_s``."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Array]:
+        """What a checkpoint keeps of the actors, as named arrays."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop the actors and close the environments."""
 
     def publish(self, policy_version: int, flat: Tensor) -> None:
         """Make new parameters visible; in lock-step only when the round's last batch is learned."""
@@ -187,12 +192,9 @@ class Plane:
                 shares[name] = shares.get(name, 0.0) + seconds
         with self._lock:
             cut = sum(fault.env_steps_cut for fault in self._faults)
-            return PlaneStats(self.queue.account, shares, len(self._faults), cut)
+            return PlaneStats(self.queue.account, shares, len(self._faults), cut, self._slots_started)
 
 
 def group_key(slots: IntArray) -> str:
+    """Prefix of a group's arrays in the plane's state."""
     return f"slot{int(slots[0])}/"
-
-
-def section(state: dict[str, Array], prefix: str) -> dict[str, Array]:
-    return {key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)}

@@ -96,3 +96,25 @@ def slice_slots(unroll: Unroll[Array], start: int, stop: int) -> Unroll[Array]:
 def concatenate_slots(unrolls: Sequence[Unroll[Array]]) -> Unroll[Array]:
     """A fresh unroll that holds the slots of all ``unrolls``, in order."""
     return _combine(unrolls, lambda a: np.concatenate(a, axis=1), lambda a: np.concatenate(a, axis=0))
+
+
+def to_arrays(unroll: Unroll[Array]) -> dict[str, Array]:
+    """The unroll as named arrays, for a file."""
+    arrays = {f"observation/{key}": array for key, array in unroll.observation.items()}
+    arrays |= {f"core_state/{i}": array for i, array in enumerate(unroll.core_state)}
+    return arrays | {name: getattr(unroll, name) for name in TIME_MAJOR + PER_SLOT}
+
+
+def from_arrays(arrays: dict[str, Array]) -> Unroll[Array]:
+    """The inverse of ``to_arrays``."""
+    core = section(arrays, "core_state/")
+    return Unroll(
+        observation=section(arrays, "observation/"),
+        core_state=tuple(core[str(i)] for i in range(len(core))),
+        **{name: arrays[name] for name in TIME_MAJOR + PER_SLOT},
+    )
+
+
+def section(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
+    """The arrays under ``prefix``, without it."""
+    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}

@@ -151,20 +151,23 @@ def test_video_shows_the_screen_of_the_same_episode() -> None:
 
 
 class Hung:
-    """Pong, Breakout and Seaquest, two slots each, where Pong's emulator waits for ever in ``step``."""
+    """Pong, Breakout and Seaquest, two slots each, where one game's emulator waits for ever in ``step``."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, game: int, *, one_slot_ended: bool) -> None:
         self.tasks = AtariTasks(["pong", "breakout", "seaquest"], [0, 1, 2] * 2, AtariConfig(), 1, full=True)
         spec = parse_environment("pong,breakout,seaquest", AtariConfig()).spec
         self.env = GymnasiumSlots(self.tasks, spec, [0, 1, 2] * 2, life_losses=True)
-        self.env.reset(range(6))
+        self.last = self.env.reset(range(6))
         for _ in range(20):
+            self.last = self.env.step(np.full(6, FIRE))
+        while one_slot_ended and self.last.terminated[game] == self.last.terminated[game + 3]:
             self.last = self.env.step(np.full(6, FIRE))
         self.answers: list[StepResult] = []
         self.faults: list[EnvironmentFaultError] = []
         tables = self.tasks._tables
-        # an index that is no action of Pong's makes the emulator's thread hang
-        monkeypatch.setattr(self.tasks, "_tables", [np.full(18, 25), *tables[1:]])
+        # an index that is no action of the game's makes the emulator's thread hang
+        illegal = [np.full(18, 25) if index == game else table for index, table in enumerate(tables)]
+        monkeypatch.setattr(self.tasks, "_tables", illegal)
         self.thread = threading.Thread(target=self._step, daemon=True)
         self.thread.start()
         self.thread.join(timeout=0.5)
@@ -179,7 +182,7 @@ class Hung:
 
 @pytest.fixture
 def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hung]:
-    state = Hung(monkeypatch)
+    state = Hung(monkeypatch, game=0, one_slot_ended=False)
     yield state
     state.env.close()
 
@@ -209,6 +212,27 @@ def test_a_hung_game_is_replaced(hung: Hung) -> None:
     assert hung.thread.is_alive()
     assert not hung.answers
     assert hung.env.recover() is None, "no step is in progress"
+
+
+def test_a_hung_game_of_which_one_slot_was_due_for_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    hung = Hung(monkeypatch, game=1, one_slot_ended=True)
+    assert hung.env.waiting_for == "breakout"
+    due, cut = (1, 4) if hung.last.terminated[1] else (4, 1)
+    entry = hung.env.recover()
+    assert entry is not None
+    assert entry.truncated[[due, cut]].tolist() == [False, True]
+    assert not entry.terminated.any()
+    stacks = entry.observation["observation"]
+    assert not stacks[due, :3].any()
+    assert stacks[due, 3].any()
+    assert np.array_equal(stacks[cut], hung.last.observation["observation"][cut])
+
+    later = hung.env.step(np.full(6, FIRE))
+    assert not (later.truncated | later.terminated | later.life_lost)[[due, cut]].any()
+    stacks_later = later.observation["observation"]
+    assert np.array_equal(stacks_later[due, :3], stacks[due, 1:]), "its new episode goes on"
+    assert not stacks_later[cut, :3].any(), "a reset step"
+    hung.env.close()
 
 
 def test_a_thread_that_wakes_after_its_step_was_finished_touches_nothing(hung: Hung) -> None:

@@ -45,6 +45,8 @@ def test_refusals_of_names() -> None:
     assert "'two_scales'" in refused("twoscales")
     assert "module 'no_such_module' can't be imported" in refused("no_such_module:Env-v0")
     assert "'Corridor-v0'" in refused("user_tasks:Coridor-v0")
+    with pytest.raises(UserError, match="'pong' takes AtariConfig, got ToyConfig"):
+        parse_environment("pong", ToyConfig())
     assert "KeyError: 'LICENCE'" in refused("user_tasks:NeedsKey-v0")
 
 
@@ -118,7 +120,7 @@ def test_refusals_of_wrappers() -> None:
         load_wrapper("no_such_module:halved")
     with pytest.raises(UserError, match="has no function 'halfed'; did you mean 'halved'"):
         load_wrapper("user_tasks:halfed")
-    with pytest.raises(UserError, match="must return a gymnasium.vector.VectorEnv, got NoneType"):
+    with pytest.raises(UserError, match=r"must return a gymnasium\.vector\.VectorEnv, got NoneType"):
         parse_environment("catch", ToyConfig(), "user_tasks:forgets_to_return")
 
 
@@ -140,7 +142,7 @@ def test_registered_environments() -> None:
         register_environment("catch", user_tasks.corridors)
     with pytest.raises(UserError, match="draws no picture"):
         factory.make_for_video(0).render()
-    with pytest.raises(UserError, match="autoreset mode is AutoresetMode.SAME_STEP, it must be"):
+    with pytest.raises(UserError, match=r"autoreset mode is AutoresetMode\.SAME_STEP, it must be"):
         parse_environment("same_step", EnvConfig()).make([0])
 
 

@@ -1,8 +1,13 @@
 """Environments by gymnasium id: native, in this process, in workers, and their faults."""
 
+import multiprocessing
+import os
 import pickle
+import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,17 +81,18 @@ def test_corridor(processes: bool) -> None:
         env.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*ERROR:UserWarning")
 @pytest.mark.parametrize(
     ("trouble", "message"),
     [
         ("Raises", "environment 'user_tasks:CorridorRaises-v0': step raised RuntimeError: the engine stalled"),
         ("Nan", "environment 'user_tasks:CorridorNan-v0': observation of slot 0 (task "),
-        ("NanReward", "environment 'user_tasks:CorridorNanreward-v0': reward of slot 0"),
+        ("NanReward", "environment 'user_tasks:CorridorNanReward-v0': reward of slot 0"),
         ("Shape", "environment 'user_tasks:CorridorShape-v0': step raised ValueError"),
     ],
 )
 def test_faults_of_a_worker_are_named(trouble: str, message: str) -> None:
-    env = make(f"user_tasks:Corridor{trouble.capitalize()}-v0")
+    env = make(f"user_tasks:Corridor{trouble}-v0")
     try:
         env.reset([0, 1])
         env.step(RIGHT)
@@ -97,6 +103,35 @@ def test_faults_of_a_worker_are_named(trouble: str, message: str) -> None:
         assert "\n" not in str(caught.value)
     finally:
         env.close()
+
+
+def test_workers_import_from_the_working_directory_and_survive_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_corridor.py").write_text(
+        "import gymnasium\n"
+        "class Long(gymnasium.Env):\n"
+        "    observation_space = gymnasium.spaces.Box(0, 1, (1,))\n"
+        "    action_space = gymnasium.spaces.Discrete(2)\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        return self.observation_space.low, {}\n"
+        "    def step(self, action):\n"
+        "        return self.observation_space.high, 1.0, False, False, {}\n"
+        "gymnasium.register('Long-v0', Long)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    env = make("my_corridor:Long-v0")
+    try:
+        env.reset([0, 1])
+        # Ctrl-C reaches every process of the terminal; only the main one decides what it means
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid or 0, signal.SIGINT)
+        assert env.step(RIGHT).reward.tolist() == [1.0, 1.0]
+        assert env.step(RIGHT).reward.tolist() == [1.0, 1.0]
+    finally:
+        env.close()
+    assert not multiprocessing.active_children()
 
 
 def test_a_sleeping_worker_is_closed_at_once() -> None:

@@ -21,7 +21,7 @@ class Corridor(gymnasium.Env):
         self.trouble, self.render_mode = trouble, render_mode
         self.position = self.steps = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
         super().reset(seed=seed)
         self.position = self.steps = 0
         return np.array([0.0, self.np_random.random()]), {}
@@ -45,7 +45,7 @@ class Corridor(gymnasium.Env):
         return observation, reward, self.position == 5, False, {}
 
     def render(self) -> Any:
-        return np.full((4, 6, 3), self.position, dtype=np.uint8)
+        return None if self.render_mode is None else np.full((4, 6, 3), self.position, dtype=np.uint8)
 
 
 class NeedsKey(Corridor):
@@ -55,8 +55,8 @@ class NeedsKey(Corridor):
 
 for name in ("", "raises", "sleeps", "nan", "nan_reward", "shape"):
     title = name.title().replace("_", "")
-    gymnasium.register(f"Corridor{title}-v0", Corridor, max_episode_steps=20, kwargs={"trouble": name})
-gymnasium.register("NeedsKey-v0", NeedsKey)
+    gymnasium.register(f"Corridor{title}-v0", "user_tasks:Corridor", max_episode_steps=20, kwargs={"trouble": name})
+gymnasium.register("NeedsKey-v0", "user_tasks:NeedsKey")
 
 
 class Halved(VectorRewardWrapper):

@@ -1,0 +1,1 @@
+"""The command line. Each command is one small module; nothing heavy is imported before it is needed."""

@@ -1,0 +1,47 @@
+"""``machina eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+from tyro.conf import Positional
+
+from machina.cli.options import parse
+
+
+class EvalOptions(BaseModel):
+    """Score a run: exactly so many full episodes per task, on environments and seeds of their own."""
+
+    run: Positional[Path] = Field(description="Run directory.")
+    episodes: int = Field(default=30, ge=1, description="Episodes per task.")
+    games: tuple[str, ...] = Field(default=(), description="Tasks to play; all when left out.")
+    seed: int = Field(default=0, ge=0, description="Seeds environments and action sampling.")
+    best: bool = Field(default=False, description="Take the best checkpoint instead of the latest.")
+
+
+def run(arguments: list[str]) -> int:
+    """Score a run and print the table."""
+    options = parse(EvalOptions, arguments, "machina eval")
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as ProgressBar
+
+    from machina.launch.jobs import evaluate_run
+    from machina.report.evaluation import evaluation_table
+
+    console = Console()
+    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with ProgressBar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("episodes", total=None)
+        result = evaluate_run(
+            options.run,
+            options.episodes,
+            options.games,
+            options.seed,
+            options.best,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    console.print(evaluation_table(result))
+    return 0

@@ -1,0 +1,76 @@
+"""Entry point: finds the command, turns refusals into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from machina.errors import RunFailedError, UserError, nearest
+
+COMMANDS = {
+    "train": "train a policy: machina train impala_popart atari57",
+    "resume": "continue a run: machina resume runs/NAME",
+    "eval": "score a run on environments of its own: machina eval runs/NAME --episodes 30",
+    "watch": "film an episode (mp4): machina watch runs/NAME",
+    "plot": "draw learning curves and scores (png): machina plot runs/NAME…",
+    "inspect": "list what a run or a checkpoint holds: machina inspect runs/NAME",
+    "list": "algorithms, environments and configurations, one line each",
+    "doctor": "what this machine offers, and its measured limit: machina doctor impala pong",
+}
+"""Command to its one line; the module is ``machina.cli.<command>_command``."""
+
+
+def usage() -> str:
+    """What ``machina --help`` prints."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:{width}}  {line}" for name, line in COMMANDS.items())
+    return (
+        "usage: machina COMMAND [OPTIONS]\n\n"
+        "Train, watch and score reinforcement-learning policies.\n\n"
+        f"{rows}\n\n"
+        "`machina COMMAND --help` lists a command's options; `machina train ALGORITHM ENVIRONMENT --help`\n"
+        "lists every hyper-parameter with its meaning."
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0 when it succeeded, 1 for a run that failed, 2 for bad input.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        from machina import __version__
+
+        print(f"machina {__version__}")
+        return 0
+    command, *rest = arguments
+    try:
+        if command not in COMMANDS:
+            raise UserError(f"unknown command {command!r}{nearest(command, COMMANDS) or '; see machina --help'}")
+        return int(importlib.import_module(f"machina.cli.{command}_command").run(rest))
+    except UserError as error:
+        print(f"machina: {error}", file=sys.stderr)
+        return 2
+    except RunFailedError as error:
+        print(f"machina: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def console() -> None:
+    """The ``machina`` script."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Environment threads that hang in native code can't be joined; everything is saved by now.
+    os._exit(code)

@@ -1,0 +1,26 @@
+"""``machina resume``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+from tyro.conf import Positional
+
+from machina.cli.options import parse
+
+
+class ResumeOptions(BaseModel):
+    """Continue a run from its last good checkpoint; counters, schedules and random streams go on."""
+
+    run: Positional[Path] = Field(description="Run directory.")
+
+
+def run(arguments: list[str]) -> int:
+    """Continue a run."""
+    options = parse(ResumeOptions, arguments, "machina resume")
+
+    from machina.launch.jobs import resume
+
+    resume(options.run)
+    return 0

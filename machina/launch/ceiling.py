@@ -1,0 +1,154 @@
+"""The serial ceiling of a job on this machine: each part measured alone, with all cores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from machina.config import cache_folder
+from machina.launch.configuration import AnyRunConfig
+from machina.launch.parts import MachinePlan, Parts, policy_maker
+from machina.runtime.plane import assign_slots
+from machina.runtime.unrolls import UnrollBuffer
+from machina.types import Array, Unroll
+
+SECONDS_PER_PART = 4.0
+
+
+class Ceiling(NamedTuple):
+    """Env steps per second of each part alone, at the run's own batch sizes."""
+
+    environment: float
+    acting: float
+    learning: float
+
+    @property
+    def serial(self) -> float:
+        """What one after the other gives: 1 / (1/environment + 1/acting + 1/learning)."""
+        return 1 / sum(1 / rate for rate in self)
+
+    @property
+    def limit(self) -> str:
+        """The slowest part."""
+        return min(zip(self, self._fields, strict=True))[1]
+
+
+def measure_ceiling(config: AnyRunConfig, parts: Parts, seconds: float = SECONDS_PER_PART) -> Ceiling:
+    """Measure and remember the ceiling of a job; takes three times ``seconds`` and the environments' start."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(parts.machine.cores)
+    try:
+        slots = assign_slots(parts.factory.spec.num_tasks, config.env.envs_per_task, config.runtime.actors)[0][0]
+        task_ids = [int(slot) % parts.factory.spec.num_tasks for slot in slots]
+        ceiling = Ceiling(
+            _environment(parts, task_ids, seconds),
+            _acting(config, parts, len(slots), seconds),
+            _learning(config, parts, seconds),
+        )
+    finally:
+        torch.set_num_threads(threads)
+    file = cache_folder() / "ceilings.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    known[_key(config, parts.machine)] = ceiling._asdict()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    partial.replace(file)
+    return ceiling
+
+
+def cached_ceiling(config: AnyRunConfig, machine: MachinePlan) -> float | None:
+    """The serial ceiling measured earlier for the same job on this machine, in env steps/s."""
+    try:
+        known = json.loads((cache_folder() / "ceilings.json").read_text(encoding="utf-8"))
+        return Ceiling(**known[_key(config, machine)]).serial
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _key(config: AnyRunConfig, machine: MachinePlan) -> str:
+    """Everything that the speeds depend on, as a short name."""
+    parts = {
+        "algorithm": config.algorithm,
+        "environment": config.environment,
+        "algo": config.algo.model_dump(mode="json"),
+        "env": config.env.model_dump(mode="json"),
+        "actors": config.runtime.actors,
+        "wrapper": config.wrapper,
+        "machine": [machine.device, machine.actor_device, str(machine.precision.dtype), machine.cores],
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _rate(work: Callable[[], int], seconds: float) -> float:
+    """Env steps per second of ``work``, which answers how many it did; the first two calls are not counted."""
+    work()
+    work()
+    done, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        done += work()
+    return done / (time.perf_counter() - started)
+
+
+def _environment(parts: Parts, task_ids: list[int], seconds: float) -> float:
+    env = parts.factory.make(task_ids)
+    generator = np.random.default_rng(0)
+    try:
+        env.reset(list(range(len(task_ids))))
+
+        def step() -> int:
+            env.step(generator.integers(0, parts.factory.spec.num_actions, len(task_ids)))
+            return len(task_ids)
+
+        return _rate(step, seconds)
+    finally:
+        env.close()
+
+
+def _acting(config: AnyRunConfig, parts: Parts, num_slots: int, seconds: float) -> float:
+    policy = policy_maker(config, parts)()
+    observation = {
+        key: np.zeros((num_slots, *array.shape), array.dtype) for key, array in parts.factory.spec.observation.items()
+    }
+    reward, action = np.zeros(num_slots, np.float32), np.zeros(num_slots, np.int64)
+    core = policy.initial_core_state(num_slots)
+
+    def act() -> int:
+        policy.act(observation, reward, action, core, np.full(num_slots, 0.5, np.float32))
+        return num_slots
+
+    return _rate(act, seconds)
+
+
+def _learning(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
+    spec = parts.factory.spec
+    learner = parts.algorithm.make_learner(spec, 10**9, config.runtime.device, config.runtime.precision, 0)
+    batch = random_batch(config, parts)
+    steps: int = config.algo.batch_size * config.algo.unroll_length
+
+    def update() -> int:
+        learner.update(batch)
+        return steps
+
+    return _rate(update, seconds)
+
+
+def random_batch(config: AnyRunConfig, parts: Parts) -> Unroll[Array]:
+    """A batch of the run's shape with random observations, for measurements."""
+    spec = parts.factory.spec
+    size = config.algo.batch_size
+    slots = np.arange(size)
+    core = policy_maker(config, parts)().initial_core_state(size)
+    batch = UnrollBuffer(spec, config.algo.unroll_length, slots, slots % spec.num_tasks, core).unroll
+    generator = np.random.default_rng(0)
+    for array in batch.observation.values():
+        array[...] = generator.random(array.shape) * (255 if array.dtype == np.uint8 else 1)
+    return batch

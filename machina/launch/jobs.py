@@ -1,0 +1,187 @@
+"""What the commands do, callable from Python: train, resume, evaluate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from machina.checkpoint import Checkpoint, RunDirectory
+from machina.checkpoint.run_directory import load_from
+from machina.config import to_yaml
+from machina.errors import UserError, nearest
+from machina.interfaces import Policy
+from machina.launch.ceiling import cached_ceiling
+from machina.launch.configuration import AnyRunConfig, saved_config
+from machina.launch.evaluation import Progress, evaluate
+from machina.launch.parts import Parts, build_parts, policy_maker, total_env_steps
+from machina.launch.training import Outcome, Trainer
+from machina.launch.watching import RunView
+from machina.report.evaluation import EvaluationResult
+from machina.report.screen import RunFacts
+
+
+def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirectory, Outcome]:
+    """Train in a new run directory.
+
+    Args:
+        config: the resolved configuration, see ``machina.launch.configuration.job_config``.
+        source: where its values come from; shown.
+
+    Raises:
+        UserError: something of the configuration is unusable; then no run directory is left behind.
+        RunFailedError: the run stopped for a fault; a checkpoint was written.
+    """
+    parts = build_parts(config)
+    name = config.name or f"{config.algorithm}_{_plain(config.environment)}_{time.strftime('%Y%m%d-%H%M%S')}"
+    config = config.model_copy(update={"name": name})
+    initial = None if config.init_from is None else load_from(config.init_from).checkpoint
+    run = RunDirectory.create(config.runs_dir, name, to_yaml(config))
+    return run, _run(config, parts, run, None, initial, source)
+
+
+def resume(path: Path) -> tuple[RunDirectory, Outcome]:
+    """Go on from a run's last good checkpoint.
+
+    Raises:
+        UserError: ``path`` is no run, or none of its checkpoints is good.
+        RunFailedError: see ``train``.
+    """
+    run = RunDirectory.open(path)
+    config = saved_config(run.path)
+    latest = run.latest()
+    for warning in latest.warnings:
+        print(warning)
+    return run, _run(config, build_parts(config), run, latest.checkpoint, None, f"run {path}")
+
+
+def _run(
+    config: AnyRunConfig,
+    parts: Parts,
+    run: RunDirectory,
+    checkpoint: Checkpoint | None,
+    initial: Checkpoint | None,
+    source: str,
+) -> Outcome:
+    torch.set_num_threads(parts.machine.learner_threads)
+    view = RunView(
+        _facts(config, parts, run, source),
+        parts.factory.spec,
+        total_env_steps(config, parts.factory),
+        config.minutes,
+        cached_ceiling(config, parts.machine),
+    )
+    try:
+        trainer = Trainer(config, parts, run, view, checkpoint)
+        if initial is not None:
+            trainer.learner.load_initial(initial.tensors["model"], config.init_value)
+        outcome = trainer.run()
+        view.final(run.path, outcome.reason, trainer.episodes)
+        return outcome
+    finally:
+        view.close()
+
+
+def _facts(config: AnyRunConfig, parts: Parts, run: RunDirectory, source: str) -> RunFacts:
+    spec = parts.factory.spec
+    frames = total_env_steps(config, parts.factory) * spec.frames_per_step
+    goals = [f"{frames:,} frames"]
+    if config.minutes is not None:
+        goals.append(f"{config.minutes:g} minutes")
+    if config.until_return is not None:
+        goals.append(f"a mean return of {config.until_return:g}")
+    tasks = f", {spec.num_tasks} tasks" if spec.num_tasks > 1 else ""
+    slots = spec.num_tasks * config.env.envs_per_task
+    return RunFacts(
+        name=str(run.path),
+        algorithm=f"{config.algorithm} (configuration: {source})",
+        environment=f"{config.environment}{tasks}, {slots} environments, place {config.runtime.place}",
+        protocol=", ".join(f"{name} {value}" for name, value in spec.protocol.items()) or "as the environment comes",
+        machine=parts.machine.line(),
+        goal=" or ".join(goals),
+    )
+
+
+def _plain(name: str) -> str:
+    """An environment's name as part of a folder's name."""
+    short = name if name.count(",") < 3 else f"{name.count(',') + 1}games"
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in short)
+
+
+class LoadedPolicy(NamedTuple):
+    """A run's policy and what it belongs to."""
+
+    policy: Policy
+    config: AnyRunConfig
+    parts: Parts
+    run: RunDirectory
+    checkpoint: Checkpoint
+    warnings: list[str]
+
+
+def load_run(path: Path, best: bool = False) -> LoadedPolicy:
+    """The policy of a run's latest checkpoint, or of its best one.
+
+    Raises:
+        UserError: no run, no good checkpoint, or no best one.
+    """
+    run = RunDirectory.open(path)
+    config = saved_config(run.path)
+    parts = build_parts(config)
+    if best:
+        named = run.best()
+        if named is None:
+            raise UserError(f"run '{path}' has no best checkpoint; train with --eval-every, or leave --best out")
+        checkpoint, warnings = load_from(run.checkpoint_path(named.step))
+    else:
+        checkpoint, warnings = run.latest()
+    policy = policy_maker(config, parts)()
+    policy.load_tensors(checkpoint.tensors["model"])
+    return LoadedPolicy(policy, config, parts, run, checkpoint, warnings)
+
+
+def evaluate_run(
+    path: Path,
+    episodes: int = 30,
+    games: Sequence[str] = (),
+    seed: int = 0,
+    best: bool = False,
+    progress: Progress | None = None,
+) -> EvaluationResult:
+    """Score a run; the result is also written to its ``report`` folder.
+
+    Args:
+        path: run directory.
+        episodes: per task.
+        games: tasks to play; empty for all.
+        seed: seeds the evaluation.
+        best: the best checkpoint instead of the latest.
+        progress: told (episodes finished, episodes in all).
+
+    Raises:
+        UserError: no such run, task or checkpoint.
+        RunFailedError: an environment failed.
+    """
+    loaded = load_run(path, best)
+    names = loaded.parts.factory.spec.tasks
+    for game in games:
+        if game not in names:
+            raise UserError(
+                f"games: the run has no task {game!r}{nearest(game, names) or '; it has ' + ', '.join(names)}"
+            )
+    result = evaluate(
+        loaded.parts.factory,
+        loaded.policy,
+        tasks=[names.index(game) for game in games] or range(len(names)),
+        episodes=episodes,
+        seed=seed,
+        run=str(path),
+        env_steps=loaded.checkpoint.step,
+        step_timeout_s=loaded.config.runtime.step_timeout_s,
+        progress=progress,
+    )
+    result.save(loaded.run.report)
+    return result

@@ -1,0 +1,82 @@
+"""The counters of a run, and its speeds over an interval."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from machina.metrics import time_fractions
+
+
+class Progress(NamedTuple):
+    """Counters that a checkpoint carries."""
+
+    env_steps: int = 0
+    """Env steps learned from."""
+    updates: int = 0
+    elapsed_s: float = 0.0
+    """Training time of all sessions, evaluations included."""
+    next_evaluation: int = 0
+    """In frames."""
+    unrolls_lost: int = 0
+    """Unrolls that waited for the learner, or were being filled, when a session ended; never learned from."""
+    env_steps_cut: int = 0
+    """Env steps of unrolls cut short when an environment was replaced."""
+    faults: int = 0
+
+
+class Speeds(NamedTuple):
+    """Rates and time shares over an interval."""
+
+    env_steps_per_s: float = 0.0
+    updates_per_s: float = 0.0
+    shares: dict[str, float] = {}  # noqa: RUF012 (a NamedTuple's default is never changed)
+
+
+class Meter:
+    """Measures speeds between calls of ``restart``."""
+
+    def __init__(self) -> None:
+        self._started: float | None = None
+
+    def restart(self, progress: Progress, seconds: dict[str, float]) -> None:
+        """Begin an interval now."""
+        self._started = time.monotonic()
+        self._progress = progress
+        self._seconds = seconds
+
+    @property
+    def age_s(self) -> float:
+        """Length of the interval so far; 0 before the first one."""
+        return 0.0 if self._started is None else time.monotonic() - self._started
+
+    def speeds(self, progress: Progress, seconds: dict[str, float]) -> Speeds:
+        """Since the interval began."""
+        age = self.age_s
+        if age <= 0:
+            return Speeds()
+        return Speeds(
+            (progress.env_steps - self._progress.env_steps) / age,
+            (progress.updates - self._progress.updates) / age,
+            time_fractions(seconds, self._seconds),
+        )
+
+
+class Means:
+    """Means of the metrics of the updates since the last reading."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def add(self, metrics: dict[str, float]) -> None:
+        """Count one update."""
+        self._count += 1
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def take(self) -> dict[str, float]:
+        """The means, and start again; empty without an update."""
+        means = {name: total / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means

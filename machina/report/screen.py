@@ -1,0 +1,321 @@
+"""How a running or finished run looks on a terminal: pure functions from a snapshot to text."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.text import Text
+
+PAGE_S = 6
+"""Seconds each page of tasks is shown when not all fit."""
+
+_SHARE_COLOURS = ("green", "cyan", "magenta", "yellow", "blue", "red")
+_GAP = "   "
+
+
+class RunFacts(NamedTuple):
+    """What does not change while a run trains; one short line each."""
+
+    name: str
+    algorithm: str
+    environment: str
+    protocol: str
+    machine: str
+    goal: str
+
+
+class TaskRow(NamedTuple):
+    """Training episodes of one task."""
+
+    task: str
+    episodes: int
+    mean_return: float | None
+    """Over the latest episodes; None before one has ended."""
+    human_normalized: float | None = None
+    """Fraction; None for a task without references."""
+    sigma: float | None = None
+    """PopArt's scale of the task."""
+
+
+class Snapshot(NamedTuple):
+    """One moment of a run."""
+
+    env_steps: int
+    total_env_steps: int
+    frames: int
+    elapsed_s: float
+    env_steps_per_s: float
+    frames_per_s: float
+    updates: int
+    updates_per_s: float
+    policy_lag_mean: float | None
+    policy_lag_max: float | None
+    shares: Mapping[str, float]
+    """Fractions of the threads' time by name, in the order of display."""
+    ceiling: float | None
+    """Speed as a fraction of this machine's serial ceiling; None when it was never measured."""
+    eta_s: float | None
+    """Seconds until the run's goal; None when unknown."""
+    checkpoint: Path | None
+    faults: str
+    """What went wrong and was repaired; empty when nothing."""
+    tasks: Sequence[TaskRow]
+
+
+class _Column(NamedTuple):
+    title: str
+    width: int
+
+
+_RETURN = _Column("return", 8)
+_NORMALIZED = _Column("human", 8)
+_EPISODES = _Column("episodes", 8)
+_SIGMA = _Column("sigma", 8)
+
+
+def render(facts: RunFacts, snapshot: Snapshot, notices: Sequence[str], width: int, height: int) -> Text:
+    """The live view, at most ``height`` lines of at most ``width`` cells."""
+    lines = [*_head(facts, snapshot, width), *(_labelled("", notice, "yellow") for notice in notices)]
+    room = height - len(lines) - 1
+    if room >= 2:
+        lines += [Text(""), *task_lines(snapshot.tasks, width, room, page=int(snapshot.elapsed_s // PAGE_S))]
+    for line in lines:
+        line.no_wrap = True
+        line.truncate(width, overflow="ellipsis")
+    return Text("\n", no_wrap=True).join(lines[:height])
+
+
+def plain_line(snapshot: Snapshot) -> str:
+    """One line for a log file."""
+    parts = [
+        clock(snapshot.elapsed_s),
+        f"env steps {snapshot.env_steps:,} ({_done(snapshot):.2%})",
+        f"{snapshot.env_steps_per_s:,.0f}/s",
+        f"updates {snapshot.updates_per_s:.1f}/s",
+    ]
+    if snapshot.policy_lag_mean is not None:
+        parts.append(f"lag {snapshot.policy_lag_mean:.1f}")
+    parts.append(summary_of_returns(snapshot.tasks))
+    if snapshot.eta_s is not None:
+        parts.append(f"eta {duration(snapshot.eta_s)}")
+    return "  ".join(parts)
+
+
+def summary_of_returns(tasks: Sequence[TaskRow]) -> str:
+    """The training returns of all tasks in a few words."""
+    played = [row for row in tasks if row.mean_return is not None]
+    if not played:
+        return "no episode has ended"
+    normalized = [row.human_normalized for row in played if row.human_normalized is not None]
+    if len(tasks) > 1 and len(normalized) == len(played):
+        return f"human-normalized median {statistics.median(normalized):.1%} ({len(played)} of {len(tasks)} games)"
+    shown = ", ".join(f"{number(row.mean_return)} ({row.task})" for row in played[:3])
+    return f"return {shown}" + (f" and {len(played) - 3} more" if len(played) > 3 else "")
+
+
+def task_lines(tasks: Sequence[TaskRow], width: int, height: int | None, page: int = 0) -> list[Text]:
+    """Tasks in as many columns side by side as fit; when ``height`` lines can't hold all, page ``page`` of them."""
+    columns, name_width = _columns(tasks, width, height)
+    block_width = name_width + sum(column.width + 1 for column in columns)
+    most_blocks = max(1, (width + len(_GAP)) // (block_width + len(_GAP)))
+    room = len(tasks) if height is None else max(1, height - 1)
+    blocks = min(most_blocks, math.ceil(len(tasks) / room)) if height is not None else min(most_blocks, len(tasks))
+    if height is None:
+        room = math.ceil(len(tasks) / blocks)
+    title = ""
+    shown: Sequence[TaskRow] = tasks
+    if blocks * room < len(tasks):
+        room = max(1, room - 1)
+        per_page = blocks * room
+        first = page % math.ceil(len(tasks) / per_page) * per_page
+        shown = tasks[first : first + per_page]
+        title = f"tasks {first + 1} to {first + len(shown)} of {len(tasks)}, the others follow"
+    room = min(room, math.ceil(len(shown) / blocks))
+    cells = [_cells(row, columns, name_width) for row in shown]
+    heading = "task".ljust(name_width) + "".join(" " + column.title.rjust(column.width) for column in columns)
+    lines = [Text(_GAP.join([heading] * math.ceil(len(cells) / room)), style="bold")]
+    lines += [Text(_GAP).join(cells[row::room]) for row in range(room)]
+    return [*lines, Text(title, style="dim")] if title else lines
+
+
+def final_lines(facts: RunFacts, run: Path, reason: str, tasks: Sequence[TaskRow], width: int) -> list[Text]:
+    """What is printed when a run has ended: why, the training returns, where it lies, what can be done with it."""
+    lines = [
+        Text(f"{facts.algorithm} on {facts.environment}: {reason}", style="bold"),
+        Text(f"training returns, mean of the latest episodes ({summary_of_returns(tasks)})"),
+        Text(""),
+        *task_lines(tasks, width, None),
+        Text(""),
+        _labelled("run", str(run), "bold"),
+    ]
+    commands = {
+        "go on": f"machina resume {run}",
+        "score": f"machina eval {run}",
+        "watch": f"machina watch {run}",
+        "plot": f"machina plot {run}",
+        "curves": f"tensorboard --logdir {run}",
+    }
+    return lines + [_labelled(name, command, "cyan") for name, command in commands.items()]
+
+
+def number(value: float | None) -> str:
+    """A number in at most 8 cells; ``–`` for None."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return str(value)
+    for digits, most in ((2, 7), (1, 7), (0, 8)):
+        text = f"{value:,.{digits}f}"
+        if len(text) <= most:
+            return text
+    for divisor, unit in ((1e6, "M"), (1e9, "G")):
+        if abs(value) < 999.95 * divisor:
+            return f"{value / divisor:.1f}{unit}"
+    return f"{value:.1e}"
+
+
+def clock(seconds: float) -> str:
+    """``01:02:03``."""
+    whole = int(seconds)
+    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def duration(seconds: float) -> str:
+    """``45s``, ``12m``, ``1h02m``, ``3d04h``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole // 60 % 60:02d}m"
+    return f"{whole // 86400}d{whole // 3600 % 24:02d}h"
+
+
+def _done(snapshot: Snapshot) -> float:
+    return min(1.0, snapshot.env_steps / max(1, snapshot.total_env_steps))
+
+
+def _labelled(label: str, value: str | Text, style: str = "") -> Text:
+    """A label and its value on one line, whatever line ends the value has."""
+    if isinstance(value, str):
+        value = Text(" ".join(value.split()), style=style)
+    # Appended, not the base style: that one would dim the value too.
+    return Text().append(f"{label:<11}", style="dim").append_text(value)
+
+
+def _head(facts: RunFacts, snapshot: Snapshot, width: int) -> list[Text]:
+    title = (
+        Text().append(f"{facts.algorithm} on {facts.environment}", style="bold").append(f"  {facts.name}", style="cyan")
+    )
+    title.append(" " * max(2, width - title.cell_len - 8) + clock(snapshot.elapsed_s), style="bold")
+    speed = f"{snapshot.env_steps_per_s:,.0f} env steps/s · {snapshot.frames_per_s:,.0f} frames/s · "
+    if snapshot.ceiling is None:
+        speed += "limit unknown: machina doctor"
+    else:
+        speed += f"{snapshot.ceiling:.0%} of this machine's limit"
+    learner = f"{snapshot.updates_per_s:,.1f} updates/s · {snapshot.updates:,} updates"
+    if snapshot.policy_lag_mean is not None and snapshot.policy_lag_max is not None:
+        learner += f" · policy lag {snapshot.policy_lag_mean:.1f} (max {snapshot.policy_lag_max:.0f})"
+    lines = [
+        title,
+        _labelled("protocol", facts.protocol),
+        _labelled("machine", facts.machine),
+        _labelled("goal", facts.goal),
+        _progress(snapshot, width),
+        _labelled("speed", speed),
+        _labelled("learner", learner),
+        _shares(snapshot.shares, width),
+        _labelled("checkpoint", str(snapshot.checkpoint) if snapshot.checkpoint else "none yet"),
+    ]
+    return [*lines, _labelled("faults", snapshot.faults, "red")] if snapshot.faults else lines
+
+
+def _progress(snapshot: Snapshot, width: int) -> Text:
+    done = _done(snapshot)
+    eta = "" if snapshot.eta_s is None else f" · eta {duration(snapshot.eta_s)}"
+    total = f"{snapshot.env_steps:,} of {snapshot.total_env_steps:,} env steps{eta}"
+    text = f" {done:.2%} · {total}"
+    room = max(10, min(40, width - 11 - len(text)))
+    return _labelled("progress", _bar([(done, "green"), (1 - done, "bright_black")], room).append(text))
+
+
+def _shares(shares: Mapping[str, float], width: int) -> Text:
+    if not shares:
+        return _labelled("time", "not measured yet", "dim")
+    coloured = [
+        (name, share, _SHARE_COLOURS[index % len(_SHARE_COLOURS)]) for index, (name, share) in enumerate(shares.items())
+    ]
+    legend = Text("")
+    for name, share, colour in coloured:
+        legend.append(f" {name} {share:.0%}", style=colour)
+    room = max(10, min(40, width - 11 - legend.cell_len))
+    return _labelled("time", _bar([(share, colour) for _, share, colour in coloured], room).append_text(legend))
+
+
+def _bar(parts: Sequence[tuple[float, str]], width: int) -> Text:
+    """Coloured segments that fill ``width`` cells in proportion."""
+    bar = Text("")
+    total = sum(part for part, _ in parts) or 1.0
+    reached, drawn = 0.0, 0
+    for part, colour in parts:
+        reached += part / total
+        end = round(reached * width)
+        bar.append("━" * (end - drawn), style=colour)
+        drawn = end
+    return bar
+
+
+def _columns(tasks: Sequence[TaskRow], width: int, height: int | None) -> tuple[list[_Column], int]:
+    """The columns and the width of the names: the most informative with which every task fits, else for pages."""
+    normalized = [_NORMALIZED] if any(row.human_normalized is not None for row in tasks) else []
+    sigma = [_SIGMA] if any(row.sigma is not None for row in tasks) else []
+    longest = max([4, *(len(row.task) for row in tasks)])
+    choices = [
+        ([_RETURN, *normalized, _EPISODES, *sigma], longest),
+        ([_RETURN, *normalized, *sigma], longest),
+        ([_RETURN, *normalized], longest),
+        ([_RETURN, *normalized], min(longest, 12)),
+        ([_RETURN], min(longest, 12)),
+    ]
+    if height is None:
+        choices = choices[:1] if longest + 40 <= width else choices[2:3]
+    for columns, name_width in choices:
+        block = name_width + sum(column.width + 1 for column in columns) + len(_GAP)
+        blocks = (width + len(_GAP)) // block
+        if blocks >= 1 and (height is None or blocks * (height - 1) >= len(tasks)):
+            return columns, name_width
+    return choices[2]
+
+
+def _cells(row: TaskRow, columns: Sequence[_Column], name_width: int) -> Text:
+    name = row.task if len(row.task) <= name_width else row.task[: name_width - 1] + "…"
+    text = Text().append(name.ljust(name_width), style="dim" if row.mean_return is None else "")
+    for column in columns:
+        if column is _RETURN:
+            cell, style = number(row.mean_return), ""
+        elif column is _NORMALIZED:
+            cell, style = _percent(row.human_normalized), _normalized_style(row.human_normalized)
+        elif column is _EPISODES:
+            cell, style = f"{row.episodes:,}", "dim"
+        else:
+            cell, style = number(row.sigma), "dim"
+        text.append(" " + cell.rjust(column.width), style=style)
+    return text
+
+
+def _percent(fraction: float | None) -> str:
+    if fraction is None:
+        return "–"
+    return f"{fraction:.1%}" if abs(fraction) < 100 else f"{fraction:.0%}"
+
+
+def _normalized_style(fraction: float | None) -> str:
+    """Green from human level on, yellow for better than random play."""
+    if fraction is None:
+        return ""
+    return "green" if fraction >= 1 else "yellow" if fraction > 0 else "dim"

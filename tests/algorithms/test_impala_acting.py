@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+
+from machina.algorithms.impala.acting import ImpalaPolicy, sampled
+from machina.algorithms.impala.builder import ImpalaAlgorithm
+from machina.algorithms.impala.config import ImpalaConfig
+from machina.errors import UserError
+from machina.nets.config import NetworkConfig
+from machina.specs import EnvSpec
+from machina.types import NO_ACTION, ActorOutput, CoreState, IntArray
+
+RECURRENT = ImpalaConfig(network=NetworkConfig(lstm_size=8, hidden_sizes=(16,)))
+
+
+def policy_with_weights(config: ImpalaConfig, spec: EnvSpec, precision: str = "float32") -> ImpalaPolicy:
+    algorithm = ImpalaAlgorithm(config)
+    policy = algorithm.make_policy(spec, "cpu", precision)
+    policy.load_parameters(algorithm.make_learner(spec, 100, "cpu", precision, seed=3).flat_parameters())
+    return policy
+
+
+def act(policy: ImpalaPolicy, spec: EnvSpec, previous_action: IntArray, core_state: CoreState) -> ActorOutput:
+    slots = len(previous_action)
+    random = np.random.default_rng(0)
+    array = spec.observation["observation"]
+    return policy.act(
+        {"observation": random.integers(0, 255, (slots, *array.shape)).astype(array.dtype)},
+        random.normal(size=slots).astype(np.float32),
+        previous_action,
+        core_state,
+        random.random(slots, dtype=np.float32),
+    )
+
+
+def test_samples_follow_the_softmax() -> None:
+    logits = torch.tensor([[0.0, 1.0, -1.0, 2.0]])
+    uniforms = (torch.arange(20_000) + 0.5) / 20_000
+    counts = sampled(logits.expand(len(uniforms), 4), uniforms).bincount(minlength=4)
+    torch.testing.assert_close(counts / len(uniforms), logits[0].softmax(0), rtol=0, atol=1e-4)
+
+
+def test_samples_stay_in_range_at_the_edges() -> None:
+    logits = torch.zeros(2, 3)
+    largest = np.nextafter(np.float32(1), np.float32(0))
+    assert sampled(logits, torch.tensor([0.0, float(largest)])).tolist() == [0, 2]
+    certain = torch.tensor([[-200.0, 0.0, -200.0]])
+    assert sampled(certain, torch.tensor([0.0])).tolist() == [1]
+
+
+@pytest.mark.parametrize("fixture", ["vector_spec", "image_spec"])
+def test_the_answer_has_the_contracts_shapes_and_types(fixture: str, request: pytest.FixtureRequest) -> None:
+    spec = request.getfixturevalue(fixture)
+    policy = policy_with_weights(RECURRENT, spec)
+    output = act(policy, spec, np.array([0, NO_ACTION, 2]), policy.initial_core_state(3))
+    assert output.action.shape == (3,)
+    assert output.action.dtype == np.int64
+    assert output.behaviour_logits.shape == (3, spec.num_actions)
+    assert output.behaviour_logits.dtype == np.float32
+    assert [state.shape for state in output.core_state] == [(3, 8), (3, 8)]
+    assert ImpalaAlgorithm(RECURRENT).core_state_shapes(spec) == ((8,), (8,))
+
+
+def test_an_episode_start_forgets_the_core_state(vector_spec: EnvSpec) -> None:
+    policy = policy_with_weights(RECURRENT, vector_spec)
+    stale = tuple(np.ones_like(state) for state in policy.initial_core_state(2))
+    previous = np.array([NO_ACTION, 1])
+    kept = act(policy, vector_spec, previous, stale).behaviour_logits
+    fresh = act(policy, vector_spec, previous, policy.initial_core_state(2)).behaviour_logits
+    assert np.array_equal(kept[0], fresh[0])
+    assert not np.array_equal(kept[1], fresh[1])
+
+
+def test_parameters_travel_as_a_flat_vector_and_as_named_tensors(image_spec: EnvSpec) -> None:
+    config = ImpalaConfig()
+    algorithm = ImpalaAlgorithm(config)
+    learner = algorithm.make_learner(image_spec, 100, "cpu", "float32", seed=3)
+    by_vector, by_name = (algorithm.make_policy(image_spec, "cpu", "float32") for _ in range(2))
+    before = act(by_vector, image_spec, np.array([0, 1]), ()).behaviour_logits
+    by_vector.load_parameters(learner.flat_parameters())
+    by_name.load_tensors(learner.state().tensors["model"])
+    after = act(by_vector, image_spec, np.array([0, 1]), ()).behaviour_logits
+    assert not np.array_equal(before, after)
+    assert np.array_equal(after, act(by_name, image_spec, np.array([0, 1]), ()).behaviour_logits)
+    for name, parameter in learner.network.named_parameters():
+        assert torch.equal(parameter, by_vector.network.get_parameter(name)), name
+
+
+def test_a_vector_or_checkpoint_of_another_network_is_refused(vector_spec: EnvSpec) -> None:
+    policy = policy_with_weights(ImpalaConfig(), vector_spec)
+    other = ImpalaAlgorithm(ImpalaConfig(network=NetworkConfig(hidden_sizes=(7,)))).make_learner(
+        vector_spec, 100, "cpu", "float32", seed=0
+    )
+    with pytest.raises(ValueError, match="parameters have shape"):
+        policy.load_parameters(other.flat_parameters())
+    with pytest.raises(UserError, match="has shape"):
+        policy.load_tensors(other.state().tensors["model"])
+    with pytest.raises(UserError, match="missing"):
+        policy.load_tensors({})
+
+
+def test_bfloat16_acting_is_close_to_float32(image_spec: EnvSpec) -> None:
+    logits = {
+        precision: act(
+            policy_with_weights(ImpalaConfig(), image_spec, precision), image_spec, np.array([0, 1]), ()
+        ).behaviour_logits
+        for precision in ("float32", "bfloat16")
+    }
+    assert logits["bfloat16"].dtype == np.float32
+    assert not np.array_equal(logits["bfloat16"], logits["float32"])
+    np.testing.assert_allclose(logits["bfloat16"], logits["float32"], atol=0.02)
