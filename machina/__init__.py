@@ -1,3 +1,50 @@
-"""Machina: reinforcement learning at scale with simple algorithms."""
+"""Machina: reinforcement learning at scale with simple algorithms.
+
+``machina.train``, ``resume``, ``evaluate`` and ``load_policy`` do what the commands do;
+``register_algorithm``, ``register_environment`` and ``register_network`` add parts of your own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from machina.errors import RunFailedError, UserError
+
+if TYPE_CHECKING:
+    from machina.envs.builders import register_environment
+    from machina.launch.api import evaluate, load_policy, resume, train
+    from machina.nets.register import register_network
+    from machina.registry import register_algorithm
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "RunFailedError",
+    "UserError",
+    "evaluate",
+    "load_policy",
+    "register_algorithm",
+    "register_environment",
+    "register_network",
+    "resume",
+    "train",
+]
+
+# Loaded on first use: the command line must not wait for torch to print its help.
+_HOMES = {
+    "evaluate": "machina.launch.api",
+    "load_policy": "machina.launch.api",
+    "resume": "machina.launch.api",
+    "train": "machina.launch.api",
+    "register_algorithm": "machina.registry",
+    "register_environment": "machina.envs.builders",
+    "register_network": "machina.nets.register",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'machina' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -12,50 +12,16 @@ import numpy as np
 
 from machina.errors import RunFailedError
 from machina.interfaces import EnvFactory, Policy
+from machina.launch.acting import PolicyState
 from machina.report.evaluation import EvaluationResult
 from machina.runtime.stepping import ThreadStepper
-from machina.runtime.streams import SlotStreams
-from machina.types import NO_ACTION, Array, CoreState, FloatArray, IntArray, Observation
+from machina.types import IntArray
 
 EVALUATION_STREAM = 3
 MOST_SLOTS = 64
 """Environments stepped at once; more cost memory and start-up time and gain no speed."""
 
 Progress = Callable[[int, int], None]
-
-
-class PolicyState:
-    """A policy with the memory that acting needs between steps: core state and previous action.
-
-    Args:
-        policy: answers for ``num_slots`` slots.
-        num_slots: B.
-        seed: seeds action sampling, one stream per slot.
-    """
-
-    def __init__(self, policy: Policy, num_slots: int, seed: int) -> None:
-        self._policy = policy
-        self._streams = SlotStreams(seed, np.arange(num_slots))
-        self._num_slots = num_slots
-        self.reset(np.ones(num_slots, np.bool_))
-
-    def reset(self, slots: Array) -> None:
-        """Forget what came before in the slots where ``slots`` ``[B]`` is true."""
-        if slots.all():
-            self._core_state: CoreState = self._policy.initial_core_state(self._num_slots)
-            self._previous_action = np.full(self._num_slots, NO_ACTION, np.int64)
-            return
-        self._previous_action = np.where(slots, NO_ACTION, self._previous_action)
-        self._core_state = tuple(
-            np.where(slots.reshape(-1, *[1] * (array.ndim - 1)), 0, array) for array in self._core_state
-        )
-
-    def act(self, observation: Observation, reward: FloatArray) -> IntArray:
-        """Sample an action per slot, ``[B]``."""
-        answer = self._policy.act(observation, reward, self._previous_action, self._core_state, self._streams.next())
-        self._core_state = answer.core_state
-        self._previous_action = answer.action
-        return answer.action
 
 
 def evaluate(

@@ -111,7 +111,7 @@ def _plain(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in short)
 
 
-class LoadedPolicy(NamedTuple):
+class LoadedRun(NamedTuple):
     """A run's policy and what it belongs to."""
 
     policy: Policy
@@ -122,7 +122,7 @@ class LoadedPolicy(NamedTuple):
     warnings: list[str]
 
 
-def load_run(path: Path, best: bool = False) -> LoadedPolicy:
+def load_run(path: Path, best: bool = False) -> LoadedRun:
     """The policy of a run's latest checkpoint, or of its best one.
 
     Raises:
@@ -140,7 +140,7 @@ def load_run(path: Path, best: bool = False) -> LoadedPolicy:
         checkpoint, warnings = run.latest()
     policy = policy_maker(config, parts)()
     policy.load_tensors(checkpoint.tensors["model"])
-    return LoadedPolicy(policy, config, parts, run, checkpoint, warnings)
+    return LoadedRun(policy, config, parts, run, checkpoint, warnings)
 
 
 def evaluate_run(
@@ -167,15 +167,10 @@ def evaluate_run(
     """
     loaded = load_run(path, best)
     names = loaded.parts.factory.spec.tasks
-    for game in games:
-        if game not in names:
-            raise UserError(
-                f"games: the run has no task {game!r}{nearest(game, names) or '; it has ' + ', '.join(names)}"
-            )
     result = evaluate(
         loaded.parts.factory,
         loaded.policy,
-        tasks=[names.index(game) for game in games] or range(len(names)),
+        tasks=[task_index(game, names) for game in games] or range(len(names)),
         episodes=episodes,
         seed=seed,
         run=str(path),
@@ -185,3 +180,14 @@ def evaluate_run(
     )
     result.save(loaded.run.report)
     return result
+
+
+def task_index(name: str, tasks: Sequence[str]) -> int:
+    """Where a task stands among a run's.
+
+    Raises:
+        UserError: the run has no such task; names the nearest.
+    """
+    if name not in tasks:
+        raise UserError(f"the run has no task {name!r}{nearest(name, tasks) or '; it has ' + ', '.join(tasks)}")
+    return tasks.index(name)

@@ -150,7 +150,7 @@ def test_chunks_of_slots_add_up_to_the_whole_batch(image_spec: EnvSpec, monkeypa
 
 
 def test_reset_steps_count_for_nothing(vector_spec: EnvSpec) -> None:
-    """What an actor chose at an episode's last entry, and what came back, must not reach the loss."""
+    """What an actor saw and chose at a task's last entry, and what came back, must not reach the loss."""
     batch = random_unroll(vector_spec, 9, 6, seed=2)
     done = batch.terminated | batch.truncated
     assert done[:-1].any()
@@ -158,7 +158,11 @@ def test_reset_steps_count_for_nothing(vector_spec: EnvSpec) -> None:
     action[done] = (action[done] + 1) % 4
     logits[done] += np.arange(4)
     reward[1:][done[:-1]] += 50
-    changed = batch._replace(action=action, reward=reward, behaviour_logits=logits)
+    seen = batch.observation["observation"].copy()
+    ended = batch.terminated & ~batch.truncated  # the value of what a limit cut is bootstrapped from
+    assert ended[:-1].any()
+    seen[ended] *= -3
+    changed = batch._replace(action=action, reward=reward, behaviour_logits=logits, observation={"observation": seen})
     learners = [make_learner(vector_spec, popart=True, reward_clip="none") for _ in range(2)]
     learners[0].update(batch)
     learners[1].update(changed)

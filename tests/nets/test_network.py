@@ -95,6 +95,17 @@ def test_bytes_are_scaled_to_one_by_way_of_the_kernel() -> None:
     torch.testing.assert_close(layer(images), nn.Conv2d.forward(layer, images / 255), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("torso", ["shallow", "deep", "mlp"])
+def test_every_torso_reads_bytes_as_numbers_up_to_one(torso: str) -> None:
+    config = NetworkConfig.model_validate({"torso": torso})
+    spec = make_spec(observation=(4, 40, 36), stack=4)
+    inputs = random_inputs(spec, 2, 3)
+    scaled = inputs._replace(observation={"observation": inputs.observation["observation"] / 255})
+    as_bytes = build_network(spec, config, seed=0)(inputs, ())
+    as_floats = build_network(make_spec("float32", observation=(4, 40, 36), stack=4), config, seed=0)(scaled, ())
+    torch.testing.assert_close(as_bytes.logits, as_floats.logits, rtol=1e-4, atol=1e-5)
+
+
 def test_image_layouts() -> None:
     assert image_shape(make_spec(observation=(4, 84, 80), stack=4)) == (4, 84, 80, "CHW")
     assert image_shape(make_spec(observation=(84, 80, 3))) == (3, 84, 80, "HWC")

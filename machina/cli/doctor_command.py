@@ -1,0 +1,65 @@
+"""``machina doctor``."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+from tyro.conf import Positional
+
+from machina.cli.options import parse
+
+
+class DoctorOptions(BaseModel):
+    """What this machine offers, and a job's measured ceiling, which live views then refer to."""
+
+    algorithm: Positional[str] = Field(default="impala", description="Algorithm whose parts are measured.")
+    environment: Positional[str] = Field(default="pong", description="Environment whose parts are measured.")
+    seconds: float = Field(default=4.0, gt=0, description="Seconds of measurement per part.")
+
+
+def run(arguments: list[str]) -> int:
+    """Look around, then measure."""
+    options = parse(DoctorOptions, arguments, "machina doctor")
+
+    import torch
+
+    from machina.envs.atari import all_games
+    from machina.envs.atari_games import ATARI57
+    from machina.launch.ceiling import measure_ceiling
+    from machina.launch.configuration import job_config
+    from machina.launch.parts import build_parts
+
+    config, _ = job_config(options.algorithm, options.environment, None)
+    parts = build_parts(config)
+    missing = [game for game in ATARI57 if game not in all_games()]
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    rows = {
+        "machine": parts.machine.line(),
+        "memory": _memory(),
+        "disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free here",
+        "GPU": ", ".join(gpus) or "none that PyTorch can use",
+        "ROMs": f"missing: {', '.join(missing)}" if missing else f"all {len(ATARI57)} Atari games",
+        "Ray": f"version {metadata.version('ray')}" if importlib.util.find_spec("ray") else "not installed",
+        "versions": ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "gymnasium", "ale-py", "numpy")),
+    }
+    for name, line in rows.items():
+        print(f"{name:9} {line}", flush=True)
+    print(f"measuring {options.algorithm} on {options.environment} …", flush=True)
+    ceiling = measure_ceiling(config, parts, options.seconds)
+    print(
+        f"ceiling   {ceiling.serial:,.0f} env steps/s = 1 / (1/environment + 1/acting + 1/learning); each part alone: "
+        f"environment {ceiling.environment:,.0f}, acting {ceiling.acting:,.0f}, learning {ceiling.learning:,.0f}; "
+        f"the limit is the {ceiling.limit}"
+    )
+    return 0
+
+
+def _memory() -> str:
+    """Memory of the machine, from the kernel."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    sizes = {line.split(":")[0]: int(line.split()[1]) / 2**20 for line in lines}
+    return f"{sizes['MemTotal']:.1f} GiB, {sizes['MemAvailable']:.1f} GiB available"

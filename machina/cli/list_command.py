@@ -1,0 +1,50 @@
+"""``machina list``."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from machina.cli.options import parse
+from machina.envs.atari_games import ATARI57
+from machina.envs.builders import ENVIRONMENTS, TOY_TASKS
+from machina.registry import ALGORITHMS, shipped_configurations
+
+
+class ListOptions(BaseModel):
+    """Algorithms, environments and configurations, one line each."""
+
+
+def run(arguments: list[str]) -> int:
+    """Print the tables."""
+    parse(ListOptions, arguments, "machina list")
+    print("algorithms")
+    _rows({name: entry.summary for name, entry in ALGORITHMS.items()})
+    print("\nenvironments")
+    own = dict.fromkeys(ENVIRONMENTS, "registered")
+    _rows(
+        {
+            "atari57": "all 57 Atari games, one agent",
+            "GAME": "one Atari game: " + ", ".join(ATARI57[:4]) + ", …",
+            "GAME,GAME,…": "a set of games, one agent",
+            "ID": "any gymnasium id: CartPole-v1, LunarLander-v3, …",
+            "MODULE:ID": "an environment of your own, registered with gymnasium by MODULE",
+        }
+        | {name: f"toy with {len(tasks)} task(s), its best return known" for name, tasks in TOY_TASKS.items()}
+        | own
+    )
+    print("  games: " + ", ".join(ATARI57))
+    print("\nconfigurations")
+    _rows({name: _summary(path.read_text(encoding="utf-8")) for name, path in sorted(shipped_configurations().items())})
+    return 0
+
+
+def _summary(text: str) -> str:
+    """The comment on a configuration's first line."""
+    first = text.splitlines()[0] if text else ""
+    return first.removeprefix("#").strip()
+
+
+def _rows(rows: dict[str, str]) -> None:
+    width = max(map(len, rows), default=0)
+    for name, line in rows.items():
+        print(f"  {name:{width}}  {line}")

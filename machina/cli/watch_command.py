@@ -1,0 +1,31 @@
+"""``machina watch``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+from tyro.conf import Positional
+
+from machina.cli.options import parse
+
+
+class WatchOptions(BaseModel):
+    """Film one episode as mp4, in the run's ``videos`` folder."""
+
+    run: Positional[Path] = Field(description="Run directory.")
+    game: str | None = Field(default=None, description="Task to play; the run's first when left out.")
+    seed: int = Field(default=0, ge=0, description="Seeds environment and action sampling.")
+    best: bool = Field(default=False, description="Take the best checkpoint instead of the latest.")
+    max_steps: int = Field(default=5000, ge=1, description="Longest film, in env steps.")
+
+
+def run(arguments: list[str]) -> int:
+    """Film an episode and say where the file is."""
+    options = parse(WatchOptions, arguments, "machina watch")
+
+    from machina.launch.filming import film
+
+    result = film(options.run, options.game, options.seed, options.best, options.max_steps)
+    print(f"{result.file}: {result.task}, {result.frames} pictures, return {result.episode_return:g}{result.remark}")
+    return 0

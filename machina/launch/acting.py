@@ -1,0 +1,73 @@
+"""A policy with its memory: what evaluation, films and Python users act with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from machina.interfaces import Policy
+from machina.runtime.streams import SlotStreams
+from machina.types import NO_ACTION, OBSERVATION, Array, CoreState, FloatArray, IntArray, Observation
+
+
+class PolicyState:
+    """A policy with what acting needs between steps: core state and previous action.
+
+    Args:
+        policy: answers for ``num_slots`` slots.
+        num_slots: B.
+        seed: seeds action sampling, one stream per slot.
+    """
+
+    def __init__(self, policy: Policy, num_slots: int, seed: int) -> None:
+        self._policy = policy
+        self._streams = SlotStreams(seed, np.arange(num_slots))
+        self._num_slots = num_slots
+        self.reset(np.ones(num_slots, np.bool_))
+
+    def reset(self, slots: Array) -> None:
+        """Forget what came before in the slots where ``slots`` ``[B]`` is true."""
+        if slots.all():
+            self._core_state: CoreState = self._policy.initial_core_state(self._num_slots)
+            self._previous_action = np.full(self._num_slots, NO_ACTION, np.int64)
+            return
+        self._previous_action = np.where(slots, NO_ACTION, self._previous_action)
+        self._core_state = tuple(
+            np.where(slots.reshape(-1, *[1] * (array.ndim - 1)), 0, array) for array in self._core_state
+        )
+
+    def act(self, observation: Observation, reward: FloatArray) -> IntArray:
+        """Sample an action per slot, ``[B]``."""
+        answer = self._policy.act(observation, reward, self._previous_action, self._core_state, self._streams.next())
+        self._core_state = answer.core_state
+        self._previous_action = answer.action
+        return answer.action
+
+
+class LoadedPolicy:
+    """A run's policy for one environment of your own, on plain numpy observations.
+
+    ::
+
+        policy = machina.load_policy("runs/pong")
+        policy.reset()
+        action = policy.act(observation)
+    """
+
+    def __init__(self, policy: Policy, seed: int) -> None:
+        self._state = PolicyState(policy, num_slots=1, seed=seed)
+
+    def reset(self) -> None:
+        """Start an episode."""
+        self._state.reset(np.ones(1, np.bool_))
+
+    def act(self, observation: Array | Observation, reward: float = 0.0) -> int:
+        """Sample an action.
+
+        Args:
+            observation: one observation as the environment gives it, without batch axis; an image stack as
+                ``[stack, H, W]`` uint8. An array, or a dict of arrays for dict observations.
+            reward: the reward that came with it; recurrent policies read it.
+        """
+        arrays = {OBSERVATION: observation} if isinstance(observation, np.ndarray) else observation
+        batch = {key: np.ascontiguousarray(array)[None] for key, array in arrays.items()}
+        return int(self._state.act(batch, np.full(1, reward, np.float32))[0])

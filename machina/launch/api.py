@@ -1,0 +1,98 @@
+"""``import machina``: what the commands do, from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from machina.config import Config
+from machina.errors import UserError, nearest
+from machina.launch import jobs
+from machina.launch.acting import LoadedPolicy
+from machina.launch.configuration import job_config
+from machina.registry import run_config_type
+from machina.report.evaluation import EvaluationResult
+
+
+class TrainedRun(NamedTuple):
+    """A run that stopped."""
+
+    path: Path
+    """The run directory; every other function and command takes it."""
+    reason: str
+    """Why it stopped."""
+    env_steps: int
+    updates: int
+
+
+def train(
+    algorithm: str | None = None, environment: str | None = None, config: str | None = None, **options: Any
+) -> TrainedRun:
+    """Train a policy, as ``machina train`` does.
+
+    Args:
+        algorithm: see ``machina list``; None takes it from ``config``.
+        environment: see ``machina list``; None takes it from ``config``.
+        config: a shipped configuration or a YAML file.
+        options: the command's options, with underscores: ``train("impala", "pong", minutes=3, learning_rate=1e-4)``.
+
+    Raises:
+        UserError: something is unknown or out of range.
+        RunFailedError: the run stopped for a fault; its last checkpoint is good.
+    """
+    base, source = job_config(algorithm, environment, config)
+    changes: dict[str, Any] = {}
+    for name, value in options.items():
+        _place(run_config_type(base.algorithm, base.environment), changes, name, value)
+    resolved, _ = job_config(base.algorithm, base.environment, config, **changes)
+    run, outcome = jobs.train(resolved, source)
+    return TrainedRun(run.path, outcome.reason, outcome.env_steps, outcome.updates)
+
+
+def resume(run: str | Path) -> TrainedRun:
+    """Continue a run from its last good checkpoint, as ``machina resume`` does."""
+    directory, outcome = jobs.resume(Path(run))
+    return TrainedRun(directory.path, outcome.reason, outcome.env_steps, outcome.updates)
+
+
+def evaluate(run: str | Path, episodes: int = 30, seed: int = 0) -> EvaluationResult:
+    """Score a run with exactly ``episodes`` episodes per task, as ``machina eval`` does."""
+    return jobs.evaluate_run(Path(run), episodes, seed=seed)
+
+
+def load_policy(run: str | Path, best: bool = False, seed: int = 0) -> LoadedPolicy:
+    """A run's policy with ``reset`` and ``act`` on numpy observations.
+
+    Args:
+        run: run directory.
+        best: the best checkpoint instead of the latest.
+        seed: seeds action sampling.
+    """
+    return LoadedPolicy(jobs.load_run(Path(run), best).policy, seed)
+
+
+def _place(model: type[BaseModel], changes: dict[str, Any], name: str, value: Any) -> None:
+    """Put an option into the section that has it.
+
+    Raises:
+        UserError: no section has it; names the nearest.
+    """
+    paths = _paths(model)
+    if name not in paths:
+        raise UserError(f"unknown option {name!r}{nearest(name, paths)}")
+    for section in paths[name]:
+        changes = changes.setdefault(section, {})
+    changes[name] = value
+
+
+def _paths(model: type[BaseModel], path: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
+    """Every option's name and the sections that lead to it."""
+    paths: dict[str, tuple[str, ...]] = {}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+            paths |= _paths(field.annotation, (*path, name))
+        else:
+            paths[name] = path
+    return paths

@@ -1,0 +1,75 @@
+"""Films of a policy at play."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from machina.interfaces import SlotEnv
+from machina.launch.acting import PolicyState
+from machina.launch.jobs import load_run, task_index
+from machina.report.video import write_mp4
+from machina.types import Array
+
+FRAMES_PER_S = 60
+"""The Atari's frame rate; other environments are shown at half of it."""
+
+
+class Film(NamedTuple):
+    """A written film."""
+
+    file: Path
+    task: str
+    frames: int
+    episode_return: float
+    remark: str
+
+
+class _Play:
+    """Plays one episode and yields its pictures."""
+
+    def __init__(self, env: SlotEnv, player: PolicyState, seed: int, max_steps: int) -> None:
+        self._env = env
+        self._player = player
+        self._seed = seed
+        self._max_steps = max_steps
+        self.episode_return = 0.0
+        self.ended = False
+
+    def pictures(self) -> Iterator[Array]:
+        entry = self._env.reset([self._seed])
+        for _ in range(self._max_steps):
+            yield self._env.render()
+            entry = self._env.step(self._player.act(entry.observation, entry.reward))
+            self.episode_return += float(entry.reward[0])
+            if entry.terminated[0] or entry.truncated[0]:
+                self.ended = True
+                yield self._env.render()
+                return
+
+
+def film(run: Path, game: str | None, seed: int, best: bool, max_steps: int) -> Film:
+    """Film one episode of a run's policy.
+
+    Raises:
+        UserError: no such run, task or checkpoint, or an environment without pictures.
+        RunFailedError: the film can't be written.
+    """
+    loaded = load_run(run, best)
+    spec = loaded.parts.factory.spec
+    task = 0 if game is None else task_index(game, spec.tasks)
+    env = loaded.parts.factory.make_for_video(task)
+    try:
+        play = _Play(env, PolicyState(loaded.policy, 1, seed), seed, max_steps)
+        file = loaded.run.videos / f"{_file_name(spec.tasks[task])}-{loaded.checkpoint.step:012d}-seed{seed}.mp4"
+        fps = FRAMES_PER_S / spec.frames_per_step if spec.frames_per_step > 1 else FRAMES_PER_S / 2
+        frames = write_mp4(file, play.pictures(), fps)
+    finally:
+        env.close()
+    remark = "" if play.ended else f", cut after {max_steps} env steps"
+    return Film(file, spec.tasks[task], frames, play.episode_return, remark)
+
+
+def _file_name(task: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in task)
