@@ -13,6 +13,9 @@ from machina.registry import default_config, find_configuration, shipped_configu
 
 AnyRunConfig = RunConfig[Any, Any]
 
+DEFAULTS = "defaults"
+"""The name that stands for no file: every option at its default, the paper's value."""
+
 
 def job_config(
     algorithm: str | None, environment: str | None, configuration: str | None, **changes: Any
@@ -20,7 +23,7 @@ def job_config(
     """The configuration of a job.
 
     The file is ``configuration``, or the shipped one named ``<algorithm>_<environment>`` when there is
-    one. It fills in what is not given: algorithm, environment and every option.
+    one. It fills in what is not given: algorithm, environment and every option. ``defaults`` takes no file.
 
     Args:
         algorithm: name, or None to take it from the file.
@@ -36,12 +39,14 @@ def job_config(
     """
     if configuration is None and f"{algorithm}_{environment}" in shipped_configurations():
         configuration = f"{algorithm}_{environment}"
+    if configuration == DEFAULTS:
+        configuration = None
     content = {} if configuration is None else load_yaml(find_configuration(configuration))
     algorithm = algorithm or content.get("algorithm")
     environment = environment or content.get("environment")
     if not algorithm or not environment:
         raise UserError("name an algorithm and an environment, for example: machina train impala pong")
-    where = f"configuration {configuration!r}" if configuration else "defaults"
+    where = f"configuration {configuration!r}" if configuration else DEFAULTS
     content |= {"algorithm": algorithm, "environment": environment} | changes
     try:
         return default_config(algorithm, environment, content, where), where

@@ -22,6 +22,7 @@ from machina.launch.training import Outcome, Trainer
 from machina.launch.watching import RunView
 from machina.report.evaluation import EvaluationResult
 from machina.report.screen import RunFacts
+from machina.runtime.hardware import keep_freed_memory
 
 
 def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirectory, Outcome]:
@@ -67,6 +68,7 @@ def _run(
     source: str,
 ) -> Outcome:
     torch.set_num_threads(parts.machine.learner_threads)
+    keep_freed_memory()
     view = RunView(
         _facts(config, parts, run, source),
         parts.factory.spec,

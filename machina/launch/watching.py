@@ -45,8 +45,12 @@ class RunView:
 
     def starting(self, stats: PlaneStats, total_slots: int) -> None:
         """Show how far the environments are before the first update."""
-        if self._startup is not None:
+        if self._startup is None:
+            return
+        if stats.slots_started < total_slots:
             self._startup.show("starting environments", stats.slots_started, total_slots)
+        else:
+            self._startup.show("first episodes and the first batch")
 
     def refresh(self, progress: Progress, seconds: dict[str, float], episodes: EpisodeTracker) -> None:
         """Show this moment, when a new picture is due."""

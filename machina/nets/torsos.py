@@ -1,7 +1,4 @@
-"""Torsos: from observations to a feature vector per entry.
-
-Weights and biases keep PyTorch's default start, U[-1/sqrt(fan_in), 1/sqrt(fan_in)], which is also DQN's.
-"""
+"""Torsos: from observations to a feature vector per entry."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class StartupProgress:
                 self._status.update(f"{escape(text)}  [dim]{time.monotonic() - self._started:.0f} s[/dim]")
                 return
             now = time.monotonic()
-            if stage != self._stage or now - self._printed_at >= STARTUP_LINE_PERIOD_S or done == total is not None:
+            if stage != self._stage or now - self._printed_at >= STARTUP_LINE_PERIOD_S:
                 self._stage, self._printed_at = stage, now
                 _print_plain(self._console, text)
 

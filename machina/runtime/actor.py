@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from machina.errors import EnvironmentFaultError, RunFailedError
+from machina.errors import EnvironmentFaultError, RunFailedError, UserError
 from machina.interfaces import Policy
 from machina.metrics import TimeShares
 from machina.runtime.group import SlotGroup
@@ -96,7 +96,7 @@ class Actor:
         self._on_fault(Fault(str(fault), group.filled * len(group.slots)))
         try:
             group.replace(self._policy_version)
-        except EnvironmentFaultError as again:
+        except (EnvironmentFaultError, UserError) as again:
             raise RunFailedError(f"{fault}; its replacement failed as well: {again}") from again
 
     def close(self) -> None:

@@ -14,6 +14,9 @@ from machina.runtime.streams import SlotStreams, env_seeds
 from machina.runtime.unrolls import UnrollBuffer, section
 from machina.types import NO_ACTION, Array, CoreState, Episode, IntArray, StepResult, Unroll
 
+RESET_TIMEOUT_PER_SLOT_S = 2.0
+"""A reset plays no-ops in every environment; with hundreds of them on busy cores it takes minutes."""
+
 MakeStepper = Callable[[], Stepper]
 
 
@@ -68,7 +71,8 @@ class SlotGroup:
         self._buffer = self._new_buffer()
 
     def _reset(self) -> StepResult:
-        return self._stepper.reset(env_seeds(self._seed, self.slots, self.restarts), self._timeout_s * 2)
+        seeds = env_seeds(self._seed, self.slots, self.restarts)
+        return self._stepper.reset(seeds, self._timeout_s + RESET_TIMEOUT_PER_SLOT_S * len(seeds))
 
     def _begin_episodes(self, result: StepResult) -> None:
         """Take the first entry of an episode in every slot."""

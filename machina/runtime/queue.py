@@ -73,7 +73,8 @@ class UnrollQueue:
                 raise QueueClosedError
             item = _Item(self._arrivals if order is None else order, unroll, release)
             self._arrivals += 1
-            bisect.insort(self._items, item, key=lambda entry: entry.order)
+            # A head that is partly taken stays the head.
+            bisect.insort(self._items, item, lo=int(self._taken_of_head > 0), key=lambda entry: entry.order)
             self._accepted += new
             self._changed.notify_all()
 

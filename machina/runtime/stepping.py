@@ -67,7 +67,7 @@ class ThreadStepper:
 
     Args:
         env: the environment; touched by the stepping thread only, but for ``recover``.
-        report: called with one line for every hang.
+        report: called with one line for every hang that the environment recovered from.
     """
 
     def __init__(self, env: SlotEnv, report: Callable[[str], None]) -> None:
@@ -102,12 +102,13 @@ class ThreadStepper:
         try:
             answer = self._answers.get(timeout=timeout_s)
         except queue.Empty:
-            culprit = f"{self.env.waiting_for}: no answer for {timeout_s:g} s"
-            self._report(culprit)
+            culprit = f"environment {self.env.waiting_for!r}: no answer for {timeout_s:g} s"
             answer = self._recover(timeout_s)
             if answer is None:
                 self._stuck = True
                 raise EnvironmentFaultError(culprit) from None
+            if not isinstance(answer, BaseException):
+                self._report(culprit)
         if isinstance(answer, BaseException):
             raise answer
         if answer is None:

@@ -13,7 +13,7 @@ import machina.algorithms.impala.learning as learning
 from machina.algorithms.impala.builder import ImpalaAlgorithm
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
-from machina.algorithms.impala_popart.builder import ImpalaPopArtAlgorithm
+from machina.algorithms.impala.builder import ImpalaAlgorithm
 from machina.algorithms.impala_popart.config import ImpalaPopArtConfig
 from machina.errors import UserError
 from machina.interfaces import LearnerState
@@ -287,7 +287,7 @@ def test_starting_from_another_number_of_tasks_needs_a_fresh_value(vector_spec: 
 
 def test_popart_metrics_and_statistics_per_task(vector_spec: EnvSpec) -> None:
     config = ImpalaPopArtConfig(reward_clip="none", popart_beta=0.1)
-    learner = ImpalaPopArtAlgorithm(config).make_learner(vector_spec, TOTAL, "cpu", "float32", 0)
+    learner = ImpalaAlgorithm(config).make_learner(vector_spec, TOTAL, "cpu", "float32", 0)
     batch = random_unroll(vector_spec, 5, 6, seed=0)
     batch = batch._replace(reward=batch.reward * 10.0 ** (2 * batch.task_id).astype(np.float32))
     for _ in range(10):

@@ -1,0 +1,41 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint types bench clean
+
+# Installed when the stamp is older than what it depends on. constraints.txt pins what was tested.
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+# Named exactly: a range would fetch the build with GPU libraries, several gigabytes, where none can be used.
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+demo: .venv/installed          ## train one agent on 57 games for three minutes
+	$(BIN)/machina train --config demo
+
+test: .venv/installed-dev      ## the tests, without those of minutes
+	$(BIN)/python -m pytest
+
+test-slow: .venv/installed-dev ## learning and soak tests of minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+types: .venv/installed-dev
+	$(BIN)/mypy machina tests benchmarks examples
+
+bench: .venv/installed         ## speed of impala on pong against this machine's ceiling
+	$(BIN)/python benchmarks/speed.py
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

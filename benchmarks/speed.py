@@ -1,0 +1,91 @@
+"""End-to-end speed of a job against this machine's serial ceiling, in one run.
+
+    python benchmarks/speed.py impala pong --seconds 60 --repeats 3
+
+Each repeat measures the parts alone (environment, acting, learning; all cores, the run's own batch sizes)
+and then the whole, so that both see the same machine. The table gives every repeat and the median.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import torch
+from pydantic import BaseModel, Field
+from tyro.conf import Positional
+
+from machina.cli.options import parse
+from machina.launch.ceiling import measure_ceiling
+from machina.launch.configuration import AnyRunConfig, job_config
+from machina.launch.parts import Parts, build_parts, build_plane
+from machina.runtime.hardware import keep_freed_memory
+
+
+class Options(BaseModel):
+    """Measure parts and whole."""
+
+    algorithm: Positional[str] = "impala"
+    environment: Positional[str] = "pong"
+    seconds: float = Field(default=60, gt=0, description="Length of each end-to-end window, in seconds.")
+    repeats: int = Field(default=3, ge=1, description="Windows.")
+    changes: tuple[str, ...] = Field(default=(), description="section.option=value, as in runtime.learner_threads=1")
+
+
+def main() -> None:
+    options = parse(Options, None, "benchmarks/speed.py")
+    changes: dict[str, Any] = {}
+    for text in options.changes:
+        path, value = text.split("=")
+        section, name = path.split(".")
+        changes.setdefault(section, {})[name] = int(value) if value.isdigit() else value
+    # The published settings (batch 32, unroll 20), not the tuned configuration of this environment.
+    config, _ = job_config(options.algorithm, options.environment, "defaults", **changes)
+    keep_freed_memory()
+    parts = build_parts(config)
+    print(parts.machine.line(), flush=True)
+    print(f"{'environment':>11} {'acting':>8} {'learning':>8} {'ceiling':>8} {'whole':>7} {'share':>6}")
+    rows = []
+    for _ in range(options.repeats):
+        ceiling = measure_ceiling(config, parts, seconds=min(10.0, options.seconds / 4))
+        whole = end_to_end(config, parts, options.seconds)
+        rows.append((*ceiling, ceiling.serial, whole, whole / ceiling.serial))
+        print_row(rows[-1])
+    print("median")
+    print_row(tuple(statistics.median(column) for column in zip(*rows, strict=True)))
+
+
+def print_row(row: tuple[float, ...]) -> None:
+    environment, acting, learning, serial, whole, share = row
+    print(f"{environment:11,.0f} {acting:8,.0f} {learning:8,.0f} {serial:8,.0f} {whole:7,.0f} {share:6.2f}", flush=True)
+
+
+def end_to_end(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
+    """Env steps per second learned from, after a warm-up of ten updates."""
+    torch.set_num_threads(parts.machine.learner_threads)
+    learner = parts.algorithm.make_learner(
+        parts.factory.spec, 10**9, config.runtime.device, config.runtime.precision, config.seed
+    )
+    plane = build_plane(config, parts)
+    plane.publish(0, learner.flat_parameters())
+    plane.start({})
+    steps_per_update = config.algo.batch_size * config.algo.unroll_length
+    updates, started = 0, 0.0
+    try:
+        while not started or time.perf_counter() - started < seconds:
+            batch = plane.next_batch(1.0)
+            if batch is None:
+                continue
+            learner.update(batch)
+            updates += 1
+            plane.publish(updates, learner.flat_parameters())
+            if updates == 10:
+                started = time.perf_counter()
+        return (updates - 10) * steps_per_update / (time.perf_counter() - started)
+    finally:
+        plane.close()
+
+
+if __name__ == "__main__":
+    main()
