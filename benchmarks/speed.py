@@ -9,6 +9,7 @@ and then the whole, so that both see the same machine. The table gives every rep
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from typing import Any
 
@@ -34,7 +35,7 @@ class Options(BaseModel):
 
 
 def main() -> None:
-    options = parse(Options, None, "benchmarks/speed.py")
+    options = parse(Options, sys.argv[1:], "benchmarks/speed.py")
     changes: dict[str, Any] = {}
     for text in options.changes:
         path, value = text.split("=")
@@ -70,7 +71,7 @@ def end_to_end(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
     plane = build_plane(config, parts)
     plane.publish(0, learner.flat_parameters())
     plane.start({})
-    steps_per_update = config.algo.batch_size * config.algo.unroll_length
+    steps_per_update: int = config.algo.batch_size * config.algo.unroll_length
     updates, started = 0, 0.0
     try:
         while not started or time.perf_counter() - started < seconds:

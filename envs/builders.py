@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from machina.envs.atari_games import ATARI57, NUM_FULL_ACTIONS
 from machina.envs.config import AtariConfig, GymnasiumConfig, ToyConfig
 from machina.errors import UserError, nearest
 from machina.interfaces import EnvFactory, SlotEnv
+from machina.plugins import load_function
 from machina.specs import ArraySpec, EnvSpec
 from machina.types import OBSERVATION
 
@@ -89,34 +89,6 @@ def parse_environment(name: str, config: EnvConfig, wrapper: str | None = None, 
     if isinstance(config, GymnasiumConfig):
         return _gymnasium_factory(name, config, wrapper)
     return _toy_factory(name, wrapper)
-
-
-def load_wrapper(name: str) -> Wrapper:
-    """Import ``module:function``; modules of the working directory are found.
-
-    Raises:
-        UserError: not of that form, or module or function do not exist.
-    """
-    from machina.envs.gymnasium_envs import add_working_directory
-
-    module_name, separator, function_name = name.partition(":")
-    if not (separator and module_name and function_name):
-        raise UserError(f"wrapper {name!r} must be module:function")
-    add_working_directory()
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(
-            f"wrapper {name!r}: module {module_name!r} can't be imported ({error}); run in the folder that holds it"
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        functions = [key for key, value in vars(module).items() if callable(value)]
-        raise UserError(
-            f"wrapper {name!r}: module {module_name!r} has no function {function_name!r}"
-            f"{nearest(function_name, functions)}"
-        )
-    return function  # type: ignore[no-any-return]
 
 
 class _Factory(Config):
@@ -240,7 +212,7 @@ def _wrapped(env: AnyVectorEnv, wrapper: str | None) -> AnyVectorEnv:
         return env
     from gymnasium.vector import VectorEnv
 
-    wrapped = load_wrapper(wrapper)(env)
+    wrapped = load_function(wrapper, "wrapper")(env)
     if not isinstance(wrapped, VectorEnv):
         raise UserError(f"wrapper {wrapper!r} must return a gymnasium.vector.VectorEnv, got {type(wrapped).__name__}")
     return wrapped

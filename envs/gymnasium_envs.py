@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import multiprocessing
 import os
 import signal
@@ -17,13 +16,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from machina.envs.slots import AnyVectorEnv
 from machina.errors import UserError, nearest
-
-
-def add_working_directory() -> None:
-    """Make modules of the working directory importable, here and in worker processes (they copy sys.path)."""
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+from machina.plugins import load_module
 
 
 def find_spec(name: str) -> GymnasiumSpec:
@@ -32,16 +25,9 @@ def find_spec(name: str) -> GymnasiumSpec:
     Raises:
         UserError: the module can't be imported or no such id is registered; names the nearest ids.
     """
-    add_working_directory()
     module, _, environment = name.rpartition(":")
     if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise UserError(
-                f"environment {name!r}: module {module!r} can't be imported ({error}); "
-                "install it or run in the folder that holds it"
-            ) from error
+        load_module(module, f"environment {name!r}")
     try:
         return gymnasium.spec(environment)
     except gymnasium.error.Error as error:

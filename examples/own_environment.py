@@ -18,7 +18,7 @@ from gymnasium import spaces
 LENGTH = 12
 
 
-class Corridor(gymnasium.Env[np.ndarray, int]):
+class Corridor(gymnasium.Env[np.ndarray, np.int64]):
     """Walk to the right end of a corridor; every step costs 0.05, the end pays 1."""
 
     observation_space = spaces.Box(0.0, 1.0, (LENGTH,), np.float32)
@@ -32,14 +32,16 @@ class Corridor(gymnasium.Env[np.ndarray, int]):
         self._place = 0
         return self._observation(), {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Action 1 goes right, 0 left."""
         self._place = max(0, self._place + (1 if action == 1 else -1))
         arrived = self._place == LENGTH - 1
         return self._observation(), 1.0 if arrived else -0.05, arrived, False, {}
 
     def _observation(self) -> np.ndarray:
-        return np.eye(LENGTH, dtype=np.float32)[self._place]
+        observation = np.zeros(LENGTH, np.float32)
+        observation[self._place] = 1
+        return observation
 
 
 gymnasium.register("Corridor-v0", entry_point="own_environment:Corridor", max_episode_steps=100)

@@ -20,8 +20,9 @@ def main() -> None:
     policy.reset()
     episode_return, reward, done = 0.0, 0.0, False
     while not done:
-        observation, reward, terminated, truncated, _ = env.step(policy.act(observation, float(reward)))
-        episode_return += float(reward)
+        observation, new_reward, terminated, truncated, _ = env.step(policy.act(observation, reward))
+        reward = float(new_reward)
+        episode_return += reward
         done = terminated or truncated
     print(f"one episode with the policy of {run.path}: return {episode_return:g}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tyro.conf import Suppress
 
 from machina.errors import UserError, nearest
@@ -103,6 +103,23 @@ class RunConfig(Config, Generic[A, E]):
     env: E
     runtime: RuntimeConfig = RuntimeConfig()
 
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig[A, E]:
+        if self.init_value and self.init_from is None:
+            raise ValueError("init_value needs init_from, the run whose value heads are taken")
+        return self
+
+
+def option_paths(model: type[BaseModel], path: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
+    """Every option's name and the sections that lead to it."""
+    paths: dict[str, tuple[str, ...]] = {}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+            paths |= option_paths(field.annotation, (*path, name))
+        elif not field.is_required():  # required ones are arguments, not options
+            paths[name] = path
+    return paths
+
 
 def one_line(error: ValidationError, where: str = "") -> str:
     """A pydantic refusal as one line: every field, its value and what is expected; nearest names for typos."""
@@ -113,6 +130,8 @@ def one_line(error: ValidationError, where: str = "") -> str:
             parts.append(f"unknown key '{field}'")
         elif item["type"] == "missing":
             parts.append(f"missing key '{field}'")
+        elif item["type"] == "value_error":  # of a whole section: its validator names fields and values
+            parts.append(str(item["ctx"]["error"]))
         else:
             parts.append(f"{field}={item['input']!r}: {item['msg'][:1].lower()}{item['msg'][1:]}")
     return (f"{where}: " if where else "") + "; ".join(parts)
@@ -144,6 +163,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"configuration {str(path)!r} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"configuration {str(path)!r} is not a text file") from error
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:

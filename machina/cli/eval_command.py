@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
 
     console = Console()
     columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with ProgressBar(*columns, console=console, transient=True) as bar:
+    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("episodes", total=None)
         result = evaluate_run(
             options.run,

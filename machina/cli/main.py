@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-from machina.errors import RunFailedError, UserError, nearest
+from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nearest
 
 COMMANDS = {
     "train": "train a policy: machina train impala_popart atari57",
@@ -53,16 +53,24 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if command not in COMMANDS:
             raise UserError(f"unknown command {command!r}{nearest(command, COMMANDS) or '; see machina --help'}")
-        return int(importlib.import_module(f"machina.cli.{command}_command").run(rest))
+        code = int(importlib.import_module(f"machina.cli.{command}_command").run(rest))
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"machina: {error}", file=sys.stderr)
         return 2
-    except RunFailedError as error:
+    except (RunFailedError, EnvironmentFaultError) as error:
         print(f"machina: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a disk that is full or refuses, wherever it strikes
+        place = f": '{error.filename}'" if error.filename else ""
+        print(f"machina: {error.strerror or error}{place}", file=sys.stderr)
+        return 1
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
     except KeyboardInterrupt:
         return 130
 

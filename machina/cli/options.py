@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import contextlib
+import io
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-# Set before pydantic words an error: its web address helps nobody on a terminal.
-os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
+from machina.config import one_line, option_paths
+from machina.errors import UserError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -17,7 +17,7 @@ Model = TypeVar("Model", bound=BaseModel)
 def parse(
     model: type[Model], arguments: list[str], program: str, default: Model | None = None, text: str | None = None
 ) -> Model:
-    """Read options into ``model``; a typo is answered with the nearest name, exit code 2.
+    """Read options into ``model``.
 
     Args:
         model: its fields are the options; nested sections lose their prefix.
@@ -25,19 +25,47 @@ def parse(
         program: what the help calls the command.
         default: values of the options not given.
         text: what the help says first; None is the model's docstring.
+
+    Raises:
+        UserError: an unknown option, with the nearest name, or a value of the wrong type or out of range.
+        SystemExit: help was asked for and printed.
     """
     import tyro
 
     keywords: dict[str, Any] = {} if default is None else {"default": default}
-    options: Model = tyro.cli(
-        model,
-        args=arguments,
-        prog=program,
-        description=text or model.__doc__,
-        config=(tyro.conf.OmitArgPrefixes,),
-        **keywords,
-    )
-    return options
+    boxes = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(boxes):
+            options, unknown = tyro.cli(
+                model,
+                args=arguments,
+                prog=program,
+                description=text or model.__doc__,
+                config=(tyro.conf.OmitArgPrefixes,),
+                return_unknown_args=True,
+                **keywords,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(f"{_refusal(stop, boxes.getvalue())}; see {program} --help") from stop
+    if unknown:
+        known = [f"--{name.replace('_', '-')}" for name in option_paths(model)]
+        hint = nearest(unknown[0].split("=")[0], known) or f"; see {program} --help"
+        raise UserError(f"unknown option {unknown[0]!r}{hint}")
+    return options  # type: ignore[no-any-return]
+
+
+def _refusal(stop: SystemExit, boxes: str) -> str:
+    """Why tyro refused, in one line: pydantic's own error if that is the cause, else the head of tyro's box."""
+    cause: BaseException | None = stop
+    while cause is not None:
+        if isinstance(cause, ValidationError):
+            return one_line(cause)
+        cause = cause.__context__
+    lines = [line.strip("│ ") for line in boxes.splitlines() if line.startswith("│")]
+    head = lines[: next((index for index, line in enumerate(lines) if line.startswith("─")), len(lines))]
+    return " ".join(head).rstrip(".")
 
 
 def leading_names(arguments: list[str], most: int) -> tuple[list[str], list[str]]:
@@ -56,8 +84,3 @@ def taken_option(arguments: list[str], name: str) -> tuple[str | None, list[str]
         if argument.startswith(f"{name}="):
             return argument.removeprefix(f"{name}="), arguments[:index] + arguments[index + 1 :]
     return None, arguments
-
-
-def is_terminal() -> bool:
-    """Whether a person looks at the output."""
-    return sys.stdout.isatty()

@@ -11,9 +11,9 @@ def run(arguments: list[str]) -> int:
     """Train a policy in a new run directory."""
     configuration, arguments = taken_option(arguments, "--config")
     names, options = leading_names(arguments, 2)
-    if len(names) < 2 and configuration is None:
+    if len(names) < 2 and configuration is None and {"--help", "-h"} & set(options):
         print(_usage())
-        return 0 if "--help" in options or "-h" in options else 2
+        return 0
     algorithm, environment = [*names, None, None][:2]
     config, source = job_config(algorithm, environment, configuration)
     program = f"machina train {config.algorithm} {config.environment}"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from machina.config import Config
+from machina.config import option_paths
 from machina.errors import UserError, nearest
 from machina.launch import jobs
 from machina.launch.acting import LoadedPolicy
@@ -79,20 +79,9 @@ def _place(model: type[BaseModel], changes: dict[str, Any], name: str, value: An
     Raises:
         UserError: no section has it; names the nearest.
     """
-    paths = _paths(model)
+    paths = option_paths(model)
     if name not in paths:
         raise UserError(f"unknown option {name!r}{nearest(name, paths)}")
     for section in paths[name]:
         changes = changes.setdefault(section, {})
     changes[name] = value
-
-
-def _paths(model: type[BaseModel], path: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
-    """Every option's name and the sections that lead to it."""
-    paths: dict[str, tuple[str, ...]] = {}
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
-            paths |= _paths(field.annotation, (*path, name))
-        else:
-            paths[name] = path
-    return paths

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from machina.runtime.unrolls import UnrollBuffer
 from machina.types import Array, Unroll
 
 SECONDS_PER_PART = 4.0
+CEILINGS = "ceilings.json"
 
 
 class Ceiling(NamedTuple):
@@ -54,8 +55,8 @@ def measure_ceiling(config: AnyRunConfig, parts: Parts, seconds: float = SECONDS
         )
     finally:
         torch.set_num_threads(threads)
-    file = cache_folder() / "ceilings.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    file = cache_folder() / CEILINGS
+    known = _known_ceilings()
     known[_key(config, parts.machine)] = ceiling._asdict()
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}")
@@ -67,10 +68,18 @@ def measure_ceiling(config: AnyRunConfig, parts: Parts, seconds: float = SECONDS
 def cached_ceiling(config: AnyRunConfig, machine: MachinePlan) -> float | None:
     """The serial ceiling measured earlier for the same job on this machine, in env steps/s."""
     try:
-        known = json.loads((cache_folder() / "ceilings.json").read_text(encoding="utf-8"))
-        return Ceiling(**known[_key(config, machine)]).serial
-    except (OSError, ValueError, KeyError, TypeError):
+        return Ceiling(**_known_ceilings()[_key(config, machine)]).serial
+    except (KeyError, TypeError):
         return None
+
+
+def _known_ceilings() -> dict[str, Any]:
+    """What was measured so far; empty when the file is not there or is damaged."""
+    try:
+        known = json.loads((cache_folder() / CEILINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _key(config: AnyRunConfig, machine: MachinePlan) -> str:

@@ -29,7 +29,7 @@ def job_config(
         algorithm: name, or None to take it from the file.
         environment: name, or None to take it from the file.
         configuration: a shipped name or a file.
-        changes: top-level fields or whole sections that win over the file.
+        changes: fields, nested in their sections, that win over the file.
 
     Returns:
         The configuration, and where its values come from.
@@ -45,13 +45,25 @@ def job_config(
     algorithm = algorithm or content.get("algorithm")
     environment = environment or content.get("environment")
     if not algorithm or not environment:
-        raise UserError("name an algorithm and an environment, for example: machina train impala pong")
+        raise UserError("name an algorithm and an environment, as in `machina train impala pong`; see machina list")
     where = f"configuration {configuration!r}" if configuration else DEFAULTS
-    content |= {"algorithm": algorithm, "environment": environment} | changes
+    algorithm, environment = str(algorithm), str(environment)
+    content = _overlaid(content, {**changes, "algorithm": algorithm, "environment": environment})
     try:
         return default_config(algorithm, environment, content, where), where
     except ValidationError as error:
         raise UserError(one_line(error, where)) from error
+
+
+def _overlaid(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``content`` with ``changes`` laid over, through nested sections."""
+    result = dict(content)
+    for key, value in changes.items():
+        former = result.get(key)
+        if isinstance(former, dict) and isinstance(value, dict):
+            value = _overlaid(former, value)
+        result[key] = value
+    return result
 
 
 def saved_config(run_dir: Path) -> AnyRunConfig:

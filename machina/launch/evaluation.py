@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from machina.errors import RunFailedError
+from machina.errors import EnvironmentFaultError, RunFailedError
 from machina.interfaces import EnvFactory, Policy
 from machina.launch.acting import PolicyState
 from machina.report.evaluation import EvaluationResult
-from machina.runtime.stepping import ThreadStepper
+from machina.runtime.group import RESET_TIMEOUT_PER_SLOT_S
+from machina.runtime.stepping import ThreadStepper, fault_at_hang
 from machina.types import IntArray
 
 EVALUATION_STREAM = 3
@@ -34,6 +35,7 @@ def evaluate(
     env_steps: int,
     step_timeout_s: float = 60.0,
     progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> EvaluationResult:
     """Play ``episodes`` full episodes of every task with the stochastic policy.
 
@@ -49,17 +51,17 @@ def evaluate(
         env_steps: age of the parameters, for the result.
         step_timeout_s: deadline of an environment step.
         progress: told (episodes finished, episodes in all).
+        stop: asked at every step whether to give up.
 
     Raises:
-        RunFailedError: an environment failed; a score from fewer episodes than asked is no score.
+        RunFailedError: an environment failed, or ``stop``; a score from fewer episodes than asked is no score.
     """
     slots_per_task = max(1, min(episodes, MOST_SLOTS // len(tasks)))
     task_ids = [task for _ in range(slots_per_task) for task in tasks]
     rest = episodes % slots_per_task
     quota = np.array([episodes // slots_per_task + (i // len(tasks) < rest) for i in range(len(task_ids))])
     seeds = np.random.SeedSequence([seed, EVALUATION_STREAM]).generate_state(len(task_ids) + 1)
-    hangs: list[str] = []
-    stepper = ThreadStepper(factory.make(task_ids), hangs.append)
+    stepper = ThreadStepper(factory.make(task_ids), fault_at_hang)
     try:
         result = _play(
             stepper,
@@ -68,11 +70,12 @@ def evaluate(
             quota,
             step_timeout_s,
             progress,
+            stop,
         )
+    except EnvironmentFaultError as fault:
+        raise RunFailedError(f"evaluation stopped: {fault}") from fault
     finally:
         stepper.close()
-    if hangs:
-        raise RunFailedError(f"evaluation stopped: {hangs[0]}")
     names = factory.spec.tasks
     scores: dict[str, list[tuple[float, int]]] = {names[task]: [] for task in tasks}
     for slot, finished in enumerate(result):
@@ -95,12 +98,15 @@ def _play(
     quota: IntArray,
     timeout_s: float,
     progress: Progress | None,
+    stop: Callable[[], bool],
 ) -> list[list[tuple[float, int]]]:
     """Step until every slot has played its quota; returns each slot's (return, length) in order."""
     finished: list[list[tuple[float, int]]] = [[] for _ in quota]
     returns, lengths = np.zeros(len(quota)), np.zeros(len(quota), np.int64)
-    entry = stepper.reset(seeds, 2 * timeout_s)
+    entry = stepper.reset(seeds, timeout_s + RESET_TIMEOUT_PER_SLOT_S * len(seeds))
     while any(len(done) < wanted for done, wanted in zip(finished, quota, strict=True)):
+        if stop():
+            raise RunFailedError("evaluation stopped before its end; it has no score")
         stepper.send(player.act(entry.observation, entry.reward))
         was_done = entry.terminated | entry.truncated
         player.reset(was_done)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from machina.checkpoint import Checkpoint, RunDirectory
+from machina.checkpoint import Checkpoint, Latest, RunDirectory
 from machina.checkpoint.run_directory import load_from
 from machina.config import to_yaml
 from machina.errors import UserError, nearest
@@ -39,9 +41,14 @@ def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirector
     parts = build_parts(config)
     name = config.name or f"{config.algorithm}_{_plain(config.environment)}_{time.strftime('%Y%m%d-%H%M%S')}"
     config = config.model_copy(update={"name": name})
-    initial = None if config.init_from is None else load_from(config.init_from).checkpoint
+    initial = None if config.init_from is None else _good(load_from(config.init_from))
     run = RunDirectory.create(config.runs_dir, name, to_yaml(config))
-    return run, _run(config, parts, run, None, initial, source)
+    try:
+        return run, _run(config, parts, run, None, initial, source)
+    except UserError:
+        if not any(run.checkpoints.iterdir()):  # the name stays free for the corrected command
+            shutil.rmtree(run.path)
+        raise
 
 
 def resume(path: Path) -> tuple[RunDirectory, Outcome]:
@@ -53,10 +60,15 @@ def resume(path: Path) -> tuple[RunDirectory, Outcome]:
     """
     run = RunDirectory.open(path)
     config = saved_config(run.path)
-    latest = run.latest()
+    checkpoint = _good(run.latest())
+    return run, _run(config, build_parts(config), run, checkpoint, None, f"run {path}")
+
+
+def _good(latest: Latest) -> Checkpoint:
+    """The checkpoint, after a line on stderr for each bad one that was passed over."""
     for warning in latest.warnings:
-        print(warning)
-    return run, _run(config, build_parts(config), run, latest.checkpoint, None, f"run {path}")
+        print(f"machina: {warning}", file=sys.stderr)
+    return latest.checkpoint
 
 
 def _run(
@@ -121,7 +133,6 @@ class LoadedRun(NamedTuple):
     parts: Parts
     run: RunDirectory
     checkpoint: Checkpoint
-    warnings: list[str]
 
 
 def load_run(path: Path, best: bool = False) -> LoadedRun:
@@ -137,12 +148,12 @@ def load_run(path: Path, best: bool = False) -> LoadedRun:
         named = run.best()
         if named is None:
             raise UserError(f"run '{path}' has no best checkpoint; train with --eval-every, or leave --best out")
-        checkpoint, warnings = load_from(run.checkpoint_path(named.step))
+        checkpoint = _good(load_from(run.checkpoint_path(named.step)))
     else:
-        checkpoint, warnings = run.latest()
+        checkpoint = _good(run.latest())
     policy = policy_maker(config, parts)()
     policy.load_tensors(checkpoint.tensors["model"])
-    return LoadedRun(policy, config, parts, run, checkpoint, warnings)
+    return LoadedRun(policy, config, parts, run, checkpoint)
 
 
 def evaluate_run(
@@ -158,7 +169,7 @@ def evaluate_run(
     Args:
         path: run directory.
         episodes: per task.
-        games: tasks to play; empty for all.
+        games: tasks to play, one each or joined by commas; empty for all.
         seed: seeds the evaluation.
         best: the best checkpoint instead of the latest.
         progress: told (episodes finished, episodes in all).
@@ -169,10 +180,13 @@ def evaluate_run(
     """
     loaded = load_run(path, best)
     names = loaded.parts.factory.spec.tasks
+    chosen = [name for game in games for name in game.split(",")]
+    if twice := [game for game in dict.fromkeys(chosen) if chosen.count(game) > 1]:
+        raise UserError(f"games: {', '.join(twice)} given more than once")
     result = evaluate(
         loaded.parts.factory,
         loaded.policy,
-        tasks=[task_index(game, names) for game in games] or range(len(names)),
+        tasks=[task_index(game, names) for game in chosen] or range(len(names)),
         episodes=episodes,
         seed=seed,
         run=str(path),

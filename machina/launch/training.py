@@ -10,11 +10,12 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
-from machina.checkpoint import Checkpoint, RunDirectory
-from machina.errors import RunFailedError
+from machina.checkpoint import Checkpoint, CheckpointError, RunDirectory
+from machina.checkpoint.files import write_atomically
+from machina.errors import RunFailedError, UserError
 from machina.interfaces import LearnerState
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.evaluation import evaluate
@@ -71,7 +72,9 @@ class Trainer:
         self._meter = Meter()
         self._skipped_in_a_row = 0
         self._stop_reason: str | None = None
+        self._interrupted = False
         self._plane_state: dict[str, Array] = {}
+        self._is_new = checkpoint is None
         if checkpoint is not None:
             self._load(checkpoint)
         self._metrics = MetricsWriter(run.path, None if checkpoint is None else checkpoint.step)
@@ -84,10 +87,9 @@ class Trainer:
         self._plane_state = {name: tensor.numpy() for name, tensor in tensors.pop("plane").items()}
         self.learner.load_state(LearnerState(tensors, checkpoint.values["learner"]))
         self.episodes.load_state(checkpoint.values["episodes"])
-        self.progress = Progress(**checkpoint.values["progress"])
-        if not any(key.startswith("queue/") or key.endswith("/returns") for key in self._plane_state):
-            lost = checkpoint.values["unrolls_at_hand"]
-            self.progress = self.progress._replace(unrolls_lost=self.progress.unrolls_lost + lost)
+        progress = Progress(**checkpoint.values["progress"])
+        lost = progress.unrolls_lost + checkpoint.values["unrolls_at_hand"]
+        self.progress = progress._replace(unrolls_lost=lost)
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
@@ -98,8 +100,7 @@ class Trainer:
             "episodes": self.episodes.state(),
             "progress": progress._asdict(),
             "protocol": self._spec.protocol,
-            # Lost on resume unless the environments save their state: those that wait, one being filled per slot.
-            "unrolls_at_hand": self._plane.stats().account.queued + self._plane.total_slots,
+            "unrolls_at_hand": self._plane.unrolls_at_hand(),
         }
         tensors: dict[str, Mapping[str, Tensor | Array]] = {**state.tensors, "plane": self._plane.state()}
         self._view.checkpoint = self._run.save(progress.env_steps, tensors, values, self._config.keep_checkpoints)
@@ -121,33 +122,56 @@ class Trainer:
 
         Raises:
             UserError: an environment can't be built.
+            CheckpointError: the last checkpoint can't be written; those before it are good.
             RunFailedError: an actor or the learner failed for good; a checkpoint was written.
         """
         self._started = self._saved_at = time.monotonic()
+        self._stop_reason = self._goal_met(self._started)
         with _signals(self._request_stop):
-            self._plane.publish(self.progress.updates, self.learner.flat_parameters())
-            self._plane.start(self._plane_state)
             try:
-                while self._stop_reason is None:
-                    with self._shares.measure("learner_waiting"):
-                        batch = self._plane.next_batch(POLL_S)
-                    if batch is not None:
-                        self._learn(batch)
-                    self._now_and_then()
-            except RunFailedError:
-                if self.progress.updates > self._before.updates:
+                reason = self._stop_reason or self._train()
+                if self._is_new or self._has_learned:
                     self.save()
+            except CheckpointError:
+                raise
+            except RunFailedError:
+                if self._has_learned:
+                    self._save_or_notice()
                 raise
             finally:
                 self._end_session()
-        return Outcome(self._stop_reason, self.progress.env_steps, self.progress.updates)
+        return Outcome(reason, self.progress.env_steps, self.progress.updates)
+
+    def _train(self) -> str:
+        """The loop; returns why it ended."""
+        self._plane.publish(self.progress.updates, self.learner.flat_parameters())
+        self._plane.start(self._plane_state)
+        while self._stop_reason is None:
+            with self._shares.measure("learner_waiting"):
+                batch = self._plane.next_batch(POLL_S)
+            if batch is not None:
+                self._learn(batch)
+            self._now_and_then()
+        return self._stop_reason
+
+    @property
+    def _has_learned(self) -> bool:
+        """Whether this session made an update."""
+        return self.progress.updates > self._before.updates
+
+    def _save_or_notice(self) -> None:
+        """Write a checkpoint; when the disk refuses, say so and go on."""
+        self._saved_at = time.monotonic()
+        try:
+            self.save()
+        except CheckpointError as error:
+            self._view.notice(f"{error}; the run goes on")
 
     def _end_session(self) -> None:
-        """Save if the end was asked for, and close everything."""
+        """Write the last metrics and close everything."""
         try:
-            if self._stop_reason is not None:
-                self.save()
-            self._log()
+            if self._has_learned:
+                self._log()
         finally:
             self._metrics.close()
             self._plane.close()
@@ -171,10 +195,13 @@ class Trainer:
         if self._skipped_in_a_row < MOST_SKIPPED_UPDATES:
             return
         file = self._run.path / f"nan-batch-{self.progress.env_steps}.safetensors"
-        save_file({name: np.ascontiguousarray(array) for name, array in to_arrays(batch).items()}, file)
+        where = f"the last batch is in '{file}'"
+        try:
+            write_atomically(file, save({name: np.ascontiguousarray(a) for name, a in to_arrays(batch).items()}))
+        except OSError as error:
+            where = f"the last batch could not be written ({error.strerror})"
         raise RunFailedError(
-            f"{MOST_SKIPPED_UPDATES} updates in a row gave NaN or infinity; the last batch is in '{file}'; "
-            "try a lower --learning-rate"
+            f"{MOST_SKIPPED_UPDATES} updates in a row gave NaN or infinity; {where}; try a lower --learning-rate"
         )
 
     def _now_and_then(self) -> None:
@@ -183,7 +210,9 @@ class Trainer:
             self.episodes.record(episode)
         for fault in self._plane.drain_faults():
             self._view.notice(f"environment replaced: {fault}")
-        if self.progress.updates == self._before.updates:
+        now = time.monotonic()
+        self._stop_reason = self._stop_reason or self._goal_met(now)
+        if not self._has_learned:
             self._view.starting(self._plane.stats(), self._plane.total_slots)
             self._meter.restart(self.progress, self._seconds())
             return
@@ -191,10 +220,8 @@ class Trainer:
         if self._meter.age_s >= self._config.log_seconds:
             self._log()
         self._evaluate_if_due()
-        now = time.monotonic()
         if now - self._saved_at >= 60 * self._config.checkpoint_minutes:
-            self.save()
-        self._stop_reason = self._stop_reason or self._goal_met(now)
+            self._save_or_notice()
 
     def _seconds(self) -> dict[str, float]:
         return self._plane.stats().shares | self._shares.seconds()
@@ -235,6 +262,7 @@ class Trainer:
 
     def _request_stop(self, reason: str) -> None:
         self._stop_reason = reason
+        self._interrupted = True
 
     # Evaluation
 
@@ -246,8 +274,8 @@ class Trainer:
         try:
             with self._shares.measure("evaluating"):
                 self._evaluate()
-        except RunFailedError as error:
-            self._view.notice(str(error))
+        except (RunFailedError, UserError) as error:
+            self._view.notice(f"no evaluation: {error}; the run goes on")
 
     def _evaluate(self) -> None:
         policy = policy_maker(self._config, self._parts)()
@@ -261,6 +289,7 @@ class Trainer:
             run=str(self._run.path),
             env_steps=self.progress.env_steps,
             step_timeout_s=self._config.runtime.step_timeout_s,
+            stop=lambda: self._interrupted,
         )
         result.save(self._run.report)
         self._log({f"eval/{task}": score for task, score in result.mean_returns.items()})

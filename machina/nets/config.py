@@ -31,7 +31,8 @@ class NetworkConfig(Config):
         default=0, ge=0, description="Units of an LSTM after the torso (256 in IMPALA); 0: feed-forward."
     )
     network_name: str | None = Field(
-        default=None, description="A registered network of your own, instead of the one described here."
+        default=None,
+        description="A network of your own instead: a registered name, or module:function.",
     )
 
     @model_validator(mode="after")

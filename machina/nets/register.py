@@ -11,13 +11,14 @@ from torch import nn
 from machina.errors import UserError, nearest
 from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, NetworkInput, NetworkOutput, PolicyNetwork
+from machina.plugins import load_function
 from machina.specs import EnvSpec
 from machina.types import NO_ACTION
 
 NetworkBuilder = Callable[[EnvSpec, NetworkConfig], PolicyNetwork]
 
 NETWORKS: dict[str, NetworkBuilder] = {}
-"""Users' networks; ``--network-name NAME`` picks one. Without a name ``ActorCritic`` is built."""
+"""Users' networks; ``--network-name NAME`` picks one, ``module:function`` is imported. Else it is ``ActorCritic``."""
 
 _BUILDING = threading.Lock()
 """Actors are built in threads, but weights are drawn from a generator that they share."""
@@ -42,16 +43,24 @@ def build_network(spec: EnvSpec, config: NetworkConfig, seed: int) -> PolicyNetw
         UserError: an unknown name, or a network that breaks the contract of ``PolicyNetwork``.
     """
     name = config.network_name
-    if name is not None and name not in NETWORKS:
-        known = ", ".join(sorted(NETWORKS)) or "none"
-        raise UserError(f"network {name!r} is unknown (registered: {known}){nearest(name, NETWORKS)}")
+    build = ActorCritic if name is None else _find(name)
     with _BUILDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = ActorCritic(spec, config) if name is None else NETWORKS[name](spec, config)
+        network = build(spec, config)
     if name is not None:
         _check_contract(name, network, spec)
     channels_last: PolicyNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return channels_last
+
+
+def _find(name: str) -> NetworkBuilder:
+    if name in NETWORKS:
+        return NETWORKS[name]
+    if ":" in name:
+        return load_function(name, "network_name")
+    known = ", ".join(sorted(NETWORKS)) or "none"
+    hint = nearest(name, NETWORKS)
+    raise UserError(f"network {name!r} is unknown (registered: {known}; or give module:function){hint}")
 
 
 def _check_contract(name: str, network: object, spec: EnvSpec) -> None:

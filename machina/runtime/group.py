@@ -35,6 +35,9 @@ class SlotGroup:
         unroll_length: T.
         step_timeout_s: deadline of one environment step.
         state: what ``state`` or ``counters`` gave in a former run; empty for a new one.
+
+    Raises:
+        EnvironmentFaultError: the environment can't start an episode.
     """
 
     def __init__(
@@ -65,7 +68,11 @@ class SlotGroup:
         self._stepper = make_stepper()
         self._spec = self._stepper.env.spec
         self._task_ids = self._stepper.env.task_ids
-        self._begin_episodes(self._reset())
+        try:
+            self._begin_episodes(self._reset())
+        except BaseException:
+            self._stepper.close()
+            raise
         if "returns" in state:
             self._restore(state)
         self._buffer = self._new_buffer()
@@ -181,5 +188,8 @@ class SlotGroup:
         self._returns = state["returns"]
         self._lengths = state["lengths"]
 
+
+COUNTERS = ("/drawn", "/restarts")
+"""Ends of the names of ``counters`` in a plane's state."""
 
 ENTRY_FLAGS = ("reward", "terminated", "truncated", "life_lost")

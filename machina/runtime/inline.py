@@ -26,7 +26,8 @@ class InlinePlane(Plane):
         waiting = section(state, "queue/")
         if waiting:
             self.queue.put(from_arrays(waiting), release=lambda: None)
-        self._actors = [self._make_actor(index) for index in range(self._runtime.actors)]
+        for index in range(self._runtime.actors):
+            self._actors.append(self._make_actor(index))
 
     def next_batch(self, timeout_s: float) -> Unroll[Array]:  # noqa: ARG002 (never waits)
         """The next batch; runs a round of every actor while the queue is short."""
@@ -45,6 +46,10 @@ class InlinePlane(Plane):
         if waiting is not None:
             state |= {f"queue/{key}": array for key, array in to_arrays(waiting).items()}
         return state
+
+    def unrolls_at_hand(self) -> int:
+        """None: no unroll is open between two batches, and those that wait are in ``state``."""
+        return 0
 
     def close(self) -> None:
         """Close the environments."""

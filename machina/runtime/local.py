@@ -10,6 +10,7 @@ from machina.config import RuntimeConfig
 from machina.errors import RunFailedError, UserError
 from machina.interfaces import EnvFactory, Policy
 from machina.runtime.actor import Fault
+from machina.runtime.group import COUNTERS
 from machina.runtime.parameters import PublishedParameters
 from machina.runtime.plane import Plane, PlaneConfig, group_key, queue_capacity
 from machina.runtime.queue import QueueClosedError
@@ -83,9 +84,18 @@ class LocalPlane(Plane):
         return self.queue.get(self._config.batch_size, timeout_s)
 
     def _round_is_complete(self) -> bool:
-        """In lock-step the learner starts when every slot's unroll is in, so that their order is fixed."""
+        """In lock-step the learner starts when every slot's unroll is in, so that their order is fixed.
+
+        A round that leaves the queue short of a batch is followed by another with the same parameters.
+        """
         account = self.queue.account
-        return account.queued >= self._config.batch_size and account.accepted % self.total_slots == 0
+        rounds, begun = divmod(account.accepted, self.total_slots)
+        if begun:
+            return False
+        if account.queued < self._config.batch_size:
+            self.store.count_up_to(rounds + 1)
+            return False
+        return True
 
     def _raise_failure(self, failure: BaseException) -> None:
         if isinstance(failure, UserError | RunFailedError):
@@ -95,11 +105,16 @@ class LocalPlane(Plane):
 
     def state(self) -> dict[str, Array]:
         """Counters that keep the random streams from repeating; episodes restart on resume."""
-        state: dict[str, Array] = {}
+        # What a former session left stands in for actors that are not built yet.
+        state = {key: array for key, array in self._initial.items() if key.endswith(COUNTERS)}
         for actor in self._actors:
             for group in actor.groups:
                 state |= {group_key(group.slots) + key: array for key, array in group.counters().items()}
         return state
+
+    def unrolls_at_hand(self) -> int:
+        """Those that wait for the learner, and the one that every slot fills."""
+        return self.queue.account.queued + self.total_slots
 
     def close(self) -> None:
         """Stop the actors and close the environments; a thread that is stuck is left behind."""

@@ -33,6 +33,12 @@ class ParameterStore:
             self._publications += 1
             self._changed.notify_all()
 
+    def count_up_to(self, publications: int) -> None:
+        """Count the newest version as if it had been published so many times; wakes who waits for that."""
+        with self._changed:
+            self._publications = max(self._publications, publications)
+            self._changed.notify_all()
+
     def latest(self) -> PublishedParameters:
         """The newest version; the learner publishes once before any actor starts."""
         with self._changed:

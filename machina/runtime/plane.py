@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from machina.config import RuntimeConfig
-from machina.errors import RunFailedError, UserError
+from machina.errors import EnvironmentFaultError, RunFailedError, UserError
 from machina.interfaces import EnvFactory, Policy, SlotEnv
 from machina.runtime.actor import Actor, Fault
 from machina.runtime.group import SlotGroup
@@ -139,12 +139,27 @@ class Plane(ABC):
             return self._make_stepper(self._factory.make(task_ids, self._count_started))
 
     def _make_actor(self, index: int) -> Actor:
+        """An actor with its environments started.
+
+        Raises:
+            UserError: an environment can't be built.
+            RunFailedError: an environment can't start its first episode.
+        """
         policy = self._make_policy()
         # Building an Atari environment holds the interpreter lock, resetting it does not: while one group resets,
         # the next is built (57 games, 4 environments each: measured in docs/benchmarks.md).
         with ThreadPoolExecutor() as pool:
-            groups = list(pool.map(lambda slots: self._make_group(policy, slots), self._slots[index]))
-        return Actor(policy, groups, self.queue, self._note_fault, ordered=self._runtime.lock_step)
+            groups = [pool.submit(self._make_group, policy, slots) for slots in self._slots[index]]
+        failures = [failure for group in groups if (failure := group.exception()) is not None]
+        if not failures:
+            built = [group.result() for group in groups]
+            return Actor(policy, built, self.queue, self._note_fault, ordered=self._runtime.lock_step)
+        for group in groups:
+            if group.exception() is None:
+                group.result().close()
+        if isinstance(failures[0], EnvironmentFaultError):
+            raise RunFailedError(f"{failures[0]}; the run can't start") from failures[0]
+        raise failures[0]
 
     def _count_started(self, slots: int) -> None:
         with self._lock:
@@ -168,6 +183,10 @@ class Plane(ABC):
     @abstractmethod
     def state(self) -> dict[str, Array]:
         """What a checkpoint keeps of the actors, as named arrays."""
+
+    @abstractmethod
+    def unrolls_at_hand(self) -> int:
+        """Unrolls, full or begun, that ``state`` does not keep: lost when the run goes on from there."""
 
     @abstractmethod
     def close(self) -> None:

@@ -132,6 +132,15 @@ class ThreadStepper:
         self._thread.join(CLOSE_TIMEOUT_S)
 
 
+def fault_at_hang(culprit: str) -> None:
+    """A ``report`` for those who want no step that an environment had to recover from.
+
+    Raises:
+        EnvironmentFaultError: always.
+    """
+    raise EnvironmentFaultError(culprit)
+
+
 def _serve(jobs: queue.SimpleQueue[Job | None], answers: queue.SimpleQueue[StepResult | BaseException | None]) -> None:
     """The stepping thread: run each job, answer with its result or with what it raised."""
     while (job := jobs.get()) is not None:

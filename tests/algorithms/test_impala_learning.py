@@ -13,7 +13,6 @@ import machina.algorithms.impala.learning as learning
 from machina.algorithms.impala.builder import ImpalaAlgorithm
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
-from machina.algorithms.impala.builder import ImpalaAlgorithm
 from machina.algorithms.impala_popart.config import ImpalaPopArtConfig
 from machina.errors import UserError
 from machina.interfaces import LearnerState

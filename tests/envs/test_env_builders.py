@@ -11,9 +11,10 @@ import user_tasks
 
 from machina.config import EnvConfig
 from machina.envs import builders
-from machina.envs.builders import describe, load_wrapper, parse_environment, register_environment
+from machina.envs.builders import describe, parse_environment, register_environment
 from machina.envs.config import AtariConfig, GymnasiumConfig, ToyConfig
 from machina.errors import EnvironmentFaultError, UserError
+from machina.plugins import load_function
 from machina.specs import ArraySpec
 
 
@@ -115,11 +116,11 @@ def test_wrapper_may_give_a_dict() -> None:
 
 def test_refusals_of_wrappers() -> None:
     with pytest.raises(UserError, match="must be module:function"):
-        load_wrapper("halved")
+        load_function("halved", "wrapper")
     with pytest.raises(UserError, match="module 'no_such_module' can't be imported"):
-        load_wrapper("no_such_module:halved")
+        load_function("no_such_module:halved", "wrapper")
     with pytest.raises(UserError, match="has no function 'halfed'; did you mean 'halved'"):
-        load_wrapper("user_tasks:halfed")
+        load_function("user_tasks:halfed", "wrapper")
     with pytest.raises(UserError, match=r"must return a gymnasium\.vector\.VectorEnv, got NoneType"):
         parse_environment("catch", ToyConfig(), "user_tasks:forgets_to_return")
 

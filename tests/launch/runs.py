@@ -1,0 +1,98 @@
+"""Small runs, and what a checkpoint of one holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from machina.algorithms.impala.learning import ImpalaLearner
+from machina.checkpoint import RunDirectory, load_checkpoint
+from machina.interfaces import Learner
+from machina.types import Array, Unroll
+
+SMALL: dict[str, Any] = {
+    "place": "inline",
+    "precision": "float32",
+    "actor_threads": 1,
+    "learner_threads": 1,
+    "env_threads": 1,
+    "unroll_length": 5,
+    "batch_size": 4,
+    "hidden_sizes": (16,),
+    "learning_rate": 3e-3,
+}
+"""Options of `machina.train` that make an update take a millisecond."""
+
+TIMING = ("speed/", "time/", "wall_s")
+"""Metrics that no two runs share."""
+
+
+def content(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Every tensor by "file/name", and every value but times."""
+    loaded = load_checkpoint(checkpoint)
+    values = json.loads(json.dumps(loaded.values))
+    del values["progress"]["elapsed_s"]
+    tensors = {f"{stem}/{name}": tensor for stem, group in loaded.tensors.items() for name, tensor in group.items()}
+    return tensors, values
+
+
+def assert_same_content(one: Path, other: Path) -> None:
+    """Two checkpoints hold the same, bit for bit."""
+    (tensors, values), (other_tensors, other_values) = content(one), content(other)
+    assert tensors.keys() == other_tensors.keys()
+    different = [name for name, tensor in tensors.items() if not torch.equal(tensor, other_tensors[name])]
+    assert different == []
+    assert values == other_values
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """A run's checkpoints in order."""
+    return sorted(path for path in (run / "checkpoints").iterdir() if path.is_dir())
+
+
+def last_checkpoint(run: Path) -> Path:
+    """The one that `machina resume` takes."""
+    return RunDirectory.open(run).latest().checkpoint.path
+
+
+def untimed(lines: list[dict[str, float | None]]) -> list[dict[str, float | None]]:
+    """Metrics without what depends on the clock."""
+    return [{name: value for name, value in line.items() if not name.startswith(TIMING)} for line in lines]
+
+
+def signal_at(update: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a real signal when the learner has made so many updates."""
+    original = ImpalaLearner.update
+
+    def update_and_send(self: Learner, batch: Unroll[Array]) -> dict[str, float]:
+        assert isinstance(self, ImpalaLearner)
+        metrics = original(self, batch)
+        if self.updates == update:
+            assert threading.current_thread() is threading.main_thread()
+            os.kill(os.getpid(), number)
+        return metrics
+
+    monkeypatch.setattr(ImpalaLearner, "update", update_and_send)
+
+
+def command(*arguments: str | Path, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+    """`machina` in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "machina", *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )

@@ -1,0 +1,121 @@
+"""Both places hand the learner the same unrolls, and what was stored is what the policy saw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from planes import Job, as_tensors, running, take
+
+from machina.algorithms.impala.networks import load_flat, make_network
+from machina.losses.alignment import aligned
+from machina.nets.frames import stacked_frames
+from machina.nets.network import NetworkInput
+from machina.runtime.unrolls import to_arrays
+from machina.types import OBSERVATION, Array, Unroll
+
+TINY_SHALLOW = {"torso": "shallow", "filters": (8, 8, 8), "hidden_sizes": (32,)}
+JOBS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], int]] = {
+    # name: environment, algo, env, runtime, batches
+    "catch": ("catch", {"batch_size": 6, "unroll_length": 7}, {"envs_per_task": 6}, {}, 10),
+    "two actors": ("catch", {"batch_size": 4, "unroll_length": 5}, {"envs_per_task": 8}, {"actors": 2}, 12),
+    "uneven groups": ("catch", {"batch_size": 4, "unroll_length": 3}, {"envs_per_task": 7}, {"actors": 2}, 12),
+    "several rounds to a batch": ("catch", {"batch_size": 8, "unroll_length": 3}, {"envs_per_task": 3}, {}, 8),
+    "tasks, lstm, popart": (
+        "two_scales",
+        {"batch_size": 5, "unroll_length": 4, "popart": True, "network": {"lstm_size": 8}},
+        {"envs_per_task": 4},
+        {"actors": 2},
+        10,
+    ),
+    "native": ("CartPole-v1", {"batch_size": 4, "unroll_length": 6}, {"envs_per_task": 4}, {}, 8),
+    "workers": ("CartPole-v1", {"batch_size": 2, "unroll_length": 6}, {"envs_per_task": 2, "processes": True}, {}, 5),
+    "pong": (
+        "pong",
+        {"batch_size": 4, "unroll_length": 5, "network": TINY_SHALLOW},
+        {"envs_per_task": 4, "frame_cap": 120},
+        {},
+        8,
+    ),
+}
+
+
+def same(one: Unroll[Array], other: Unroll[Array]) -> bool:
+    arrays, others = to_arrays(one), to_arrays(other)
+    return arrays.keys() == others.keys() and all(np.array_equal(array, others[key]) for key, array in arrays.items())
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_inline_and_local_give_the_same_unrolls_in_lock_step(name: str) -> None:
+    environment, algo, env, runtime, count = JOBS[name]
+    recorded: dict[str, list[Unroll[Array]]] = {}
+    parameters: dict[str, torch.Tensor] = {}
+    for place in ("inline", "local"):
+        with running(environment, place, algo, env, {**runtime, "lock_step": True}) as job:
+            recorded[place] = take(job, count, learn=True)
+            parameters[place] = job.learner.flat_parameters()
+    assert all(same(*pair) for pair in zip(*recorded.values(), strict=True))
+    assert torch.equal(parameters["inline"], parameters["local"])
+    assert len({float(batch.policy_version.max()) for batch in recorded["inline"]}) > 1, "parameters did come back"
+
+
+def test_the_action_stream_of_a_slot_does_not_depend_on_the_actors() -> None:
+    """With the same parameters throughout, two actors give each slot the unrolls that one gives it."""
+    by_actors = []
+    for actors in (1, 2):
+        algo, env = {"batch_size": 8, "unroll_length": 5}, {"envs_per_task": 8}
+        with running("catch", "inline", algo, env, {"actors": actors}) as job:
+            by_actors.append(take(job, 6))
+    assert all(same(*pair) for pair in zip(*by_actors, strict=True))
+
+
+def test_batches_stay_what_they_were_while_actors_reuse_their_buffers() -> None:
+    for place in ("inline", "local"):
+        with running("catch", place, {"batch_size": 3, "unroll_length": 4}, {"envs_per_task": 4}) as job:
+            batches = take(job, 2)
+            copies = [{key: array.copy() for key, array in to_arrays(batch).items()} for batch in batches]
+            take(job, 30)
+            assert len(job.plane._actors[0].groups) == 2
+            # What the queue holds and what is being filled, no more: buffers come back.
+            assert all(group._free.qsize() <= 3 for group in job.plane._actors[0].groups)
+        for batch, copy in zip(batches, copies, strict=True):
+            assert all(np.array_equal(array, copy[key]) for key, array in to_arrays(batch).items())
+
+
+@pytest.mark.parametrize(
+    ("environment", "network", "env"),
+    [
+        ("counting", {"lstm_size": 8}, {"envs_per_task": 5}),
+        ("catch", {"lstm_size": 8}, {"envs_per_task": 5}),
+        ("two_scales", {}, {"envs_per_task": 3}),
+        ("pong", {**TINY_SHALLOW, "lstm_size": 8}, {"envs_per_task": 4, "frame_cap": 60}),
+    ],
+)
+@pytest.mark.parametrize("place", ["inline", "local"])
+def test_the_learner_sees_what_the_policy_saw(
+    environment: str, network: dict[str, Any], env: dict[str, Any], place: str
+) -> None:
+    """The behaviour policy's logits follow from the unroll alone: frames, core state, rewards, actions, resets."""
+    with running(environment, place, {"batch_size": 5, "unroll_length": 9, "network": network}, env) as job:
+        batches = take(job, 8)
+    assert any((batch.terminated | batch.truncated).any() for batch in batches), "no reset was tested"
+    for batch in batches:
+        logits = recomputed_logits(job, batch)
+        np.testing.assert_allclose(logits[:-1], batch.behaviour_logits[:-1], atol=2e-5)
+
+
+def recomputed_logits(job: Job, batch: Unroll[Array]) -> Array:
+    """``[T + 1, B, A]`` from the unroll, as the learner's network sees it."""
+    spec = job.parts.factory.spec
+    unroll = as_tensors(batch)
+    steps = aligned(unroll, 0.99)
+    observation = dict(unroll.observation)
+    if spec.stores_frames_once:
+        observation[OBSERVATION] = stacked_frames(observation[OBSERVATION], steps.first)
+    network = make_network(job.config.algo, spec, torch.device("cpu"), seed=0)
+    load_flat(network, job.plane.store.latest().flat)
+    inputs = NetworkInput(observation, unroll.reward, steps.previous_actions, steps.first)
+    with torch.no_grad():
+        return np.asarray(network(inputs, unroll.core_state).logits)

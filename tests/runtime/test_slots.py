@@ -1,0 +1,55 @@
+"""How slots are shared among actors, and the room in the queue that follows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from machina.config import RuntimeConfig
+from machina.errors import UserError
+from machina.runtime.plane import PlaneConfig, assign_slots, queue_capacity
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 3, 57])
+@pytest.mark.parametrize("envs_per_task", [1, 3, 4])
+@pytest.mark.parametrize("actors", [1, 2, 3])
+def test_every_task_has_the_same_share_and_neighbours_differ(num_tasks: int, envs_per_task: int, actors: int) -> None:
+    total = num_tasks * envs_per_task
+    if total < actors:
+        with pytest.raises(UserError, match=f"actors={actors}: only {total} environments"):
+            assign_slots(num_tasks, envs_per_task, actors)
+        return
+    groups = [group for actor in assign_slots(num_tasks, envs_per_task, actors) for group in actor]
+    slots = np.concatenate(groups)
+    assert slots.tolist() == list(range(total)), "every slot once, in order"
+    assert min(map(len, groups)) >= 1
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1
+    tasks = slots % num_tasks
+    assert np.bincount(tasks, minlength=num_tasks).tolist() == [envs_per_task] * num_tasks
+    if num_tasks > 1:
+        assert (tasks[1:] != tasks[:-1]).all()
+
+
+@pytest.mark.parametrize(("envs", "actors", "groups"), [(1, 1, 1), (2, 1, 2), (3, 2, 1), (4, 2, 2)])
+def test_two_groups_per_actor_when_there_are_slots_for_them(envs: int, actors: int, groups: int) -> None:
+    assert [len(actor) for actor in assign_slots(1, envs, actors)] == [groups] * actors
+
+
+def plane_config(batch_size: int, envs_per_task: int) -> PlaneConfig:
+    return PlaneConfig(5, batch_size, envs_per_task, seed=1, actor_threads=1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 32])
+@pytest.mark.parametrize("envs_per_task", [1, 3, 16, 50])
+def test_a_full_queue_always_holds_a_batch(batch_size: int, envs_per_task: int) -> None:
+    capacity = queue_capacity(1, RuntimeConfig(), plane_config(batch_size, envs_per_task))
+    largest = max(len(group) for actor in assign_slots(1, envs_per_task, 1) for group in actor)
+    # An actor waits when its unrolls would not fit; the learner must be able to go on then.
+    assert capacity - largest + 1 >= batch_size
+
+
+def test_too_small_a_queue_is_refused() -> None:
+    config = plane_config(batch_size=8, envs_per_task=6)
+    assert queue_capacity(1, RuntimeConfig(queue_unrolls=10), config) == 10
+    with pytest.raises(UserError, match=r"queue_unrolls=9: .* use at least 10"):
+        queue_capacity(1, RuntimeConfig(queue_unrolls=9), config)
