@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nearest
 
@@ -50,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"machina {__version__}")
         return 0
     command, *rest = arguments
+    # gymnasium prints the traceback of an environment that raised in a worker; we name it in one line.
+    warnings.filterwarnings("ignore", ".*ERROR: ", module="gymnasium")
     try:
         if command not in COMMANDS:
             raise UserError(f"unknown command {command!r}{nearest(command, COMMANDS) or '; see machina --help'}")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from machina.errors import UserError
 from machina.interfaces import Policy
 from machina.runtime.streams import SlotStreams
+from machina.specs import EnvSpec
 from machina.types import NO_ACTION, OBSERVATION, Array, CoreState, FloatArray, IntArray, Observation
 
 
@@ -53,7 +57,8 @@ class LoadedPolicy:
         action = policy.act(observation)
     """
 
-    def __init__(self, policy: Policy, seed: int) -> None:
+    def __init__(self, policy: Policy, spec: EnvSpec, seed: int) -> None:
+        self._spec = spec
         self._state = PolicyState(policy, num_slots=1, seed=seed)
 
     def reset(self) -> None:
@@ -67,7 +72,17 @@ class LoadedPolicy:
             observation: one observation as the environment gives it, without batch axis; an image stack as
                 ``[stack, H, W]`` uint8. An array, or a dict of arrays for dict observations.
             reward: the reward that came with it; recurrent policies read it.
+
+        Raises:
+            UserError: an array is missing or has another shape than the run's environment gave.
         """
-        arrays = {OBSERVATION: observation} if isinstance(observation, np.ndarray) else observation
-        batch = {key: np.ascontiguousarray(array)[None] for key, array in arrays.items()}
+        arrays = observation if isinstance(observation, Mapping) else {OBSERVATION: observation}
+        batch: dict[str, Array] = {}
+        for key, expected in self._spec.observation.items():
+            if key not in arrays:
+                raise UserError(f"observation {key!r} is missing; the policy needs {', '.join(self._spec.observation)}")
+            array = np.asarray(arrays[key], expected.dtype)
+            if array.shape != expected.shape:
+                raise UserError(f"observation {key!r} has shape {array.shape}, the policy needs {expected.shape}")
+            batch[key] = array[None]
         return int(self._state.act(batch, np.full(1, reward, np.float32))[0])

@@ -70,7 +70,8 @@ def load_policy(run: str | Path, best: bool = False, seed: int = 0) -> LoadedPol
         best: the best checkpoint instead of the latest.
         seed: seeds action sampling.
     """
-    return LoadedPolicy(jobs.load_run(Path(run), best).policy, seed)
+    loaded = jobs.load_run(Path(run), best)
+    return LoadedPolicy(loaded.policy, loaded.parts.factory.spec, seed)
 
 
 def _place(model: type[BaseModel], changes: dict[str, Any], name: str, value: Any) -> None:

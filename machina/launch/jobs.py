@@ -111,7 +111,7 @@ def _facts(config: AnyRunConfig, parts: Parts, run: RunDirectory, source: str) -
     slots = spec.num_tasks * config.env.envs_per_task
     return RunFacts(
         name=str(run.path),
-        algorithm=f"{config.algorithm} (configuration: {source})",
+        algorithm=f"{config.algorithm} ({source})",
         environment=f"{config.environment}{tasks}, {slots} environments, place {config.runtime.place}",
         protocol=", ".join(f"{name} {value}" for name, value in spec.protocol.items()) or "as the environment comes",
         machine=parts.machine.line(),

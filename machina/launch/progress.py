@@ -69,6 +69,11 @@ class Means:
         self._sums: dict[str, float] = {}
         self._count = 0
 
+    @property
+    def empty(self) -> bool:
+        """Whether no update was counted since the last reading."""
+        return self._count == 0
+
     def add(self, metrics: dict[str, float]) -> None:
         """Count one update."""
         self._count += 1

@@ -23,6 +23,7 @@ from machina.launch.parts import Parts, build_plane, policy_maker, total_env_ste
 from machina.launch.progress import Means, Meter, Progress
 from machina.launch.watching import RunView
 from machina.metrics import EpisodeTracker, MetricsWriter, TimeShares
+from machina.runtime.hardware import resident_memory
 from machina.runtime.unrolls import num_slots, to_arrays
 from machina.types import Array, Unroll
 
@@ -146,6 +147,7 @@ class Trainer:
         """The loop; returns why it ended."""
         self._plane.publish(self.progress.updates, self.learner.flat_parameters())
         self._plane.start(self._plane_state)
+        self._meter.restart(self.progress, self._seconds())
         while self._stop_reason is None:
             with self._shares.measure("learner_waiting"):
                 batch = self._plane.next_batch(POLL_S)
@@ -170,7 +172,7 @@ class Trainer:
     def _end_session(self) -> None:
         """Write the last metrics and close everything."""
         try:
-            if self._has_learned:
+            if not self._means.empty:
                 self._log()
         finally:
             self._metrics.close()
@@ -235,6 +237,7 @@ class Trainer:
             "speed/frames_per_s": speeds.env_steps_per_s * self._spec.frames_per_step,
             "speed/updates_per_s": speeds.updates_per_s,
             **{f"time/{name}": share for name, share in speeds.shares.items()},
+            "process/memory_gib": resident_memory() / 2**30,
             "queue/accepted": stats.account.accepted,
             "queue/learned": stats.account.learned,
             "queue/queued": stats.account.queued,

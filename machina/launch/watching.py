@@ -81,19 +81,29 @@ class RunView:
             policy_lag_max=self.latest.get("actor/policy_lag_max"),
             shares=speeds.shares,
             ceiling=speeds.env_steps_per_s / self._ceiling if self._ceiling else None,
+            done=self._done(progress),
             eta_s=self._eta(progress, speeds.env_steps_per_s),
             checkpoint=self.checkpoint,
             faults=faults,
             tasks=self.rows(episodes),
         )
 
+    def _session_s(self, progress: Progress) -> float:
+        return progress.elapsed_s - self._session_start.elapsed_s if self._session_start is not None else 0.0
+
+    def _done(self, progress: Progress) -> float:
+        """Of the schedule or of the minutes, whichever is nearer its end."""
+        steps = progress.env_steps / self._total_env_steps
+        minutes = 0.0 if self._minutes is None else self._session_s(progress) / (60 * self._minutes)
+        return min(1.0, max(steps, minutes))
+
     def _eta(self, progress: Progress, env_steps_per_s: float) -> float | None:
         """Seconds to the end of the schedule or of the minutes, whichever comes first."""
         candidates = []
         if env_steps_per_s > 0:
             candidates.append((self._total_env_steps - progress.env_steps) / env_steps_per_s)
-        if self._minutes is not None and self._session_start is not None:
-            candidates.append(60 * self._minutes - (progress.elapsed_s - self._session_start.elapsed_s))
+        if self._minutes is not None:
+            candidates.append(60 * self._minutes - self._session_s(progress))
         return max(0.0, min(candidates)) if candidates else None
 
     def rows(self, episodes: EpisodeTracker) -> list[TaskRow]:

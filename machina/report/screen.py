@@ -58,6 +58,8 @@ class Snapshot(NamedTuple):
     """Fractions of the threads' time by name, in the order of display."""
     ceiling: float | None
     """Speed as a fraction of this machine's serial ceiling; None when it was never measured."""
+    done: float
+    """Fraction of the way to the run's goal."""
     eta_s: float | None
     """Seconds until the run's goal; None when unknown."""
     checkpoint: Path | None
@@ -93,7 +95,7 @@ def plain_line(snapshot: Snapshot) -> str:
     """One line for a log file."""
     parts = [
         clock(snapshot.elapsed_s),
-        f"env steps {snapshot.env_steps:,} ({_done(snapshot):.2%})",
+        f"env steps {snapshot.env_steps:,} ({snapshot.done:.2%})",
         f"{snapshot.env_steps_per_s:,.0f}/s",
         f"updates {snapshot.updates_per_s:.1f}/s",
     ]
@@ -196,10 +198,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400}d{whole // 3600 % 24:02d}h"
 
 
-def _done(snapshot: Snapshot) -> float:
-    return min(1.0, snapshot.env_steps / max(1, snapshot.total_env_steps))
-
-
 def _labelled(label: str, value: str | Text, style: str = "") -> Text:
     """A label and its value on one line, whatever line ends the value has."""
     if isinstance(value, str):
@@ -236,7 +234,7 @@ def _head(facts: RunFacts, snapshot: Snapshot, width: int) -> list[Text]:
 
 
 def _progress(snapshot: Snapshot, width: int) -> Text:
-    done = _done(snapshot)
+    done = snapshot.done
     eta = "" if snapshot.eta_s is None else f" · eta {duration(snapshot.eta_s)}"
     total = f"{snapshot.env_steps:,} of {snapshot.total_env_steps:,} env steps{eta}"
     text = f" {done:.2%} · {total}"

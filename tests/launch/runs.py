@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
 }
 """Options of `machina.train` that make an update take a millisecond."""
 
-TIMING = ("speed/", "time/", "wall_s")
+TIMING = ("speed/", "time/", "process/", "wall_s")
 """Metrics that no two runs share."""
 
 

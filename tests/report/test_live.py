@@ -50,6 +50,7 @@ def snapshot(tasks: list[TaskRow], elapsed_s: float = 80.0) -> Snapshot:
         policy_lag_max=5,
         shares={"env": 0.5, "acting": 0.2, "learning": 0.25, "waiting": 0.05},
         ceiling=0.84,
+        done=0.25,
         eta_s=3720,
         checkpoint=Path("runs/atari57-1/checkpoints/000000120000"),
         faults="1 environment replaced",
@@ -104,7 +105,7 @@ def test_a_task_without_an_episode_has_a_dash() -> None:
 def test_plain_lines() -> None:
     one = plain_line(snapshot([TaskRow("pong", 10, 12.34)]))
     assert one == (
-        "00:01:20  env steps 123,456 (0.00%)  1,540/s  updates 8.1/s  lag 1.4  return 12.34 (pong)  eta 1h02m"
+        "00:01:20  env steps 123,456 (25.00%)  1,540/s  updates 8.1/s  lag 1.4  return 12.34 (pong)  eta 1h02m"
     )
     assert "human-normalized median" in plain_line(snapshot(rows(57)))
     assert "no episode has ended" in plain_line(snapshot([TaskRow("pong", 0, None)]))

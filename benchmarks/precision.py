@@ -1,0 +1,71 @@
+"""How far bfloat16 gradients are from float32 ones, on batches recorded from a run's own policy.
+
+python benchmarks/precision.py runs/NAME --batches 20
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, Field
+from tyro.conf import Positional
+
+from machina.algorithms.impala.learning import ImpalaLearner
+from machina.cli.options import parse
+from machina.interfaces import LearnerState
+from machina.launch.configuration import AnyRunConfig
+from machina.launch.jobs import load_run
+from machina.launch.parts import Parts, build_plane
+from machina.types import Array, Unroll
+
+
+class Options(BaseModel):
+    """Compare gradients."""
+
+    run: Positional[Path] = Field(description="Run directory; its policy plays and its learner differentiates.")
+    batches: int = Field(default=20, ge=1, description="Batches recorded.")
+
+
+def main() -> None:
+    options = parse(Options, sys.argv[1:], "benchmarks/precision.py")
+    loaded = load_run(options.run)
+    model, optimizer = loaded.checkpoint.tensors["model"], loaded.checkpoint.tensors["optimizer"]
+    state = LearnerState({"model": model, "optimizer": optimizer}, loaded.checkpoint.values["learner"])
+    learners = {}
+    for precision in ("float32", "bfloat16"):
+        learners[precision] = ImpalaLearner(loaded.config.algo, loaded.parts.factory.spec, 10**9, "cpu", precision, 0)
+        learners[precision].load_state(state)
+    cosines = []
+    for batch in record(loaded.config, loaded.parts, learners["float32"].flat_parameters(), options.batches):
+        gradients = []
+        for learner in learners.values():
+            learner.load_state(state)
+            learner.update(batch)
+            gradients.append(
+                torch.cat([p.grad.reshape(-1) for p in learner.network.parameters() if p.grad is not None])
+            )
+        cosines.append(float(torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0)))
+    print(
+        f"cosine of bfloat16 and float32 gradients, {len(cosines)} batches of {loaded.config.algo.batch_size} unrolls: "
+        f"median {statistics.median(cosines):.5f}, least {min(cosines):.5f}"
+    )
+
+
+def record(config: AnyRunConfig, parts: Parts, parameters: torch.Tensor, count: int) -> list[Unroll[Array]]:
+    """Batches that the policy with ``parameters`` makes."""
+    inline = config.runtime.model_copy(update={"place": "inline"})
+    plane = build_plane(config.model_copy(update={"runtime": inline}), parts)
+    plane.publish(0, parameters)
+    plane.start({})
+    try:
+        batches = [plane.next_batch(timeout_s=0) for _ in range(count)]
+        return [batch for batch in batches if batch is not None]
+    finally:
+        plane.close()
+
+
+if __name__ == "__main__":
+    main()
