@@ -81,7 +81,7 @@ class LoadedPolicy:
         for key, expected in self._spec.observation.items():
             if key not in arrays:
                 raise UserError(f"observation {key!r} is missing; the policy needs {', '.join(self._spec.observation)}")
-            array = np.asarray(arrays[key], expected.dtype)
+            array = np.array(arrays[key], expected.dtype, order="C")
             if array.shape != expected.shape:
                 raise UserError(f"observation {key!r} has shape {array.shape}, the policy needs {expected.shape}")
             batch[key] = array[None]

@@ -39,7 +39,7 @@ class StartupProgress:
         self._lock = threading.Lock()
         self._started = time.monotonic()
         self._status: Status | None = None
-        self._stage = ""
+        self._stage = self._printed = ""
         self._printed_at = 0.0
 
     def __enter__(self) -> StartupProgress:
@@ -63,8 +63,9 @@ class StartupProgress:
                 self._status.update(f"{escape(text)}  [dim]{time.monotonic() - self._started:.0f} s[/dim]")
                 return
             now = time.monotonic()
-            if stage != self._stage or now - self._printed_at >= STARTUP_LINE_PERIOD_S:
-                self._stage, self._printed_at = stage, now
+            complete = done is not None and done == total and text != self._printed
+            if stage != self._stage or complete or now - self._printed_at >= STARTUP_LINE_PERIOD_S:
+                self._stage, self._printed, self._printed_at = stage, text, now
                 _print_plain(self._console, text)
 
 

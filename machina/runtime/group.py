@@ -127,7 +127,8 @@ class SlotGroup:
         self._count_episodes(reset_step)
 
     def _count_episodes(self, reset_step: Array) -> None:
-        self._returns += self._entry.reward
+        # A user's wrapper may shift rewards, that of a reset step too; it belongs to no episode.
+        self._returns += np.where(reset_step, 0, self._entry.reward)
         self._lengths += ~reset_step
         for slot in np.flatnonzero(self._entry.terminated | self._entry.truncated):
             self.finished_episodes.append(
@@ -173,16 +174,13 @@ class SlotGroup:
             **self.counters(),
             **{f"env/{key}": array for key, array in env_state.items()},
             **{f"core_state/{i}": array for i, array in enumerate(self._core_state)},
-            **{f"entry/{key}": getattr(self._entry, key) for key in ENTRY_FLAGS},
-            **{f"observation/{key}": array for key, array in self._entry.observation.items()},
             "previous_action": self._previous_action,
             "returns": self._returns,
             "lengths": self._lengths,
         }
 
     def _restore(self, state: dict[str, Array]) -> None:
-        self._stepper.env.set_state(section(state, "env/"))
-        self._entry = StepResult(section(state, "observation/"), **{key: state[f"entry/{key}"] for key in ENTRY_FLAGS})
+        self._entry = self._stepper.env.set_state(section(state, "env/"))
         self._core_state = tuple(state[f"core_state/{i}"] for i in range(len(self._core_state)))
         self._previous_action = state["previous_action"]
         self._returns = state["returns"]
@@ -191,5 +189,3 @@ class SlotGroup:
 
 COUNTERS = ("/drawn", "/restarts")
 """Ends of the names of ``counters`` in a plane's state."""
-
-ENTRY_FLAGS = ("reward", "terminated", "truncated", "life_lost")

@@ -23,7 +23,7 @@ class Faulty(gymnasium.Env[Any, Any]):
         marker: a file that is made when it strikes, after which it does no more; None strikes always.
     """
 
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
 
     def __init__(self, fault: str = "", at: int = 3, marker: str | None = None, render_mode: str | None = None) -> None:
         self.observation_space = spaces.Box(0.0, 10.0, (2,), np.float32)

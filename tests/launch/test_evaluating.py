@@ -1,0 +1,195 @@
+"""Scores: exactly the episodes asked for, on environments and seeds of their own, in every command the same way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import SMALL, checkpoints
+
+import machina
+from machina.checkpoint import RunDirectory, load_checkpoint
+from machina.envs.builders import parse_environment
+from machina.envs.config import ToyConfig
+from machina.launch.evaluation import evaluate
+from machina.launch.filming import film
+from machina.metrics import read_metrics
+from machina.report.evaluation import load_evaluation
+from machina.types import OBSERVATION, ActorOutput, CoreState, FloatArray, IntArray, Observation
+
+
+class Staying:
+    """Never moves; refuses an entry that shows another episode's memory."""
+
+    def initial_core_state(self, num_slots: int) -> CoreState:
+        return (np.zeros((num_slots, 1), np.float32),)
+
+    def act(
+        self,
+        observation: Observation,
+        reward: FloatArray,
+        previous_action: IntArray,
+        core_state: CoreState,
+        uniforms: FloatArray,
+    ) -> ActorOutput:
+        step = observation[OBSERVATION].reshape(-1, 10, 5)[:, :9].argmax(axis=1).max(axis=1)
+        landed = reward != 0
+        np.testing.assert_array_equal(core_state[0][:, 0][~landed], step[~landed])
+        np.testing.assert_array_equal(previous_action == -1, (core_state[0] == 0)[:, 0])
+        assert uniforms.min() >= 0
+        action = np.ones(len(step), np.int64)
+        return ActorOutput(action, np.zeros((len(step), 3), np.float32), (core_state[0] + 1,))
+
+    def load_parameters(self, parameters: Any) -> None:
+        raise NotImplementedError
+
+    def load_tensors(self, tensors: Any) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("episodes", [1, 3, 64, 70, 131])
+def test_exactly_the_episodes_asked_for(episodes: int) -> None:
+    told: list[tuple[int, int]] = []
+    factory = parse_environment("catch", ToyConfig())
+    result = evaluate(
+        factory, Staying(), [0], episodes, seed=4, run="r", env_steps=7, progress=lambda *each: told.append(each)
+    )
+    assert len(result.episodes["catch"]) == episodes
+    assert result.lengths["catch"] == (9,) * episodes
+    assert set(result.episodes["catch"]) <= {-1.0, 1.0}
+    assert told == [(done, episodes) for done in range(1, episodes + 1)]
+    if episodes > 50:
+        # The ball lands on the paddle in one case of five.
+        assert -0.9 < result.mean_returns["catch"] < -0.2
+
+
+def test_the_seed_decides_the_score() -> None:
+    factory = parse_environment("catch", ToyConfig())
+
+    def score(seed: int) -> tuple[float, ...]:
+        return evaluate(factory, Staying(), [0], 20, seed=seed, run="r", env_steps=0).episodes["catch"]
+
+    assert score(1) == score(1)
+    assert score(1) != score(2)
+
+
+def test_an_evaluation_can_be_given_up() -> None:
+    factory = parse_environment("catch", ToyConfig())
+    asked = iter([False] * 5 + [True])
+    with pytest.raises(machina.RunFailedError, match="stopped before its end"):
+        evaluate(factory, Staying(), [0], 20, seed=1, run="r", env_steps=0, stop=lambda: next(asked))
+
+
+def train(runs_dir: Path, environment: str = "two_scales", **options: Any) -> Path:
+    defaults = {**SMALL, "name": "run", "runs_dir": runs_dir, "envs_per_task": 4, "total_frames": 800}
+    return machina.train("impala", environment, **{**defaults, **options}).path
+
+
+def test_tasks_can_be_chosen(tmp_path: Path) -> None:
+    path = train(tmp_path)
+    everything = machina.evaluate(path, episodes=5)
+    assert {task: len(returns) for task, returns in everything.episodes.items()} == {"small": 5, "large": 5}
+    from machina.launch.jobs import evaluate_run
+
+    assert evaluate_run(path, 5, ["large"]).episodes.keys() == {"large"}
+    assert evaluate_run(path, 5, ["large,small"]).episodes.keys() == {"large", "small"}
+    with pytest.raises(machina.UserError, match="games: large given more than once"):
+        evaluate_run(path, 5, ["large", "large"])
+    with pytest.raises(machina.UserError, match="no task 'larg'; did you mean 'large'"):
+        evaluate_run(path, 5, ["larg"])
+
+
+@pytest.mark.parametrize("place", ["inline", "local"])
+def test_the_best_checkpoint_is_kept(place: str, tmp_path: Path) -> None:
+    path = train(
+        tmp_path, place=place, total_frames=1600, eval_every=200, eval_episodes=4, keep_checkpoints=1, unroll_length=10
+    )
+    scores = {load_evaluation(file).step: load_evaluation(file).score for file in (path / "report").glob("*.json")}
+    assert len(scores) == 8, "every 200 frames of 1600"
+    best = RunDirectory.open(path).best()
+    assert best is not None
+    assert best.score == max(scores.values())
+    first_best = min(step for step, score in scores.items() if score == best.score)
+    assert best.step == first_best, "an equal score replaces nothing"
+    steps = {load_checkpoint(folder).step for folder in checkpoints(path)}
+    assert steps == {best.step, 1600}
+    lines = [line for line in read_metrics(path) if "eval/large" in line]
+    assert [line["env_steps"] for line in lines] == sorted(scores)
+    again = machina.resume(path)
+    assert again.updates == 40
+
+
+def test_evaluation_does_not_touch_the_training_s_random_streams(tmp_path: Path) -> None:
+    plain = train(tmp_path, name="plain")
+    evaluated = train(tmp_path, name="evaluated", eval_every=200, eval_episodes=3)
+    models = [load_checkpoint(checkpoints(path)[-1]).tensors["model"] for path in (plain, evaluated)]
+    assert all((tensor == models[1][name]).all() for name, tensor in models[0].items())
+
+
+def test_a_loaded_policy_acts_as_evaluation_does(tmp_path: Path) -> None:
+    path = train(tmp_path, "catch", lstm_size=8)
+    policy = machina.load_policy(path, seed=5)
+    env = parse_environment("catch", ToyConfig()).make([0])
+    entry = env.reset([3])
+    actions = []
+    for _ in range(2):
+        policy.reset()
+        for _ in range(9):
+            action = policy.act(entry.observation[OBSERVATION][0], float(entry.reward[0]))
+            actions.append(action)
+            entry = env.step(np.array([action]))
+        assert entry.terminated.all()
+        entry = env.step(np.array([0]))
+    again = machina.load_policy(path, seed=5)
+    again.reset()
+    entry = env.reset([3])
+    # Double precision, lists, or a flat dict: all that a user may have at hand.
+    assert again.act(entry.observation[OBSERVATION][0].astype(np.float64)) == actions[0]
+    assert set(actions) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        (np.zeros(7), r"observation 'observation' has shape \(7,\), the policy needs \(50,\)"),
+        ({"board": np.zeros(50)}, "observation 'observation' is missing"),
+    ],
+)
+def test_a_loaded_policy_names_a_wrong_observation(observation: Any, message: str, tmp_path: Path) -> None:
+    policy = machina.load_policy(train(tmp_path, "catch"))
+    policy.reset()
+    with pytest.raises(machina.UserError, match=message):
+        policy.act(observation)
+
+
+def test_filming_stops_at_a_fault_or_a_hang(tmp_path: Path) -> None:
+    path = train(tmp_path, "faulty_env:Sound-v0", processes=False)
+    result = film(path, None, seed=0, best=False, max_steps=50)
+    assert (result.frames, result.episode_return, result.remark) == (9, 8.0, "")
+    assert result.file.stat().st_size > 0
+    assert film(path, None, seed=1, best=False, max_steps=3).remark == ", cut after 3 env steps"
+
+    config = path / "config.yaml"
+    text = config.read_text()
+    config.write_text(text.replace("Sound-v0", "Raises-v0"))
+    with pytest.raises(machina.RunFailedError, match=r"filming stopped: .*the engine stalled"):
+        film(path, None, seed=2, best=False, max_steps=50)
+    config.write_text(text.replace("Sound-v0", "Sleeps-v0").replace("step_timeout_s: 60.0", "step_timeout_s: 0.3"))
+    with pytest.raises(machina.RunFailedError, match=r"filming stopped: .*no answer"):
+        film(path, None, seed=3, best=False, max_steps=50)
+    assert len(list((path / "videos").iterdir())) == 2, "nothing half is left behind"
+
+
+def test_scores_are_stored_with_their_protocol(tmp_path: Path) -> None:
+    path = train(tmp_path, "pong", envs_per_task=2, frame_cap=80, sticky_actions=0.25)
+    result = machina.evaluate(path, episodes=3, seed=9)
+    stored = json.loads(next((path / "report").glob("evaluation-*.json")).read_text())
+    assert stored["protocol"] == result.protocol
+    assert stored["protocol"]["sticky_actions"] == 0.25
+    assert stored["protocol"]["frame_cap"] == 80
+    assert stored["seed"] == 9
+    assert stored["frames"] == 4 * stored["step"] == 800
+    assert result.lengths["pong"] == (20,) * 3
