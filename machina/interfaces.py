@@ -144,7 +144,8 @@ class Learner(Protocol):
 class Algorithm(Protocol):
     """An algorithm's builder: the network, how an actor picks actions, the learner."""
 
-    config: Config
+    @property
+    def config(self) -> Config: ...
 
     def make_policy(self, spec: EnvSpec, device: str, precision: str) -> Policy: ...
 

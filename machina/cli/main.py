@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -83,5 +84,7 @@ def console() -> None:
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
+    # The semaphores of closed worker processes are given back by their finalizers, which _exit does not run.
+    gc.collect()
     # Environment threads that hang in native code can't be joined; everything is saved by now.
     os._exit(code)

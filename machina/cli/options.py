@@ -63,9 +63,14 @@ def _refusal(stop: SystemExit, boxes: str) -> str:
         if isinstance(cause, ValidationError):
             return one_line(cause)
         cause = cause.__context__
-    lines = [line.strip("│ ") for line in boxes.splitlines() if line.startswith("│")]
-    head = lines[: next((index for index, line in enumerate(lines) if line.startswith("─")), len(lines))]
-    return " ".join(head).rstrip(".")
+    # Title, rule, reason, rule, help; the title is part of the frame where frames can be drawn.
+    sections: list[list[str]] = [[]]
+    for line in (each.strip("│ ") for each in boxes.splitlines()):
+        if line.startswith(("╭", "──", "-----")):
+            sections.append([])
+        else:
+            sections[-1].append(line)
+    return " ".join(sections[1]).rstrip(". ") if len(sections) > 1 else boxes
 
 
 def leading_names(arguments: list[str], most: int) -> tuple[list[str], list[str]]:

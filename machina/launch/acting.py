@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from machina.errors import UserError
 from machina.interfaces import Policy
@@ -65,7 +66,7 @@ class LoadedPolicy:
         """Start an episode."""
         self._state.reset(np.ones(1, np.bool_))
 
-    def act(self, observation: Array | Observation, reward: float = 0.0) -> int:
+    def act(self, observation: npt.ArrayLike | Observation, reward: float = 0.0) -> int:
         """Sample an action.
 
         Args:

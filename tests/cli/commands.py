@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,9 @@ TINY = (
 """Options of `machina train` for every environment."""
 
 SMALL_NET = ("--hidden-sizes", "16")
-PONG = ("--filters", "8", "8", "8", "--hidden-sizes", "32", "--envs-per-task", "2", "--frame-cap", "120")
+CAN_DRAW_CARTPOLE = find_spec("pygame") is not None
+"""gymnasium draws it with pygame, which is no dependency of ours."""
+PONG = ("--config", "defaults", "--filters", "8", "8", "8", *SMALL_NET, "--envs-per-task", "2", "--frame-cap", "120")
 """Pong's episodes are cut after 30 env steps."""
 
 

@@ -1,0 +1,203 @@
+"""Bad input: one line that names the value and the remedy, exit code 2, no traceback, and nothing is left behind."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import SMALL_NET, Command
+
+from machina.checkpoint import RunDirectory
+
+CATCH = ("train", "impala", "catch")
+PONG = ("train", "impala", "pong")
+REFUSED: list[tuple[tuple[str, ...], str]] = [
+    (("trian",), "unknown command 'trian'; did you mean 'train'?"),
+    (("train",), "name an algorithm and an environment, as in `machina train impala pong`"),
+    (("train", "impala"), "name an algorithm and an environment"),
+    (("train", "impla", "pong"), "unknown algorithm 'impla'; did you mean 'impala'"),
+    (("train", "impala", "pogn"), "unknown environment 'pogn'; did you mean 'pong'"),
+    (("train", "impala", "pong,pong"), "pong given more than once"),
+    (("train", "impala", "pong,seaqest"), "unknown environment 'seaqest'; did you mean 'seaquest'"),
+    (("train", "impala", "CartPole-v9"), "did you mean 'CartPole-v1'"),
+    (("train", "impala", "CartPool-v1"), "gymnasium knows no id 'CartPool-v1'; did you mean 'CartPole-v1'"),
+    (("train", "impala", "no_such_module:Env-v0"), "module 'no_such_module' can't be imported"),
+    (("train", "impala", "Pendulum-v1"), "action space"),
+    ((*CATCH, "--learning-rat", "1"), "unknown option '--learning-rat'; did you mean '--learning-rate'"),
+    ((*CATCH, "--learning-rat=1"), "did you mean '--learning-rate'"),
+    ((*CATCH, "--algoritm", "x"), "unknown option '--algoritm'"),
+    ((*CATCH, "more"), "unknown option 'more'; see machina train impala catch --help"),
+    ((*CATCH, "--learning-rate", "fast"), "--learning-rate: could not convert string to float: 'fast'"),
+    ((*CATCH, "--learning-rate", "-1"), "learning_rate=-1.0: input should be greater than 0"),
+    ((*CATCH, "--learning-rate", "nan"), "learning_rate=nan: input should be"),
+    ((*CATCH, "--batch-size", "2.5"), "--batch-size: invalid literal for int() with base 10: '2.5'"),
+    ((*CATCH, "--place", "moon"), "invalid choice 'moon' for argument '--place'. Expected one of ('inline', 'local')"),
+    ((*CATCH, "--seed"), "Missing value for argument '--seed'"),
+    ((*CATCH, "--seed", "-3"), "seed=-3: input should be greater than or equal to 0"),
+    ((*CATCH, "--actors", "0"), "actors=0: input should be greater than or equal to 1"),
+    ((*CATCH, "--actors", "17"), "actors=17: only 16 environments to step"),
+    ((*CATCH, "--rho-clip", "0.5"), "rho_clip 0.5 is below c_clip 1.0"),
+    ((*CATCH, "--minutes", "0"), "minutes=0.0: input should be greater than 0"),
+    ((*CATCH, "--queue-unrolls", "3"), "queue_unrolls=3: actors hand over up to 8 unrolls at once"),
+    ((*CATCH, "--device", "gpu"), "device 'gpu' is unknown; choose auto, cpu, cuda or cuda:N"),
+    ((*CATCH, "--device", "cuda:99"), "device 'cuda:99' is not here"),
+    ((*CATCH, "--actor-device", "tpu"), "device 'tpu' is unknown"),
+    ((*CATCH, "--torso", "deep"), "torso"),
+    ((*CATCH, "--network-name", "mine"), "mine"),
+    ((*CATCH, "--name", "a/b"), "name='a/b': must be a plain folder name"),
+    ((*CATCH, "--init-value"), "init_value needs init_from"),
+    ((*CATCH, "--init-from", "nowhere"), "run directory 'nowhere' does not exist"),
+    ((*CATCH, "--wrapper", "halved"), "wrapper 'halved' must be module:function"),
+    ((*CATCH, "--wrapper", "no_such_module:halved"), "module 'no_such_module' can't be imported"),
+    ((*CATCH, "--config", "impala_pnog"), "neither a file nor shipped; did you mean 'impala_pong'"),
+    ((*PONG, "--sticky-actions", "1.5"), "sticky_actions=1.5: input should be less than 1"),
+    ((*PONG, "--kernels", "8", "4", "--config", "defaults"), "one number per convolution each, got 3, 2 and 3"),
+    (("train", "impala", "pong,breakout", "--full-action-space", "False"), "full_action_space=False: several games"),
+    (("resume", "nowhere"), "run directory 'nowhere' does not exist"),
+    (("resume",), "Missing from machina resume"),
+    (("eval", "."), "'.' is no run directory: it has no config.yaml"),
+    (("eval", "nowhere", "--episodes", "0"), "episodes=0: input should be greater than or equal to 1"),
+    (("eval", "nowhere", "--episods", "3"), "unknown option '--episods'; did you mean '--episodes'"),
+    (("watch", "nowhere"), "run directory 'nowhere' does not exist"),
+    (("plot",), "plot needs at least one run directory"),
+    (("plot", "nowhere"), "run directory 'nowhere' does not exist"),
+    (("inspect", "nowhere"), "nowhere"),
+    (("doctor", "impala", "pogn"), "did you mean 'pong'"),
+    (("doctor", "--seconds", "0"), "seconds=0.0: input should be greater than 0"),
+    (("list", "runs"), "unknown option 'runs'"),
+]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    monkeypatch.chdir(tmp_path)
+    return Command(capsys, tmp_path)
+
+
+@pytest.mark.parametrize(("arguments", "expected"), REFUSED, ids=[" ".join(arguments) for arguments, _ in REFUSED])
+def test_refused(arguments: tuple[str, ...], expected: str, cli: Command) -> None:
+    assert expected in cli.refused(*arguments)
+    assert not list(cli.folder.glob("runs/*")), "no run directory is left behind"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("algorithm: impala\nenvironment: catch\nalgo:\n  learning_rat: 1\n", "unknown key 'algo.learning_rat'"),
+        ("algorithm: impala\nenvironment: catch\nalgorythm: 3\n", "unknown key 'algorythm'"),
+        ("algorithm: impala\nenvironment: catch\nalgo:\n  gamma: 2\n", "algo.gamma=2: input should be less than"),
+        ("algorithm: impala\nenvironment: catch\nalgo: 3\n", "algo=3: input should be a valid dictionary"),
+        ("algorithm: impala\nenvironment: [pong, breakout]\n", "unknown environment"),
+        ("algorithm: 7\nenvironment: catch\n", "unknown algorithm '7'"),
+        ("environment: catch\n", "name an algorithm and an environment"),
+        ("- impala\n- catch\n", "must be a mapping of sections, got list"),
+        ("algorithm: [impala\n", "is not valid YAML"),
+        ("", "must be a mapping of sections, got NoneType"),
+        ("\x00\x01", "is not valid YAML"),
+    ],
+)
+def test_a_bad_configuration_file(text: str, expected: str, cli: Command) -> None:
+    (cli.folder / "own.yaml").write_text(text)
+    line = cli.refused("train", "--config", "own.yaml")
+    assert expected in line
+    assert not list(cli.folder.glob("runs/*"))
+
+
+def test_a_configuration_file_that_is_no_text(cli: Command) -> None:
+    (cli.folder / "own.yaml").write_bytes(b"\xff\xfe\x9c")
+    assert "configuration 'own.yaml' is not a text file" in cli.refused("train", "--config", "own.yaml")
+
+
+def tiny_run(cli: Command, name: str = "run", environment: str = "catch") -> Path:
+    options = (
+        "--envs-per-task",
+        "5",
+        "--total-frames",
+        "60",
+        "--checkpoint-minutes",
+        "1e-9",
+        "--keep-checkpoints",
+        "9",
+    )
+    return cli.train("impala", environment, *SMALL_NET, *options, name=name)
+
+
+def test_runs_are_not_overwritten(cli: Command) -> None:
+    run = tiny_run(cli)
+    before = sorted(path.name for path in run.rglob("*"))
+    line = cli.refused(*CATCH, "--runs-dir", cli.runs, "--name", "run")
+    assert f"run directory '{run}' exists already" in line
+    assert "machina resume" in line
+    assert sorted(path.name for path in run.rglob("*")) == before
+
+
+def test_names_of_runs_tasks_and_checkpoints(cli: Command) -> None:
+    run = tiny_run(cli)
+    assert f"did you mean '{run}'" in cli.refused("eval", cli.runs / "rnu")
+    assert "the run has no task 'catsh'; did you mean 'catch'" in cli.refused("eval", run, "--games", "catsh")
+    assert "games: catch given more than once" in cli.refused("eval", run, "--games", "catch", "catch")
+    assert "the run has no task 'pong'; it has catch" in cli.refused("watch", run, "--game", "pong")
+    assert "has no best checkpoint; train with --eval-every" in cli.refused("eval", run, "--best")
+    assert not (run / "report").exists()
+
+
+def test_another_network_s_parameters(cli: Command) -> None:
+    run = tiny_run(cli)
+    cartpole = ("train", "impala", "CartPole-v1", *SMALL_NET, "--runs-dir", str(cli.runs), "--name", "other")
+    assert "has shape" in cli.refused(*cartpole, "--init-from", run)
+    assert not (cli.runs / "other").exists(), "the name stays free for the corrected command"
+
+
+def damage(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    if how == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    elif how == "edited":
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    else:
+        file.unlink()
+
+
+@pytest.mark.parametrize("how", ["truncated", "edited", "missing"])
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json", "manifest.json"])
+def test_a_bad_checkpoint_is_named_and_the_one_before_is_taken(how: str, name: str, cli: Command) -> None:
+    run = tiny_run(cli)
+    newest = sorted(path for path in (run / "checkpoints").iterdir() if path.is_dir())[-1]
+    damage(newest / name, how)
+    for command in (("eval", run, "--episodes", "2"), ("watch", run, "--max-steps", "2"), ("inspect", run)):
+        answer = cli(*command)
+        assert answer.code == 0, answer
+        assert str(newest) in answer.out + answer.err
+        assert "passed over" in answer.out + answer.err
+        assert "40" in answer.out, "the one before, at env step 40"
+    assert str(newest) in cli.refused("inspect", newest)
+    answer = cli("resume", run)
+    assert answer.code == 0
+    assert str(newest) in answer.err
+    assert RunDirectory.open(run).latest().checkpoint.step == 60, "made anew"
+
+
+def test_a_run_without_a_good_checkpoint(cli: Command) -> None:
+    run = tiny_run(cli)
+    for checkpoint in (run / "checkpoints").iterdir():
+        damage(checkpoint / "model.safetensors", "truncated")
+    for command in ("eval", "watch", "resume", "inspect"):
+        assert "has no usable checkpoint" in cli.refused(command, run)
+    shutil.rmtree(run / "checkpoints")
+    for command in ("eval", "watch", "resume", "inspect"):
+        assert "has no usable checkpoint: it stopped before its first one" in cli.refused(command, run)
+    assert "has no usable checkpoint" in cli.refused(*CATCH, "--init-from", run, "--runs-dir", cli.runs)
+    (run / "config.yaml").write_text("algorithm: impala\nenvironment: catch\nalgo: {gamma: 7}\n")
+    assert f"{run / 'config.yaml'}: algo.gamma=7" in cli.refused("resume", run)
+
+
+def test_the_program_itself_exits_with_2_and_one_line(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "machina", "train", "impala", "pogn"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1
+    assert "did you mean 'pong'" in result.stderr

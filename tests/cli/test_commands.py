@@ -1,0 +1,266 @@
+"""Every command on every algorithm, with tiny numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import imageio_ffmpeg
+import matplotlib.image
+import pytest
+import torch
+import yaml
+from commands import CAN_DRAW_CARTPOLE, PONG, SMALL_NET, Command
+from own_wrapper import BONUS
+
+from machina.checkpoint import RunDirectory, load_checkpoint
+from machina.cli.main import COMMANDS
+from machina.launch.ceiling import cached_ceiling
+from machina.launch.configuration import saved_config
+from machina.launch.parts import plan_machine
+from machina.metrics import read_metrics
+from machina.registry import ALGORITHMS, shipped_configurations
+from machina.report.evaluation import latest_evaluation
+
+ENVIRONMENTS = {
+    "catch": ("--envs-per-task", "5", *SMALL_NET),
+    "CartPole-v1": ("--envs-per-task", "5", *SMALL_NET),
+    "pong": PONG,
+}
+UPDATES = 12
+STEPS = UPDATES * 4 * 5
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    return Command(capsys, tmp_path)
+
+
+def frames(environment: str) -> str:
+    """A schedule of ``UPDATES`` updates."""
+    return str(STEPS * (4 if environment == "pong" else 1))
+
+
+def drop_checkpoints_after(run: Path, count: int) -> None:
+    """As if the run had been killed then."""
+    for folder in sorted(path for path in (run / "checkpoints").iterdir() if path.is_dir())[count:]:
+        shutil.rmtree(folder)
+
+
+def decoded_pictures(film: Path) -> int:
+    """How many whole pictures the file holds."""
+    pictures = imageio_ffmpeg.read_frames(str(film))
+    width, height = next(pictures)["size"]
+    sizes = [len(picture) for picture in pictures]
+    assert set(sizes) == {width * height * 3}
+    return len(sizes)
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_life_of_a_run(algorithm: str, environment: str, cli: Command) -> None:
+    options = ("--total-frames", frames(environment), "--checkpoint-minutes", "1e-9", "--keep-checkpoints", "99")
+    run = cli.train(algorithm, environment, *ENVIRONMENTS[environment], *options)
+    assert read_metrics(run)[-1]["env_steps"] == STEPS
+
+    drop_checkpoints_after(run, 5)
+    out = cli.good("resume", run)
+    assert "the schedule is complete" in out
+    assert str(run) in out
+    last = RunDirectory.open(run).latest().checkpoint
+    assert last.values["progress"]["updates"] == UPDATES
+    assert last.step == STEPS
+
+    out = cli.good("eval", run, "--episodes", "3", "--seed", "5")
+    assert environment in out
+    result = latest_evaluation(run / "report")
+    assert {task: len(returns) for task, returns in result.episodes.items()} == {environment: 3}
+    assert (result.step, result.seed) == (STEPS, 5)
+
+    if environment == "CartPole-v1" and not CAN_DRAW_CARTPOLE:
+        assert 'pip install "gymnasium[classic-control]"' in cli.refused("watch", run)
+    else:
+        out = cli.good("watch", run, "--max-steps", "12")
+        film = next((run / "videos").glob("*.mp4"))
+        assert str(film) in out
+        assert 5 < decoded_pictures(film) <= 13
+
+    out = cli.good("plot", run)
+    assert str(run / "report" / "learning_curves.png") in out
+    for picture in (run / "report").glob("*.png"):
+        assert matplotlib.image.imread(picture).shape[2] in (3, 4)
+    assert (run / "report" / "atari_scores.png").exists() == (environment == "pong")
+
+    for path in (run, last.path):
+        out = cli.good("inspect", path)
+        assert f"env step {STEPS:,}" in out
+        assert "policy_head.weight" in out
+        assert ("popart.mu" in out) == (algorithm == "impala_popart")
+
+
+def test_list_names_everything(cli: Command) -> None:
+    out = cli.good("list")
+    for name in [*ALGORITHMS, *shipped_configurations(), "atari57", "pong", "yars_revenge", "catch", "two_scales"]:
+        assert name in out
+    section = out.split("\nconfigurations\n")[1].splitlines()
+    assert len(section) == len(shipped_configurations())
+    assert all(len(line.split(maxsplit=1)) == 2 for line in section), "each has its line of explanation"
+
+
+def test_doctor_measures_and_later_runs_know(cli: Command) -> None:
+    out = cli.good("doctor", "impala", "catch", "--seconds", "0.05")
+    assert "all 57 Atari games" in out
+    assert "the limit is the " in out
+    assert "GiB available" in out
+    run = cli.train("impala", "catch", "--total-frames", "40")
+    known = saved_config(run)
+    assert cached_ceiling(known, plan_machine(known)) is None, "another batch size is another job"
+    cli.good("train", "impala", "catch", "--total-frames", "640", "--runs-dir", cli.runs, "--name", "measured")
+    known = saved_config(cli.runs / "measured")
+    ceiling = cached_ceiling(known, plan_machine(known))
+    assert ceiling is not None
+    assert ceiling > 0
+
+
+def test_doctor_outlives_a_damaged_cache(cli: Command, tmp_path: Path) -> None:
+    file = tmp_path / "cache" / "machina" / "ceilings.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"half": ')
+    cli.train("impala", "catch", "--total-frames", "40")
+    cli.good("doctor", "impala", "catch", "--seconds", "0.01")
+    assert len(json.loads(file.read_text())) == 1
+
+
+@pytest.mark.parametrize("with_value", [False, True])
+def test_a_run_may_start_from_another(with_value: bool, cli: Command) -> None:
+    first = cli.train("impala_popart", "two_scales", *SMALL_NET, "--total-frames", "400", "--learning-rate", "0.01")
+    options = ("--init-from", first, "--learning-rate", "1e-12", "--total-frames", "40", "--popart-beta", "1e-9")
+    flag = ("--init-value",) if with_value else ()
+    second = cli.train("impala_popart", "two_scales", *SMALL_NET, *options, *flag, name="second")
+    models = [RunDirectory.open(run).latest().checkpoint.tensors["model"] for run in (first, second)]
+
+    def equal(name: str) -> bool:
+        return torch.allclose(models[0][name], models[1][name], rtol=1e-4, atol=1e-6)
+
+    taken = [name for name in models[0] if equal(name)]
+    value = [name for name in models[0] if name.startswith(("value_head.", "popart."))]
+    assert [name for name in models[0] if name not in value and name not in taken] == []
+    assert all(name in taken for name in value) == with_value
+    assert not equal("value_head.weight") or with_value
+    progress = RunDirectory.open(second).latest().checkpoint.values["progress"]
+    assert progress["env_steps"] == 40, "counters start anew"
+
+
+@pytest.mark.parametrize("place", ["inline", "local"])
+def test_until_return(place: str, cli: Command) -> None:
+    out_of = cli.train("impala", "catch", *SMALL_NET, "--until-return", "-1", "--place", place)
+    checkpoint = RunDirectory.open(out_of).latest().checkpoint
+    counts = checkpoint.values["episodes"]["counts"]
+    assert 100 <= counts[0] < 250, "as soon as the window of 100 episodes is full"
+
+
+def test_minutes_stop_a_run_and_leave_its_schedule(cli: Command) -> None:
+    run = cli.train("impala", "catch", *SMALL_NET, "--minutes", "0.02", "--log-seconds", "0.1")
+    last = read_metrics(run)[-1]
+    assert 0.5 < (last["wall_s"] or 0) < 30
+    # 4M frames are the toy's schedule: after a second the rate is as good as new.
+    assert last["learner/learning_rate"] == pytest.approx(6e-4, rel=0.05)
+    assert "0.02 minutes are over" in cli.good("resume", run)
+
+
+@pytest.mark.parametrize("place", ["inline", "local"])
+def test_eval_every_keeps_the_best(place: str, cli: Command) -> None:
+    options = ("--total-frames", "800", "--eval-every", "200", "--eval-episodes", "3", "--keep-checkpoints", "1")
+    run = cli.train("impala", "two_scales", *SMALL_NET, *options, "--place", place)
+    assert len(list((run / "report").glob("evaluation-*.json"))) == 4
+    best = RunDirectory.open(run).best()
+    assert best is not None
+    cli.good("eval", run, "--best", "--episodes", "2")
+    cli.good("watch", run, "--best", "--max-steps", "3")
+    assert (run / "videos" / f"small-{best.step:012d}-seed0.mp4").exists()
+    assert load_checkpoint(RunDirectory.open(run).checkpoint_path(best.step)).step == best.step
+
+
+def test_a_wrapper_acts_in_training_evaluation_and_film(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    wrapper = ("--wrapper", "own_wrapper:bonus")
+    run = cli.train("impala", "catch", *SMALL_NET, *wrapper, "--total-frames", "2000", "--reward-clip", "none")
+    # 9 steps, each with the bonus, and the ball missed or caught.
+    low, high = 9 * BONUS - 1, 9 * BONUS + 1
+    assert low <= (read_metrics(run)[-1]["episode_return/catch"] or 0) <= high
+    cli.good("eval", run, "--episodes", "20")
+    result = latest_evaluation(run / "report")
+    assert set(result.episodes["catch"]) <= {low, high}
+    assert result.protocol["wrapper"] == "own_wrapper:bonus"
+    out = cli.good("watch", run)
+    assert f"return {low:g}" in out or f"return {high:g}" in out
+    assert yaml.safe_load((run / "config.yaml").read_text())["wrapper"] == "own_wrapper:bonus"
+    # A wrapper may hold state of its own, so episodes start anew; the wrapper acts again.
+    drop_checkpoints_after(run, 0)
+    assert "no usable checkpoint" in cli.refused("resume", run)
+
+
+def test_plot_lays_runs_over_each_other(cli: Command) -> None:
+    runs = [cli.train("impala", "catch", *SMALL_NET, "--total-frames", "400", name=name) for name in ("one", "two")]
+    out = cli.good("plot", *runs, "--out", cli.folder / "both.png")
+    assert str(cli.folder / "both.png") in out
+    assert matplotlib.image.imread(cli.folder / "both.png").ndim == 3
+
+
+def test_a_configuration_can_be_passed_back(cli: Command) -> None:
+    """What a run saves makes the same run again; options win over it."""
+    first = cli.train("impala", "catch", *SMALL_NET, "--total-frames", "400")
+    config = first / "config.yaml"
+    cli.good("train", "--config", config, "--name", "again", "--runs-dir", cli.runs)
+    models = [RunDirectory.open(cli.runs / name).latest().checkpoint.tensors["model"] for name in ("run", "again")]
+    assert all(torch.equal(tensor, models[1][name]) for name, tensor in models[0].items())
+    cli.good("train", f"--config={config}", "--name", "other", "--seed", "8", "--runs-dir", cli.runs)
+    saved = yaml.safe_load((cli.runs / "other" / "config.yaml").read_text())
+    assert (saved["seed"], saved["algo"]["batch_size"]) == (8, 4)
+
+
+@pytest.mark.parametrize("name", shipped_configurations())
+def test_every_shipped_configuration_runs(name: str, cli: Command) -> None:
+    content = yaml.safe_load(shipped_configurations()[name].read_text(encoding="utf-8"))
+    # All 57 games take half a minute to start: once is enough.
+    games = content["environment"] if name == "demo" else content["environment"].replace("atari57", "pong,breakout")
+    tiny = ("--place", "inline", "--envs-per-task", "1", "--batch-size", "3", "--unroll-length", "2")
+    place = ("--total-frames", "48", "--runs-dir", cli.runs, "--name", "run")
+    cli.good("train", content["algorithm"], games, "--config", name, *tiny, *place)
+    saved = yaml.safe_load((cli.runs / "run" / "config.yaml").read_text())
+    overridden = {"total_frames", "envs_per_task", "batch_size", "unroll_length", "place", "name", "environment"}
+    for section, values in content.items():
+        for field, value in values.items() if isinstance(values, dict) else [(None, values)]:
+            if field is None and section not in overridden:
+                assert saved[section] == value
+            elif field is not None and field not in overridden and not isinstance(value, dict):
+                assert saved[section][field] == value
+    assert RunDirectory.open(cli.runs / "run").latest().checkpoint.values["progress"]["updates"] >= 2
+
+
+def test_several_games_share_one_agent(cli: Command) -> None:
+    options = (*PONG, "--envs-per-task", "1", "--total-frames", "960", "--reward-clip", "none")
+    run = cli.train("impala_popart", "pong,breakout,seaquest", *options)
+    cli.good("eval", run, "--episodes", "2", "--games", "breakout,pong")
+    result = latest_evaluation(run / "report")
+    assert list(result.episodes) == ["breakout", "pong"]
+    assert result.protocol["action_set"] == "full"
+    last = read_metrics(run)[-1]
+    assert {name for name in last if name.startswith("popart/sigma/")} == {
+        f"popart/sigma/{game}" for game in ("pong", "breakout", "seaquest")
+    }
+    cli.good("watch", run, "--game", "seaquest", "--max-steps", "3")
+    assert next((run / "videos").iterdir()).name.startswith("seaquest-")
+
+
+def test_help_of_every_command(cli: Command) -> None:
+    overview = cli.good("--help")
+    for name in COMMANDS:
+        assert f"  {name}" in overview
+        out = cli.good(name, "--help")
+        assert name in out.splitlines()[0]
+    out = cli.good("train", "impala", "pong", "--help")
+    for option in ("--learning-rate", "--lstm-size", "--sticky-actions", "--step-timeout-s", "--until-return"):
+        assert option in out
+    assert "machina 0." in cli.good("--version")

@@ -1,0 +1,81 @@
+"""A disk that fills up: periodic checkpoints are missed with a notice, the last one is an error; nothing is lost."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import SMALL_NET, TINY
+from processes import start
+
+import machina
+from machina.checkpoint import RunDirectory
+from machina.metrics import read_metrics
+
+MODEL_BYTES = 16 * 4 * 50
+"""The first layer alone: 50 inputs, 16 units."""
+
+
+def limit(size: int) -> None:
+    """No file may grow beyond ``size`` bytes, which the system answers as it does a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def options(*more: str) -> tuple[str, ...]:
+    schedule = ("--total-frames", "400", "--envs-per-task", "4", "--runs-dir", "runs", "--name", "run")
+    return ("train", "impala", "catch", *TINY, *SMALL_NET, *schedule, *more)
+
+
+def test_a_run_goes_on_without_its_periodic_checkpoints(tmp_path: Path) -> None:
+    process = start(*options("--checkpoint-minutes", "1e-9"), cwd=tmp_path, preexec_fn=lambda: limit(MODEL_BYTES))
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in out + err
+    missed = [line for line in out.splitlines() if "could not be written" in line]
+    assert len(missed) == 20, "one for each of the 20 updates"
+    assert all(line.endswith("; the run goes on") for line in missed)
+    last = err.splitlines()[-1]
+    assert last.startswith("machina: checkpoint at env step 400 could not be written to ")
+    assert "former checkpoints are untouched" in last
+    assert all(line.startswith("machina: ") or "metrics can't be written" in line for line in err.splitlines())
+    run = tmp_path / "runs" / "run"
+    assert list((run / "checkpoints").iterdir()) == [], "nothing half is left"
+    assert all(line["env_steps"] for line in read_metrics(run))
+
+
+def test_what_was_saved_before_stays_good(tmp_path: Path) -> None:
+    start(*options("--checkpoint-minutes", "1e-9", "--keep-checkpoints", "99"), cwd=tmp_path).communicate(timeout=120)
+    run = tmp_path / "runs" / "run"
+    folders = sorted(path for path in (run / "checkpoints").iterdir() if path.is_dir())
+    for folder in folders[7:]:
+        shutil.rmtree(folder)
+    process = start("resume", run, cwd=tmp_path, preexec_fn=lambda: limit(MODEL_BYTES))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("machina: checkpoint at env step 400 could not be written to ")
+    latest = RunDirectory.open(run).latest()
+    assert (latest.checkpoint.step, latest.warnings) == (140, [])
+    assert machina.resume(run).env_steps == 400
+
+
+@pytest.mark.parametrize("command", ["eval", "watch", "plot"])
+def test_results_that_can_t_be_written(command: str, tmp_path: Path) -> None:
+    start(*options(), cwd=tmp_path).communicate(timeout=120)
+    run = tmp_path / "runs" / "run"
+    process = start(command, run, cwd=tmp_path, preexec_fn=lambda: limit(100))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("machina: ")
+    assert "could not be written" in err.splitlines()[-1]
+
+
+def test_a_run_that_can_t_even_begin(tmp_path: Path) -> None:
+    process = start(*options(), cwd=tmp_path, preexec_fn=lambda: limit(100))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert err.count("\n") == 1
+    assert "can't be created" in err

@@ -1,0 +1,77 @@
+"""Imports point downward, and what must answer at once loads nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "ray", "gymnasium", "ale_py", "matplotlib", "tensorboard", "safetensors")
+
+
+def loaded_by(code: str) -> set[str]:
+    """Every module that a fresh interpreter has loaded after ``code``."""
+    program = f"import sys, json\n{code}\nprint(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(result.stdout.splitlines()[-1]))
+
+
+def test_imports_point_downward() -> None:
+    """The contract stands in pyproject.toml."""
+    program = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "1 kept, 0 broken" in result.stdout
+
+
+def test_algorithms_know_no_environment_no_ray_and_no_command_line() -> None:
+    modules = loaded_by(
+        "import machina.algorithms.impala.builder, machina.algorithms.impala_popart.config, machina.losses.vtrace"
+    )
+    others = ("envs", "runtime", "launch", "cli", "registry", "report")
+    assert modules.isdisjoint([f"machina.{name}" for name in others])
+    assert modules.isdisjoint(["ray", "gymnasium", "ale_py"])
+
+
+def test_losses_need_torch_and_types_only() -> None:
+    own = {
+        name
+        for name in loaded_by("import machina.losses.vtrace, machina.losses.actor_critic, machina.losses.alignment")
+        if name.startswith("machina.")
+    }
+    assert {name for name in own if not name.startswith("machina.losses")} <= {"machina.types", "machina.errors"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import machina",
+        "import machina.cli.main",
+        "from machina.cli.main import main\nassert main(['--help']) == 0",
+        "from machina.cli.main import main\nassert main(['list']) == 0",
+        "from machina.cli.main import main\nassert main(['train', 'impala_popart', 'atari57', '--help']) == 0",
+        "from machina.cli.main import main\nassert main(['eval', '--help']) == 0",
+    ],
+)
+def test_help_waits_for_nothing_heavy(code: str) -> None:
+    modules = loaded_by(code)
+    assert modules.isdisjoint(HEAVY), modules & set(HEAVY)
+
+
+def test_configuration_models_load_no_library_of_environments() -> None:
+    modules = loaded_by(
+        "import machina.registry, machina.envs.config, machina.nets.config\n"
+        "machina.registry.run_config_type('impala_popart', 'atari57')"
+    )
+    assert modules.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("folder", ["algorithms", "envs", "configs"])
+def test_the_folders_of_the_root_are_the_package_s_own(folder: str) -> None:
+    link = ROOT / "machina" / folder
+    assert link.is_symlink()
+    assert link.resolve() == ROOT / folder
