@@ -6,8 +6,6 @@ import functools
 import multiprocessing
 import os
 import signal
-import sys
-from pathlib import Path
 from typing import Any
 
 import gymnasium

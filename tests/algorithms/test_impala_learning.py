@@ -19,6 +19,7 @@ from machina.interfaces import LearnerState
 from machina.losses.actor_critic import entropy_loss
 from machina.nets.config import NetworkConfig
 from machina.nets.network import NetworkOutput
+from machina.runtime.unrolls import concatenate_slots
 from machina.specs import ArraySpec, EnvSpec
 from machina.types import NO_ACTION, Array, Unroll
 
@@ -110,8 +111,10 @@ def test_the_gradient_equals_a_hand_derivation(vector_spec: EnvSpec, popart: boo
     target = (reward + 0.99 * (sigma * n_1 + mu) - mu) / sigma
     choice = torch.nn.functional.one_hot(torch.tensor(action), 4)
     expected = (target - n_0) * (p - choice) + 0.01 * p * (p.log() + entropy)
-    torch.testing.assert_close(watched[0].logits.grad[0, 0], expected)
-    assert not watched[0].logits.grad[1].any()
+    gradient = watched[0].logits.grad
+    assert gradient is not None
+    torch.testing.assert_close(gradient[0, 0], expected)
+    assert not gradient[1].any()
     expected_value = torch.zeros(2, 1, 3)
     expected_value[0, 0, task] = 0.5 * (n_0 - target)
     torch.testing.assert_close(watched[0].values.grad, expected_value)
@@ -119,16 +122,7 @@ def test_the_gradient_equals_a_hand_derivation(vector_spec: EnvSpec, popart: boo
 
 def test_losses_are_sums_over_batch_and_time(vector_spec: EnvSpec) -> None:
     batch = random_unroll(vector_spec, 5, 4, seed=0)
-    twice = Unroll(
-        *(
-            {key: np.concatenate([array, array], axis=1) for key, array in field.items()}
-            if isinstance(field, dict)
-            else ()
-            if isinstance(field, tuple)
-            else np.concatenate([field, field], axis=1 if field.ndim > 1 else 0)
-            for field in batch
-        )
-    )
+    twice = concatenate_slots([batch, batch])
     one, two = make_learner(vector_spec).update(batch), make_learner(vector_spec).update(twice)
     for name in ("total_loss", "policy_loss", "baseline_loss", "grad_norm"):
         assert two[f"learner/{name}"] == pytest.approx(2 * one[f"learner/{name}"], rel=1e-5)

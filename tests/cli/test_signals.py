@@ -46,7 +46,17 @@ def test_a_signal_while_environments_start_leaves_a_run_to_resume(place: str, tm
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert "SIGINT received" in out
-    assert RunDirectory.open(run).latest().checkpoint.values["progress"]["updates"] <= 1
+    saved = RunDirectory.open(run).latest().checkpoint
+    assert saved.values["progress"]["updates"] <= 1
+
+    process = start("resume", run, cwd=tmp_path)
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    again = RunDirectory.open(run).latest().checkpoint
+    assert again.values["progress"]["updates"] >= saved.values["progress"]["updates"]
+    drawn = {name: int(tensor) for name, tensor in saved.tensors["plane"].items() if name.endswith("/drawn")}
+    assert all(int(again.tensors["plane"][name]) >= count for name, count in drawn.items())
 
 
 def test_a_second_signal_aborts(tmp_path: Path) -> None:

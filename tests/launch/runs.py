@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -82,17 +80,3 @@ def signal_at(update: int, number: signal.Signals, monkeypatch: pytest.MonkeyPat
         return metrics
 
     monkeypatch.setattr(ImpalaLearner, "update", update_and_send)
-
-
-def command(*arguments: str | Path, cwd: Path, **options: Any) -> subprocess.Popen[str]:
-    """`machina` in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "machina", *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )

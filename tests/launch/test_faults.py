@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from processes import start
 from runs import SMALL, last_checkpoint
 from safetensors.numpy import load_file
 
@@ -148,6 +149,20 @@ def test_losses_that_overflow_stop_the_run_with_the_batch(tmp_path: Path) -> Non
     lines = read_metrics(tmp_path / "run")
     assert (lines[-1]["learner/skipped"] or 0) > 0
     assert lines[-1]["learner/total_loss"] is None, "what is not finite is no number in the file"
+
+
+@pytest.mark.parametrize("processes", [True, False])
+@pytest.mark.parametrize("environment", ["Raises-v0", "NoStart-v0"])
+def test_the_command_fails_with_one_line(environment: str, processes: bool, tmp_path: Path) -> None:
+    """A worker's traceback is gymnasium's, not ours to print."""
+    options = ("--max-restarts", "2", "--envs-per-task", "2", "--processes", str(processes), "--runs-dir", tmp_path)
+    folder = Path(__file__).parent
+    process = start("train", "impala", f"faulty_env:{environment}", *options, "--name", "run", cwd=folder)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.startswith(f"machina: environment 'faulty_env:{environment}'")
+    assert err.count("\n") == 1
+    assert "Traceback" not in out
 
 
 class Broken(ActorCritic):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runs import SMALL, assert_same_content, checkpoints, command, content, last_checkpoint, signal_at, untimed
+from processes import start, wait_until
+from runs import SMALL, assert_same_content, checkpoints, content, last_checkpoint, signal_at, untimed
 
 import machina
 from machina.checkpoint import load_checkpoint
@@ -89,13 +89,9 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
         for name, value in arguments.items()
         for text in (f"--{name.replace('_', '-')}", *(map(str, value) if isinstance(value, tuple) else [str(value)]))
     ]
-    process = command("train", *CASES[case][:2], *flags, cwd=tmp_path)
+    process = start("train", *CASES[case][:2], *flags, cwd=tmp_path)
     killed = tmp_path / "killed"
-    deadline = time.monotonic() + 120
-    while not ((killed / "checkpoints").is_dir() and len(checkpoints(killed)) >= 6):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: (killed / "checkpoints").is_dir() and len(checkpoints(killed)) >= 6, process)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL

@@ -33,7 +33,7 @@ def test_policy_gradient_is_advantage_times_probabilities_minus_choice(
 ) -> None:
     """d(-A log softmax(z)[a]) / dz = A (softmax(z) - onehot(a))."""
     advantages = torch.linspace(-2, 2, T * B, dtype=torch.float64).view(T, B).requires_grad_()
-    policy_gradient_loss(logits, actions, advantages).sum().backward()
+    torch.autograd.backward(policy_gradient_loss(logits, actions, advantages).sum())
     choice = functional.one_hot(actions, A)
     expected = advantages.detach()[..., None] * (logits.detach().softmax(-1) - choice)
     torch.testing.assert_close(logits.grad, expected)
@@ -46,7 +46,7 @@ def test_value_gradient_is_the_error() -> None:
     targets = torch.linspace(2, -2, T * B).view(T, B).requires_grad_()
     losses = value_loss(values, targets)
     assert losses.shape == (T, B)
-    losses.sum().backward()
+    torch.autograd.backward(losses.sum())
     torch.testing.assert_close(values.grad, (values - targets).detach())
     assert targets.grad is None
 
@@ -54,7 +54,7 @@ def test_value_gradient_is_the_error() -> None:
 def test_entropy_gradient(logits: torch.Tensor) -> None:
     """d(sum p log p) / dz_j = p_j (log p_j + H), where H = -sum p log p."""
     losses = entropy_loss(logits)
-    losses.sum().backward()
+    torch.autograd.backward(losses.sum())
     p = logits.detach().softmax(-1)
     entropy = -(p * p.log()).sum(-1)
     torch.testing.assert_close(losses.detach(), -entropy)

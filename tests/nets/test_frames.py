@@ -1,4 +1,5 @@
 from collections import deque
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -21,7 +22,12 @@ class NaiveStacker:
         return np.stack(self.frames)
 
 
-def unrolls_of(stacks: np.ndarray, first: np.ndarray, T: int, stack: int):  # noqa: N803
+def unrolls_of(
+    stacks: np.ndarray,
+    first: np.ndarray,
+    T: int,  # noqa: N803
+    stack: int,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Cut [N, B, stack, H, W] into unrolls that share their border entry, frames stored once."""
     for start in range(0, len(stacks) - T, T):
         entries = slice(start, start + T + 1)
@@ -68,7 +74,7 @@ def test_equals_the_stacks_of_atari_over_episode_ends() -> None:
     stacks, first = [observation.copy()], [np.ones(slots, bool)]
     done = np.zeros(slots, bool)
     for _ in range(steps):
-        actions = random.integers(0, env.single_action_space.n, slots)
+        actions = random.integers(0, len(env.ale.get_action_set()), slots)
         observation, _, terminated, truncated, _ = env.step(actions)
         stacks.append(observation.copy())
         first.append(done)

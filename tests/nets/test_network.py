@@ -8,7 +8,7 @@ from torch import nn
 from machina.errors import UserError
 from machina.nets.config import NetworkConfig
 from machina.nets.network import CoreTensors, NetworkInput, NetworkOutput, PolicyNetwork
-from machina.nets.register import NETWORKS, build_network, register_network
+from machina.nets.register import NETWORKS, NetworkBuilder, build_network, register_network
 from machina.nets.torsos import Convolution, image_shape
 from machina.specs import ArraySpec, EnvSpec
 from machina.types import NO_ACTION
@@ -202,14 +202,14 @@ class OwnNetwork(PolicyNetwork):
 
 
 @pytest.fixture
-def registry() -> Iterator[dict[str, object]]:
+def registry() -> Iterator[dict[str, NetworkBuilder]]:
     before = dict(NETWORKS)
     yield NETWORKS
     NETWORKS.clear()
     NETWORKS.update(before)
 
 
-def test_a_users_network_by_name(registry: dict[str, object]) -> None:
+def test_a_users_network_by_name(registry: dict[str, NetworkBuilder]) -> None:
     register_network("counter", lambda spec, _: OwnNetwork(spec, spec.num_tasks))
     assert "counter" in registry
     spec = make_spec("float32", observation=(6,))

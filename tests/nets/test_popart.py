@@ -75,7 +75,7 @@ def test_statistics_equal_a_naive_twin_with_masks_and_absent_tasks() -> None:
     torch.testing.assert_close(popart.nu, torch.tensor(nu, dtype=torch.float64), rtol=1e-9, atol=1e-9)
     expected_sigma = [math.sqrt(n - m * m) for m, n in zip(mu, nu, strict=True)]
     torch.testing.assert_close(popart.sigma, torch.tensor(expected_sigma, dtype=torch.float64), rtol=1e-9, atol=1e-9)
-    assert (popart.mu[-1], popart.nu[-1], popart.sigma[-1]) == (0.0, 1.0, 1.0)
+    assert [float(each[-1]) for each in (popart.mu, popart.nu, popart.sigma)] == [0.0, 1.0, 1.0]
 
 
 def test_one_unroll_moves_the_statistics_by_beta_once() -> None:

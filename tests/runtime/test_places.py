@@ -84,6 +84,19 @@ def test_batches_stay_what_they_were_while_actors_reuse_their_buffers() -> None:
             assert all(np.array_equal(array, copy[key]) for key, array in to_arrays(batch).items())
 
 
+def test_a_checkpoint_before_the_actors_are_ready_keeps_their_counters() -> None:
+    """Streams must not repeat when a resumed run is stopped while its environments start."""
+    state = {f"slot{slot}/{name}": np.array(40) for slot in (0, 2) for name in ("drawn", "restarts")}
+    with running("CartPole-v1", "local", {"batch_size": 4}, {"envs_per_task": 4}, state=state) as job:
+        at_once = job.plane.state()
+        take(job, 1)
+        later = job.plane.state()
+    assert at_once.keys() == later.keys() == state.keys()
+    assert all(int(array) >= 40 for array in at_once.values())
+    assert int(later["slot0/drawn"]) >= 60, "20 steps, one number each"
+    assert int(later["slot0/restarts"]) == 41
+
+
 @pytest.mark.parametrize(
     ("environment", "network", "env"),
     [
