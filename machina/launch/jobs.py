@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from machina.checkpoint import Checkpoint, Latest, RunDirectory
 from machina.checkpoint.run_directory import load_from
 from machina.config import to_yaml
@@ -24,7 +22,7 @@ from machina.launch.training import Outcome, Trainer
 from machina.launch.watching import RunView
 from machina.report.evaluation import EvaluationResult
 from machina.report.screen import RunFacts
-from machina.runtime.hardware import keep_freed_memory
+from machina.runtime.hardware import tune_process
 
 
 def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirectory, Outcome]:
@@ -79,8 +77,7 @@ def _run(
     initial: Checkpoint | None,
     source: str,
 ) -> Outcome:
-    torch.set_num_threads(parts.machine.learner_threads)
-    keep_freed_memory()
+    tune_process(parts.machine.learner_threads)
     view = RunView(
         _facts(config, parts, run, source),
         parts.factory.spec,

@@ -23,13 +23,20 @@ def available_cores() -> int:
     return max(1, min(cores, int(quota) // int(period)))
 
 
-def keep_freed_memory() -> None:
-    """Make the C library keep large freed blocks for the next allocation, in this process.
+def tune_process(learner_threads: int) -> None:
+    """Settings of this process that make learning on a CPU faster; for the learner's thread, before actors start.
 
-    The learner allocates the same hundred megabytes at every update; by default glibc gives them back
-    each time and the kernel clears every page again (measured: 9 % of an update on the shallow net).
-    Other C libraries have no such knob, and need none.
+    - Torch's threads.
+    - Denormal numbers count as zero. The moments of weights that get no gradient (dead ReLUs) decay into them, and
+      then one step of Adam takes 18 ms instead of 0.8 for 700,000 weights. Threads started later inherit this.
+    - The C library keeps large freed blocks. The learner allocates the same hundred megabytes at every update; glibc
+      gives them back each time and the kernel clears every page again: 9 % of an update on the shallow net. Other C
+      libraries have no such knob, and need none.
     """
+    import torch
+
+    torch.set_num_threads(learner_threads)
+    torch.set_flush_denormal(True)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 1 << 30)

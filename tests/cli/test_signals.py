@@ -37,7 +37,7 @@ def test_one_signal_stops_and_saves(number: signal.Signals, place: str, tmp_path
 @pytest.mark.parametrize("place", ["inline", "local"])
 def test_a_signal_while_environments_start_leaves_a_run_to_resume(place: str, tmp_path: Path) -> None:
     names = ("--runs-dir", "runs", "--name", "run")
-    options = (*TINY, "--place", place, "--config", "defaults", "--envs-per-task", "30", *names)
+    options = (*TINY, "--place", place, "--config", "defaults", "--envs-per-task", "10", *names)
     process = start("train", "impala", "pong", *options, cwd=tmp_path)
     run = tmp_path / "runs" / "run"
     wait_until((run / "metrics.jsonl").exists, process)
@@ -78,11 +78,11 @@ def test_a_second_signal_aborts(tmp_path: Path) -> None:
 
 def test_a_signal_ends_an_evaluation_in_progress(tmp_path: Path) -> None:
     """Evaluations take minutes; the run must not wait for their end to stop."""
-    options = (*ENDLESS, "--eval-every", "20", "--eval-episodes", "100000")
+    options = (*ENDLESS, "--eval-every", "20", "--eval-episodes", "100000", "--log-seconds", "1e-9")
     process = start("train", "impala", "catch", *options, cwd=tmp_path)
     run = tmp_path / "runs" / "run"
-    wait_until((run / "metrics.jsonl").exists, process)
-    time.sleep(2)
+    wait_until(lambda: len(read_metrics(run)) == 1, process)
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")

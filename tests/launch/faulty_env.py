@@ -47,6 +47,8 @@ class Faulty(gymnasium.Env[Any, Any]):
         super().reset(seed=seed, options=options)
         self._steps = 0
         if self._strikes():
+            if self._fault == "sleeps":
+                time.sleep(600)
             raise RuntimeError("no power")
         return np.zeros(2, np.float32), {}
 
@@ -76,5 +78,6 @@ class Faulty(gymnasium.Env[Any, Any]):
 gymnasium.register("Sound-v0", "faulty_env:Faulty")
 gymnasium.register("Raises-v0", "faulty_env:Faulty", kwargs={"fault": "raises"})
 gymnasium.register("Sleeps-v0", "faulty_env:Faulty", kwargs={"fault": "sleeps"})
+gymnasium.register("NeverStarts-v0", "faulty_env:Faulty", kwargs={"fault": "sleeps", "at": 0})
 gymnasium.register("NoStart-v0", "faulty_env:Faulty", kwargs={"fault": "raises", "at": 0})
 gymnasium.register("Enormous-v0", "faulty_env:Faulty", kwargs={"fault": "enormous"})

@@ -78,11 +78,11 @@ def test_a_hanging_environment_is_not_waited_for(
     processes: bool, register: Register, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = time.monotonic()
-    run = train(register("sleeps"), tmp_path, place="local", processes=processes, step_timeout_s=1.5)
+    run = train(register("sleeps"), tmp_path, place="local", processes=processes, step_timeout_s=2.5)
     assert run.updates == UPDATES
     assert time.monotonic() - started < 60
     notices = [line for line in capsys.readouterr().out.splitlines() if "environment replaced" in line]
-    assert notices == ["environment replaced: environment 'Faulty-v0': no answer for 1.5 s"]
+    assert notices == ["environment replaced: environment 'Faulty-v0': no answer for 2.5 s"]
     last = read_metrics(run.path)[-1]
     assert (last["faults/replaced"], last["faults/env_steps_cut"]) == (1, 4)
 
@@ -101,11 +101,18 @@ def test_after_max_restarts_the_run_stops_with_the_cause(place: str, tmp_path: P
     assert checkpoint.values["progress"]["faults"] == 4
 
 
+@pytest.mark.filterwarnings("ignore:.*ERROR:UserWarning")  # gymnasium's account of its workers
 @pytest.mark.parametrize("place", ["inline", "local"])
 @pytest.mark.parametrize("processes", [True, False])
 def test_an_environment_that_never_starts_fails_the_run(place: str, processes: bool, tmp_path: Path) -> None:
     with pytest.raises(machina.RunFailedError, match=r"NoStart-v0': reset raised .*; the run can't start"):
         train("faulty_env:NoStart-v0", tmp_path, place=place, processes=processes)
+
+
+def test_a_hanging_first_reset_fails_the_run(tmp_path: Path) -> None:
+    options = {"place": "local", "step_timeout_s": 0.2, "envs_per_task": 2}
+    with pytest.raises(machina.RunFailedError, match=r"NeverStarts-v0': no answer for 2\.2 s; the run can't start"):
+        train("faulty_env:NeverStarts-v0", tmp_path, **options)
 
 
 def test_an_environment_that_fails_in_evaluation_gives_no_score(tmp_path: Path) -> None:
