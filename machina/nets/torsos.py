@@ -42,9 +42,12 @@ def image_shape(spec: EnvSpec) -> ImageShape | None:
     return ImageShape(*shape, "CHW")
 
 
-class Convolution(nn.Conv2d):
-    """A convolution whose input is multiplied by a constant, by way of its kernel.
+class ImageConvolution(nn.Conv2d):
+    """The convolution that reads the image: kernels lose their mean, and the image's scale is put into them.
 
+    A kernel without mean answers 0 to a uniform background (the mean part of weight standardisation, arXiv 1903.10520).
+    With plain kernels the background makes every feature a large constant, and the gradients of all weights of a
+    kernel point the same way: on Pong Adam killed 11 to 15 of 16 filters within 300,000 steps.
     Scaling the small kernel instead of the image saves a pass over the largest tensor of the network, and 0..255
     are exact in bfloat16 while their 255th parts are not.
     """
@@ -55,7 +58,8 @@ class Convolution(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """``[N, C, H, W]`` to ``[N, filters, H', W']``."""
-        return functional.conv2d(images, self.weight * self.scale, self.bias, self.stride, self.padding)
+        weight = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
+        return functional.conv2d(images, weight * self.scale, self.bias, self.stride, self.padding)
 
 
 def hidden_layers(inputs: int, sizes: Sequence[int], activation: type[nn.Module]) -> list[nn.Module]:
@@ -83,7 +87,7 @@ def shallow_torso(image: ImageShape, config: NetworkConfig, scale: float) -> tup
     channels = image.channels
     for index, (filters, kernel, stride) in enumerate(zip(config.filters, config.kernels, config.strides, strict=True)):
         if index == 0:
-            layers.append(Convolution(channels, filters, kernel, stride, 0, scale))
+            layers.append(ImageConvolution(channels, filters, kernel, stride, 0, scale))
         else:
             layers.append(nn.Conv2d(channels, filters, kernel, stride))
         layers.append(nn.ReLU(inplace=True))
@@ -119,7 +123,7 @@ def deep_torso(image: ImageShape, config: NetworkConfig, scale: float) -> tuple[
     channels, height, width = image.channels, image.height, image.width
     for index, filters in enumerate(DEEP_CHANNELS):
         if index == 0:
-            layers.append(Convolution(channels, filters, 3, 1, 1, scale))
+            layers.append(ImageConvolution(channels, filters, 3, 1, 1, scale))
         else:
             layers.append(nn.Conv2d(channels, filters, 3, padding=1))
         layers.append(nn.MaxPool2d(3, stride=2, padding=(height % 2, width % 2), ceil_mode=True))

@@ -9,7 +9,7 @@ from machina.errors import UserError
 from machina.nets.config import NetworkConfig
 from machina.nets.network import CoreTensors, NetworkInput, NetworkOutput, PolicyNetwork
 from machina.nets.register import NETWORKS, NetworkBuilder, build_network, register_network
-from machina.nets.torsos import Convolution, image_shape
+from machina.nets.torsos import ImageConvolution, image_shape
 from machina.specs import ArraySpec, EnvSpec
 from machina.types import NO_ACTION
 
@@ -89,10 +89,22 @@ def test_the_deep_nets_pools_are_tensorflows_same(size: tuple[int, int]) -> None
     assert torch.equal(pool(image), nn.functional.max_pool2d(padded, 3, 2))
 
 
-def test_bytes_are_scaled_to_one_by_way_of_the_kernel() -> None:
-    layer = Convolution(4, 8, kernel=3, stride=2, padding=0, scale=1 / 255)
+def test_bytes_are_scaled_to_one_by_way_of_a_kernel_without_mean() -> None:
+    layer = ImageConvolution(4, 8, kernel=3, stride=2, padding=0, scale=1 / 255)
     images = torch.randint(0, 256, (2, 4, 9, 9)).float()
-    torch.testing.assert_close(layer(images), nn.Conv2d.forward(layer, images / 255), rtol=1e-5, atol=1e-6)
+    centred = layer.weight - layer.weight.mean(dim=(1, 2, 3), keepdim=True)
+    expected = nn.functional.conv2d(images / 255, centred, layer.bias, stride=2)
+    torch.testing.assert_close(layer(images), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_uniform_background_says_nothing_and_teaches_nothing() -> None:
+    layer = ImageConvolution(4, 8, kernel=3, stride=2, padding=0, scale=1 / 255)
+    assert layer.bias is not None
+    answer = layer(torch.full((1, 4, 9, 9), 87.0))
+    torch.testing.assert_close(answer, layer.bias.view(1, 8, 1, 1).expand_as(answer), rtol=0, atol=1e-5)
+    torch.autograd.backward(answer.sum())
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.abs().max() < 1e-4 * 87 / 255 * answer[0, 0].numel()
 
 
 @pytest.mark.parametrize("torso", ["shallow", "deep", "mlp"])

@@ -53,6 +53,8 @@ class Sluggish:
         return self._entry()
 
     def recover(self) -> StepResult | None:
+        if self._raises_at == 0:
+            raise EnvironmentFaultError("environment 'sluggish': no spare part")
         return self._entry(truncated=True) if self._recovers else None
 
     def get_state(self) -> Mapping[str, Array] | None:
@@ -146,6 +148,19 @@ def test_a_hang_with_recovery_is_reported_and_the_run_goes_on(envs: list[Sluggis
     env.let_go.set()  # the stuck thread wakes and is heard no more
     stepper.send(ACTIONS)
     assert steps_seen(stepper.receive(5)) == 4
+    stepper.close()
+
+
+def test_a_recovery_that_fails_is_one_fault(envs: list[Sluggish]) -> None:
+    env = Sluggish(hangs_at=1, raises_at=0)
+    envs.append(env)
+    reports: list[str] = []
+    stepper = ThreadStepper(env, reports.append)
+    stepper.reset([1], 5)
+    stepper.send(ACTIONS)
+    with pytest.raises(EnvironmentFaultError, match="no spare part"):
+        stepper.receive(0.1)
+    assert reports == []
     stepper.close()
 
 
