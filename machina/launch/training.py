@@ -137,7 +137,7 @@ class Trainer:
                 raise
             except RunFailedError:
                 if self._has_learned:
-                    self._save_or_notice()
+                    self._save_or_notice("the run ends here")
                 raise
             finally:
                 self._end_session()
@@ -161,13 +161,13 @@ class Trainer:
         """Whether this session made an update."""
         return self.progress.updates > self._before.updates
 
-    def _save_or_notice(self) -> None:
-        """Write a checkpoint; when the disk refuses, say so and go on."""
+    def _save_or_notice(self, otherwise: str) -> None:
+        """Write a checkpoint; when the disk refuses, say so and what follows."""
         self._saved_at = time.monotonic()
         try:
             self.save()
         except CheckpointError as error:
-            self._view.notice(f"{error}; the run goes on")
+            self._view.notice(f"{error}; {otherwise}")
 
     def _end_session(self) -> None:
         """Write the last metrics and close everything."""
@@ -223,7 +223,7 @@ class Trainer:
             self._log()
         self._evaluate_if_due()
         if now - self._saved_at >= 60 * self._config.checkpoint_minutes:
-            self._save_or_notice()
+            self._save_or_notice("the run goes on")
 
     def _seconds(self) -> dict[str, float]:
         return self._plane.stats().shares | self._shares.seconds()

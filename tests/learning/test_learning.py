@@ -30,9 +30,10 @@ def test_catch_is_learned(algorithm: str, place: str, tmp_path: Path) -> None:
     assert scores(run, 200)["catch"] >= 0.95
 
 
-def test_cartpole_reaches_475_over_100_episodes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["inline", "local"])
+def test_cartpole_reaches_475_over_100_episodes(place: str, tmp_path: Path) -> None:
     """With the shipped configuration. Random: 22; the best is 500."""
-    run = train("impala", "CartPole-v1", tmp_path, place="inline", until_return=475, **ONE_THREAD)
+    run = train("impala", "CartPole-v1", tmp_path, place=place, until_return=475, **ONE_THREAD)
     assert run.reason.startswith("the mean return of the last 100 episodes reached 4")
     episodes = RunDirectory.open(run.path).latest().checkpoint.values["episodes"]["latest"]
     assert len(episodes) == 100
