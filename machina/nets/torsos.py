@@ -47,7 +47,7 @@ class ImageConvolution(nn.Conv2d):
 
     A kernel without mean answers 0 to a uniform background (the mean part of weight standardisation, arXiv 1903.10520).
     With plain kernels the background makes every feature a large constant, and the gradients of all weights of a
-    kernel point the same way: on Pong Adam killed 11 to 15 of 16 filters within 300,000 steps.
+    kernel point the same way: on Pong Adam killed 11 to 15 of 16 filters (docs/results.md).
     Scaling the small kernel instead of the image saves a pass over the largest tensor of the network, and 0..255
     are exact in bfloat16 while their 255th parts are not.
     """
