@@ -176,7 +176,8 @@ class RegisteredFactory(_Factory):
 
     def make(self, task_ids: Sequence[int], progress: Progress | None = None) -> SlotEnv:
         """One slot per entry of ``task_ids``."""
-        return _counted(self._slots(self.function(len(task_ids)), task_ids), progress)
+        env = _built(self.spec.name, lambda: self.function(len(task_ids)))
+        return _counted(self._slots(env, task_ids), progress)
 
     def make_for_video(self, task_id: int) -> SlotEnv:
         """One slot; rendering needs an environment that was built with render_mode="rgb_array"."""

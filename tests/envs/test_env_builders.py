@@ -13,6 +13,7 @@ from machina.config import EnvConfig
 from machina.envs import builders
 from machina.envs.builders import describe, parse_environment, register_environment
 from machina.envs.config import AtariConfig, GymnasiumConfig, ToyConfig
+from machina.envs.slots import AnyVectorEnv
 from machina.errors import EnvironmentFaultError, UserError
 from machina.plugins import load_function
 from machina.specs import ArraySpec
@@ -145,6 +146,18 @@ def test_registered_environments() -> None:
         factory.make_for_video(0).render()
     with pytest.raises(UserError, match=r"autoreset mode is AutoresetMode\.SAME_STEP, it must be"):
         parse_environment("same_step", EnvConfig()).make([0])
+
+
+@pytest.mark.usefixtures("_registered")
+def test_a_registered_function_that_fails_for_several_slots_is_refused() -> None:
+    def only_one(num_envs: int) -> AnyVectorEnv:
+        if num_envs > 1:
+            raise ValueError("one slot only")
+        return user_tasks.corridors(num_envs)
+
+    register_environment("only_one", only_one)
+    with pytest.raises(UserError, match="environment 'only_one' can't be built: ValueError: one slot only"):
+        parse_environment("only_one", EnvConfig()).make([0, 0])
 
 
 def test_progress_counts_slots() -> None:
