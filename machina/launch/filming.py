@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from machina.errors import EnvironmentFaultError, RunFailedError
 from machina.launch.acting import PolicyState
-from machina.launch.jobs import load_run, task_index
+from machina.launch.jobs import file_name, load_run, task_index
 from machina.report.video import write_mp4
 from machina.runtime.stepping import ThreadStepper, fault_at_hang
 from machina.types import Array
@@ -69,7 +69,7 @@ def film(run: Path, game: str | None, seed: int, best: bool, max_steps: int) -> 
     try:
         player, timeout_s = PolicyState(loaded.policy, 1, seed), loaded.config.runtime.step_timeout_s
         play = _Play(stepper, player, seed, max_steps, timeout_s)
-        file = loaded.run.videos / f"{_file_name(spec.tasks[task])}-{loaded.checkpoint.step:012d}-seed{seed}.mp4"
+        file = loaded.run.videos / f"{file_name(spec.tasks[task])}-{loaded.checkpoint.step:012d}-seed{seed}.mp4"
         fps = FRAMES_PER_S / spec.frames_per_step if spec.frames_per_step > 1 else FRAMES_PER_S / 2
         frames = write_mp4(file, play.pictures(), fps)
     except EnvironmentFaultError as fault:
@@ -78,7 +78,3 @@ def film(run: Path, game: str | None, seed: int, best: bool, max_steps: int) -> 
         stepper.close()
     remark = "" if play.ended else f", cut after {max_steps} env steps"
     return Film(file, spec.tasks[task], frames, play.episode_return, remark)
-
-
-def _file_name(task: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in task)

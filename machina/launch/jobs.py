@@ -37,7 +37,7 @@ def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirector
         RunFailedError: the run stopped for a fault; a checkpoint was written.
     """
     parts = build_parts(config)
-    name = config.name or f"{config.algorithm}_{_plain(config.environment)}_{time.strftime('%Y%m%d-%H%M%S')}"
+    name = config.name or f"{config.algorithm}_{file_name(config.environment)}_{time.strftime('%Y%m%d-%H%M%S')}"
     config = config.model_copy(update={"name": name})
     initial = None if config.init_from is None else _good(load_from(config.init_from))
     run = RunDirectory.create(config.runs_dir, name, to_yaml(config))
@@ -116,8 +116,8 @@ def _facts(config: AnyRunConfig, parts: Parts, run: RunDirectory, source: str) -
     )
 
 
-def _plain(name: str) -> str:
-    """An environment's name as part of a folder's name."""
+def file_name(name: str) -> str:
+    """An environment's or a task's name as part of a file's or folder's name."""
     short = name if name.count(",") < 3 else f"{name.count(',') + 1}games"
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in short)
 

@@ -17,6 +17,7 @@ import numpy as np
 from machina.config import RuntimeConfig
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError
 from machina.interfaces import EnvFactory, Policy, SlotEnv
+from machina.metrics import merged_seconds
 from machina.runtime.actor import Actor, Fault
 from machina.runtime.group import SlotGroup
 from machina.runtime.parameters import ParameterStore
@@ -214,10 +215,7 @@ class Plane(ABC):
 
     def stats(self) -> PlaneStats:
         """The account, the time shares and the faults so far."""
-        shares: dict[str, float] = {}
-        for actor in self._actors:
-            for name, seconds in actor.shares.seconds().items():
-                shares[name] = shares.get(name, 0.0) + seconds
+        shares = merged_seconds(actor.shares for actor in self._actors)
         with self._lock:
             cut = sum(fault.env_steps_cut for fault in self._faults)
             return PlaneStats(self.queue.account, shares, len(self._faults), cut, self._slots_started)

@@ -58,7 +58,9 @@ def test_all_games_get_a_panel_each(tmp_path: Path) -> None:
 
 def test_runs_with_different_tasks_share_a_page(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "a", ["catch"]), make_run(tmp_path / "b", ["pong", "breakout"])]
-    png_size(plot_learning_curves(runs, tmp_path / "curves.png"))
+    width, height = png_size(plot_learning_curves(runs, tmp_path / "curves.png"))
+    one_width, one_height = png_size(plot_learning_curves(runs[:1], tmp_path / "one.png"))
+    assert width * height > one_width * one_height
 
 
 def test_runs_without_anything_to_plot_are_refused(tmp_path: Path) -> None:
