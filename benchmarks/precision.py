@@ -18,7 +18,10 @@ from machina.cli.options import parse
 from machina.interfaces import LearnerState
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.jobs import load_run
-from machina.launch.parts import Parts, build_plane
+from machina.launch.parts import Parts
+from machina.launch.places import OneMachine
+from machina.nets.ranks import SINGLE_RANK
+from machina.runtime.batches import joined
 from machina.types import Array, Unroll
 
 
@@ -36,7 +39,9 @@ def main() -> None:
     state = LearnerState({"model": model, "optimizer": optimizer}, loaded.checkpoint.values["learner"])
     learners = {}
     for precision in ("float32", "bfloat16"):
-        learners[precision] = ImpalaLearner(loaded.config.algo, loaded.parts.factory.spec, 10**9, "cpu", precision, 0)
+        learners[precision] = ImpalaLearner(
+            loaded.config.algo, loaded.parts.factory.spec, 10**9, "cpu", precision, 0, SINGLE_RANK
+        )
         learners[precision].load_state(state)
     cosines = []
     for batch in record(loaded.config, loaded.parts, learners["float32"].flat_parameters(), options.batches):
@@ -57,12 +62,17 @@ def main() -> None:
 def record(config: AnyRunConfig, parts: Parts, parameters: torch.Tensor, count: int) -> list[Unroll[Array]]:
     """Batches that the policy with ``parameters`` makes."""
     inline = config.runtime.model_copy(update={"place": "inline"})
-    plane = build_plane(config.model_copy(update={"runtime": inline}), parts)
+    plane = OneMachine(config.model_copy(update={"runtime": inline}), parts).make_plane()
     plane.publish(0, parameters)
     plane.start({})
     try:
-        batches = [plane.next_batch(timeout_s=0) for _ in range(count)]
-        return [batch for batch in batches if batch is not None]
+        batches: list[Unroll[Array]] = []
+        while len(batches) < count:
+            batch = plane.next_batch(timeout_s=0)
+            assert batch is not None  # the place inline makes one
+            batches.append(joined(batch.parts))
+            batch.release()
+        return batches
     finally:
         plane.close()
 

@@ -19,7 +19,10 @@ from tyro.conf import Positional
 from machina.cli.options import parse
 from machina.launch.ceiling import measure_ceiling
 from machina.launch.configuration import AnyRunConfig, job_config
-from machina.launch.parts import Parts, build_parts, build_plane
+from machina.launch.parts import Parts, build_parts
+from machina.launch.places import OneMachine
+from machina.nets.ranks import SINGLE_RANK
+from machina.runtime.batches import joined
 from machina.runtime.hardware import tune_process
 
 
@@ -65,9 +68,9 @@ def end_to_end(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
     """Env steps per second learned from, after a warm-up of ten updates."""
     tune_process(parts.machine.learner_threads)
     learner = parts.algorithm.make_learner(
-        parts.factory.spec, 10**9, config.runtime.device, config.runtime.precision, config.seed
+        parts.factory.spec, 10**9, config.runtime.device, config.runtime.precision, config.seed, SINGLE_RANK
     )
-    plane = build_plane(config, parts)
+    plane = OneMachine(config, parts).make_plane()
     plane.publish(0, learner.flat_parameters())
     plane.start({})
     steps_per_update: int = config.algo.batch_size * config.algo.unroll_length
@@ -77,7 +80,10 @@ def end_to_end(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
             batch = plane.next_batch(1.0)
             if batch is None:
                 continue
-            learner.update(batch)
+            unroll = joined(batch.parts)
+            batch.release()
+            learner.update(unroll)
+            plane.queue.settle(batch)
             updates += 1
             plane.publish(updates, learner.flat_parameters())
             if updates == 10:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from machina.config import Config, EnvConfig
 from machina.envs.atari_games import ATARI57, NUM_FULL_ACTIONS
 from machina.envs.config import AtariConfig, GymnasiumConfig, ToyConfig
-from machina.errors import UserError, nearest
+from machina.errors import UserError, nearest, told, told_with_place
 from machina.interfaces import EnvFactory, SlotEnv
 from machina.plugins import load_function
 from machina.specs import ArraySpec, EnvSpec
 from machina.types import OBSERVATION
 
 if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
+
     from machina.envs.slots import AnyVectorEnv
 
 Wrapper = Callable[["AnyVectorEnv"], "AnyVectorEnv"]
@@ -133,14 +135,16 @@ class GymnasiumFactory(_Factory):
     def make(self, task_ids: Sequence[int], progress: Progress | None = None) -> SlotEnv:
         """One slot per entry of ``task_ids``."""
         from machina.envs import gymnasium_envs
+        from machina.envs.workers import WorkerEnvs
 
         spec = gymnasium_envs.find_spec(self.spec.name)
+        build: Callable[[GymnasiumSpec, int], AnyVectorEnv]
         if self.config.processes is not True and gymnasium_envs.is_native(spec):
             build = gymnasium_envs.make_native
         elif self.config.processes is False:
             build = gymnasium_envs.make_in_process
         else:
-            build = gymnasium_envs.make_in_workers
+            build = WorkerEnvs
         env = _built(self.spec.name, lambda: build(spec, len(task_ids)))
         return _counted(self._slots(env, task_ids), progress)
 
@@ -149,7 +153,8 @@ class GymnasiumFactory(_Factory):
         from machina.envs import gymnasium_envs
 
         spec = gymnasium_envs.find_spec(self.spec.name)
-        return self._slots(gymnasium_envs.make_in_process(spec, 1, render_mode="rgb_array"), [task_id])
+        env = _built(self.spec.name, lambda: gymnasium_envs.make_in_process(spec, 1, render_mode="rgb_array"))
+        return self._slots(env, [task_id])
 
 
 class ToyFactory(_Factory):
@@ -198,8 +203,7 @@ def _built(name: str, build: Callable[[], AnyVectorEnv]) -> AnyVectorEnv:
     try:
         return build()
     except Exception as error:
-        text = str(error).strip().splitlines() or [""]
-        raise UserError(f"environment {name!r} can't be built: {type(error).__name__}: {text[0]}") from error
+        raise UserError(f"environment {name!r} can't be built: {told(error)}") from error
 
 
 def _counted(env: SlotEnv, progress: Progress | None) -> SlotEnv:
@@ -213,7 +217,11 @@ def _wrapped(env: AnyVectorEnv, wrapper: str | None) -> AnyVectorEnv:
         return env
     from gymnasium.vector import VectorEnv
 
-    wrapped = load_function(wrapper, "wrapper")(env)
+    function = load_function(wrapper, "wrapper")
+    try:
+        wrapped = function(env)
+    except Exception as error:
+        raise UserError(f"wrapper {wrapper!r} raised {told_with_place(error, wrapper.partition(':')[0])}") from error
     if not isinstance(wrapped, VectorEnv):
         raise UserError(f"wrapper {wrapper!r} must return a gymnasium.vector.VectorEnv, got {type(wrapped).__name__}")
     return wrapped

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from machina.errors import EnvironmentFaultError, UserError
+from machina.envs.workers import WorkerEnvs, end_workers
+from machina.errors import EnvironmentFaultError, UserError, told
 from machina.specs import ArraySpec, EnvSpec
 from machina.types import OBSERVATION, Array, BoolArray, IntArray, Observation, StepResult
 
@@ -134,6 +135,10 @@ class GymnasiumSlots:
         observation, reward, terminated, truncated, infos = answer
         return self._answer(observation, reward, terminated, truncated, infos, resets)
 
+    def stacks(self) -> str:
+        """The Python stacks of worker processes that have not answered; empty without such processes."""
+        return self._base.stacks() if isinstance(self._base, WorkerEnvs) else ""
+
     def get_state(self) -> Mapping[str, Array] | None:
         """A full copy of the environment's state and of the current entry, or None when it can't be saved."""
         if self._entry is None or self._wrapped or not hasattr(self._base, "get_state"):
@@ -156,13 +161,27 @@ class GymnasiumSlots:
         return self._entry
 
     def render(self) -> Array:
-        """``[H, W, 3]`` uint8: a picture of slot 0, for environments made with ``make_for_video``."""
+        """``[H, W, 3]`` uint8: a picture of slot 0, for environments made with ``make_for_video``.
+
+        Raises:
+            UserError: the environment draws no pictures, or the library that it draws with is not installed.
+            EnvironmentFaultError: drawing failed.
+        """
+        name = self.spec.name
+        no_picture = UserError(f"environment {name!r} draws no picture; build it with render_mode='rgb_array'")
         try:
             frames = self._env.render()
-        except DependencyNotInstalled as error:
-            raise UserError(f"environment {self.spec.name!r} can't be drawn: {error}") from error
-        if not frames or frames[0] is None:
-            raise UserError(f"environment {self.spec.name!r} draws no picture; build it with render_mode='rgb_array'")
+        except DependencyNotInstalled as error:  # gymnasium's own environments say what to install
+            raise UserError(f"environment {name!r} can't be drawn: {error}") from error
+        except ModuleNotFoundError as error:
+            remedy = f"install the package that holds {error.name!r}"
+            raise UserError(f"environment {name!r} can't be drawn: {error}; {remedy}") from error
+        except NotImplementedError as error:
+            raise no_picture from error
+        except Exception as error:
+            raise self._fault("render", error) from error
+        if not frames or not isinstance(frames[0], np.ndarray):
+            raise no_picture
         return np.asarray(frames[0], dtype=np.uint8)
 
     def close(self) -> None:
@@ -170,7 +189,7 @@ class GymnasiumSlots:
         if hasattr(self._base, "close_at_once"):
             self._base.close_at_once()
         elif isinstance(self._base, AsyncVectorEnv):
-            _end_workers(self._base)
+            end_workers(self._base)
         else:
             self._env.close()
 
@@ -200,7 +219,8 @@ class GymnasiumSlots:
         ended: BoolArray = self._checked("terminated", terminated, (), np.bool_)
         entry = StepResult(
             observation=self._checked_observation(observation),
-            reward=self._checked("reward", reward, (), np.float32),
+            # A user's wrapper may shift rewards, that of a reset step too; it belongs to no episode.
+            reward=np.where(resets, np.float32(0), self._checked("reward", reward, (), np.float32)),
             terminated=ended,
             truncated=self._checked("truncated", truncated, (), np.bool_),
             life_lost=(lives < self._lives) & ~ended & ~resets,
@@ -242,25 +262,4 @@ class GymnasiumSlots:
     def _fault(self, call: str, error: Exception) -> EnvironmentFaultError:
         if isinstance(error, EnvironmentFaultError):
             return error
-        text = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-        return EnvironmentFaultError(f"environment {self.waiting_for!r}: {call} raised {reason}")
-
-
-def _end_workers(env: AsyncVectorEnv[Any, Any]) -> None:
-    """Terminate the worker processes without waiting for a step in progress.
-
-    ``AsyncVectorEnv.close`` first collects the pending step, which would raise a worker's error or
-    block. A thread that waits for a worker wakes with EOFError.
-    """
-    for process in env.processes:
-        process.terminate()
-    for process in env.processes:
-        process.join(timeout=1.0)
-        if process.is_alive():
-            process.kill()
-            process.join()
-    for pipe in env.parent_pipes:
-        if pipe is not None:
-            pipe.close()
-    env.closed = True
+        return EnvironmentFaultError(f"environment {self.waiting_for!r}: {call} raised {told(error)}")

@@ -45,10 +45,26 @@ class EnvConfig(Config):
 class RuntimeConfig(Config):
     """Where the parts run and with how many threads. None derives the number from this machine."""
 
-    place: Literal["inline", "local"] = Field(
-        default="local", description="inline: one thread, fixed order, repeatable. local: actor and learner threads."
+    place: Literal["inline", "local", "ray"] = Field(
+        default="local",
+        description="inline: one thread, fixed order, repeatable. local: actor and learner threads. ray: processes "
+        "of this machine or of a Ray cluster.",
     )
-    actors: int = Field(default=1, ge=1, description="Actors; each steps two groups of environments.")
+    actors: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default=1,
+        description="Actors; each steps two groups of environments. auto (place ray): as many as the cluster has free "
+        "CPUs, growing and shrinking with it.",
+    )
+    address: str | None = Field(
+        default=None, description="Ray cluster to join (auto or HOST:PORT); None starts one on this machine."
+    )
+    cpus_per_actor: float = Field(default=1.0, gt=0, description="CPUs that an actor takes of the Ray cluster.")
+    learners: int = Field(
+        default=1, ge=1, description="Learner ranks, a GPU each where there are GPUs; they share each batch."
+    )
+    max_policy_lag: int | None = Field(
+        default=None, ge=0, description="Unrolls whose parameters are older than this many updates are dropped."
+    )
     device: str = Field(default="auto", description="Learner's device: auto, cpu, cuda or cuda:N.")
     actor_device: str | None = Field(default=None, description="Actors' device; None is the learner's.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -66,7 +82,20 @@ class RuntimeConfig(Config):
     step_timeout_s: float = Field(
         default=60.0, gt=0, description="Seconds after which an environment step counts as hung and is replaced."
     )
-    max_restarts: int = Field(default=10, ge=0, description="Environment replacements before the run stops.")
+    max_restarts: int = Field(
+        default=10, ge=0, description="Replaced environments and actors, or learner restarts, before the run stops."
+    )
+
+    @model_validator(mode="after")
+    def _fits_the_place(self) -> RuntimeConfig:
+        if self.place != "ray":
+            if self.actors == "auto":
+                raise ValueError(f"actors=auto needs place=ray; give place {self.place} a number")
+            if self.address is not None:
+                raise ValueError(f"address={self.address!r} needs place=ray")
+        if self.place == "inline" and self.learners > 1:
+            raise ValueError(f"learners={self.learners} needs place=local or ray; inline is one thread")
+        return self
 
 
 A = TypeVar("A", bound=AlgorithmConfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 
@@ -18,7 +19,19 @@ class EnvironmentFaultError(Exception):
     """An environment raised, answered with NaN or a wrong shape, or did not answer in time.
 
     The runtime replaces the environment; after ``max_restarts`` it stops the run with this message.
+
+    Args:
+        message: one line that names the environment.
+        details: the Python stack of what hangs, most recent call last; empty for what does not hang.
     """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class RanksBrokenError(Exception):
+    """A learner rank lost the others: one is dead or did not answer in time. The ranks have to start again."""
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
@@ -27,3 +40,25 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     if not matches:
         return ""
     return "; did you mean " + " or ".join(repr(match) for match in matches) + "?"
+
+
+def told(error: BaseException) -> str:
+    """An error of code that is not ours in one line: ``RuntimeError: the engine stalled``."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def told_with_place(error: BaseException, module: str) -> str:
+    """``told``, and the last line of a user's code that led to it: ``KeyError: 'left' (/home/me/mine.py:12)``.
+
+    Args:
+        error: as caught.
+        module: a module of the user's code; its whole package counts as that.
+    """
+    package = module.partition(".")[0]
+    places = [
+        f" ({frame.f_code.co_filename}:{line})"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == package
+    ]
+    return told(error) + (places[-1] if places else "")

@@ -45,6 +45,13 @@ class SlotEnv(Protocol):
         """
         ...
 
+    def stacks(self) -> str:
+        """Called from another thread while ``reset`` or ``step`` hangs: where the processes it waits for are.
+
+        The Python stack of each process that has not answered, found within a second; empty without such processes.
+        """
+        ...
+
     def get_state(self) -> Mapping[str, Array] | None:
         """A full copy of the environment's state, or None when the environment can't save it."""
         ...
@@ -125,7 +132,14 @@ class Learner(Protocol):
     """Turns batches into parameters."""
 
     def update(self, batch: Unroll[Array]) -> dict[str, float]:
-        """One update; returns its metrics. Raises nothing on NaN: ``learner/skipped`` is 1 then."""
+        """One update; returns its metrics. Raises nothing on NaN: ``learner/skipped`` is 1 then.
+
+        With several ranks ``batch`` is this rank's share of the slots, possibly none; the update and its metrics are
+        those of the whole batch, on every rank.
+
+        Raises:
+            RanksBrokenError: another rank is gone; nothing has changed on this one.
+        """
         ...
 
     def flat_parameters(self) -> Tensor:
@@ -141,6 +155,26 @@ class Learner(Protocol):
         ...
 
 
+class Ranks(Protocol):
+    """The learner ranks that share every batch, seen from one of them. Every rank makes the same calls."""
+
+    rank: int
+    """From 0."""
+    size: int
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor, in place, by its sum over the ranks.
+
+        Raises:
+            RanksBrokenError: a rank is dead or did not come in time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Leave the others; waits for none of them."""
+        ...
+
+
 class Algorithm(Protocol):
     """An algorithm's builder: the network, how an actor picks actions, the learner."""
 
@@ -149,7 +183,11 @@ class Algorithm(Protocol):
 
     def make_policy(self, spec: EnvSpec, device: str, precision: str) -> Policy: ...
 
-    def make_learner(self, spec: EnvSpec, total_env_steps: int, device: str, precision: str, seed: int) -> Learner: ...
+    def make_learner(
+        self, spec: EnvSpec, total_env_steps: int, device: str, precision: str, seed: int, ranks: Ranks
+    ) -> Learner:
+        """A learner whose schedules end after ``total_env_steps``; equal seeds give all ranks equal parameters."""
+        ...
 
     def core_state_shapes(self, spec: EnvSpec) -> tuple[tuple[int, ...], ...]:
         """Shapes of the core state's arrays for one slot; empty for a feed-forward network."""

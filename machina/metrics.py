@@ -222,11 +222,11 @@ class _Measured:
         self._shares.add(self._name, time.perf_counter() - self._started)
 
 
-def merged_seconds(threads: Iterable[TimeShares]) -> dict[str, float]:
-    """Seconds by name, summed over threads."""
+def merged_seconds(readings: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds by name, summed over threads' or processes' readings."""
     total: dict[str, float] = {}
-    for shares in threads:
-        for name, seconds in shares.seconds().items():
+    for reading in readings:
+        for name, seconds in reading.items():
             total[name] = total.get(name, 0.0) + seconds
     return total
 

@@ -10,6 +10,7 @@ import yaml
 from machina.config import AlgorithmConfig, RunConfig, option_paths
 from machina.errors import UserError
 from machina.interfaces import Algorithm
+from machina.nets.ranks import SINGLE_RANK
 from machina.registry import (
     ALGORITHMS,
     algorithm_entry,
@@ -36,7 +37,7 @@ def test_every_entry_builds(name: str) -> None:
     algorithm: Algorithm = entry.build(config)
     assert algorithm.config is config
     policy = algorithm.make_policy(SPEC, "cpu", "float32")
-    learner = algorithm.make_learner(SPEC, 1000, "cpu", "float32", seed=1)
+    learner = algorithm.make_learner(SPEC, 1000, "cpu", "float32", seed=1, ranks=SINGLE_RANK)
     policy.load_parameters(learner.flat_parameters())
     policy.load_tensors(learner.state().tensors["model"])
     shapes = algorithm.core_state_shapes(SPEC)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from machina.algorithms.impala.acting import ImpalaPolicy
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
+from machina.interfaces import Ranks
 from machina.nets.register import build_network
 from machina.specs import EnvSpec
 
@@ -20,10 +21,10 @@ class ImpalaAlgorithm:
         return ImpalaPolicy(self.config, spec, device, precision)
 
     def make_learner(
-        self, spec: EnvSpec, total_env_steps: int, device: str, precision: str, seed: int
+        self, spec: EnvSpec, total_env_steps: int, device: str, precision: str, seed: int, ranks: Ranks
     ) -> ImpalaLearner:
-        """A learner whose schedules end after ``total_env_steps``."""
-        return ImpalaLearner(self.config, spec, total_env_steps, device, precision, seed)
+        """A learner whose schedules end after ``total_env_steps``; one of ``ranks`` that share every batch."""
+        return ImpalaLearner(self.config, spec, total_env_steps, device, precision, seed, ranks)
 
     def core_state_shapes(self, spec: EnvSpec) -> tuple[tuple[int, ...], ...]:
         """Shapes of the core state's arrays for one slot."""

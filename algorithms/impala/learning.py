@@ -12,7 +12,7 @@ from torch.optim import Adam, Optimizer
 
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.networks import flattened, load_tensors, make_network
-from machina.interfaces import LearnerState
+from machina.interfaces import LearnerState, Ranks
 from machina.losses.actor_critic import action_log_probs, entropy_loss, policy_gradient_loss, value_loss
 from machina.losses.alignment import Steps, aligned
 from machina.losses.vtrace import vtrace
@@ -38,6 +38,9 @@ Number = TypeVar("Number", Tensor, float)
 class Sums(NamedTuple, Generic[Number]):
     """Sums over the counted steps of some slots, scalars each, losses without their weights."""
 
+    env_steps: Number
+    """All steps, the reset steps that are not counted included."""
+
     policy_loss: Number
     value_loss: Number
     entropy_loss: Number
@@ -53,13 +56,22 @@ class Sums(NamedTuple, Generic[Number]):
 class ImpalaLearner:
     """Implements ``machina.interfaces.Learner``.
 
-    Losses are sums over batch and time, so slots may be taken in chunks whose gradients add up.
+    Losses are sums over batch and time, so slots may be taken in chunks, and be shared out to ranks, whose gradients
+    add up.
     """
 
     def __init__(
-        self, config: ImpalaConfig, spec: EnvSpec, total_env_steps: int, device: str, precision: str, seed: int
+        self,
+        config: ImpalaConfig,
+        spec: EnvSpec,
+        total_env_steps: int,
+        device: str,
+        precision: str,
+        seed: int,
+        ranks: Ranks,
     ) -> None:
         self.config = config
+        self.ranks = ranks
         self.spec = spec
         self.total_env_steps = total_env_steps
         self.device = resolve_device(device)
@@ -84,16 +96,26 @@ class ImpalaLearner:
 
         In that order the gradient belongs to the statistics its targets were normalized with. When a loss or the
         gradient is not finite, parameters, optimiser and PopArt stay as they are and ``learner/skipped`` is 1.
+
+        Args:
+            batch: of several ranks, this one's share of the slots, possibly none. Ranks whose parameters are equal
+                make the same update, that of the whole batch, and return its metrics.
+
+        Raises:
+            RanksBrokenError: another rank is gone; everything but the gradients is as before.
         """
         unroll = self._to_device(batch)
         learning_rate = self.learning_rate
         self.optimizer.zero_grad(set_to_none=True)
         sums, statistics = self._accumulate_gradients(unroll)
+        if self.ranks.size > 1:
+            self._add_up_over_ranks(sums, statistics)
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
         grad_norm = torch.nn.utils.get_total_norm(gradients)
         # The only wait for the device before the step: everything that is shown comes in one transfer.
-        *totals, norm = torch.cat([sums, grad_norm.to(sums)[None]]).tolist()
-        metrics = _metrics(Sums(*totals), self.config)
+        *numbers, norm = torch.cat([sums, grad_norm.to(sums)[None]]).tolist()
+        totals = Sums(*numbers)
+        metrics = _metrics(totals, self.config)
         metrics["learner/grad_norm"] = norm
         metrics["learner/learning_rate"] = learning_rate
         finite = math.isfinite(metrics["learner/total_loss"]) and math.isfinite(norm)
@@ -105,7 +127,7 @@ class ImpalaLearner:
             self.optimizer.step()
             if self.popart is not None:
                 self.popart.update(statistics, self.network.value_head)
-        self.env_steps += unroll.action[:-1].numel()
+        self.env_steps += int(totals.env_steps)
         self.updates += 1
         return metrics | self._popart_metrics()
 
@@ -127,7 +149,7 @@ class ImpalaLearner:
     def _accumulate_gradients(self, unroll: Unroll[Tensor]) -> tuple[Tensor, Tensor]:
         """Backward over all slots; the fields of ``Sums`` as a float64 vector, and PopArt's ``[3, num_tasks]``."""
         entries, num_slots = unroll.reward.shape
-        chunk = num_slots if self.device.type != "cpu" else max(1, CPU_CHUNK_ENTRIES // entries)
+        chunk = max(1, num_slots if self.device.type != "cpu" else CPU_CHUNK_ENTRIES // entries)
         sums = torch.zeros(len(Sums._fields), dtype=torch.float64, device=self.device)
         statistics = torch.zeros(3, self.spec.num_tasks, dtype=torch.float64, device=self.device)
         for start in range(0, num_slots, chunk):
@@ -137,6 +159,21 @@ class ImpalaLearner:
             sums += torch.stack([value.detach() for value in part_sums]).to(sums)
             statistics += part_statistics
         return sums, statistics
+
+    @torch.no_grad()
+    def _add_up_over_ranks(self, sums: Tensor, statistics: Tensor) -> None:
+        """Turn gradients, sums and statistics of this rank's slots into those of the whole batch, in place.
+
+        A parameter that has a gradient on some ranks only counts as zero on the others. One that has none anywhere
+        keeps none: the optimiser then passes it by, as on a single rank.
+        """
+        parameters = list(self.network.parameters())
+        present = [parameter.grad is not None for parameter in parameters]
+        counts = torch.tensor(present, dtype=torch.float64, device=self.device)
+        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+        self.ranks.add_up([*gradients, sums, statistics, counts])
+        for parameter, gradient, count in zip(parameters, gradients, counts.tolist(), strict=True):
+            parameter.grad = gradient if count else None
 
     def _losses(self, unroll: Unroll[Tensor]) -> tuple[Tensor, Sums[Tensor], Tensor]:
         """Loss to be minimised, its parts, and PopArt's statistics, of some slots."""
@@ -176,6 +213,7 @@ class ImpalaLearner:
         rhos = log_rhos.exp()
         errors = targets - normalized[:-1].detach()
         sums = Sums(
+            env_steps=torch.full((), steps.mask.numel(), device=self.device),
             policy_loss=total(policy_gradient_loss(logits, steps.actions, pg_advantages)),
             value_loss=total(value_loss(normalized[:-1], targets)),
             entropy_loss=total(entropy_loss(logits)),

@@ -1,13 +1,17 @@
 """The run directory ``runs/<name>/``: everything another command needs.
 
 ``config.yaml``, ``metrics.jsonl``, TensorBoard events in ``tb/``, ``checkpoints/<env steps>/``, ``videos/``,
-``report/``.
+``report/``, ``faults.log``, ``status.json``; ``scale.json`` while `machina scale` waits to be heard.
 """
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -32,6 +36,9 @@ if TYPE_CHECKING:
 
 CONFIG = "config.yaml"
 BEST = "best.json"
+FAULTS = "faults.log"
+STATUS = "status.json"
+SCALE = "scale.json"
 
 
 class Best(BaseModel):
@@ -126,6 +133,50 @@ class RunDirectory:
         best = self.best()
         prune(self.checkpoints, saved, keep_last, keep=() if best is None else (self.checkpoint_path(best.step),))
         return saved
+
+    def log_fault(self, message: str, details: str) -> None:
+        """Append a fault to ``faults.log``; a disk that refuses does not stop the run, the message was shown."""
+        text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n{indent(details, '    ')}"
+        with suppress(OSError), (self.path / FAULTS).open("a", encoding="utf-8") as file:
+            file.write(text.rstrip() + "\n")
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Replace ``status.json``, which `machina status` reads; a disk that refuses keeps the old one."""
+        with suppress(OSError):
+            write_atomically(self.path / STATUS, json.dumps(status, indent=1).encode())
+
+    def status(self) -> dict[str, Any]:
+        """What a run wrote last of itself.
+
+        Raises:
+            UserError: it never wrote anything.
+        """
+        try:
+            status: dict[str, Any] = json.loads((self.path / STATUS).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"run '{self.path}' has no {STATUS}: it has not begun to learn") from error
+        return status
+
+    def request_actors(self, actors: int) -> None:
+        """Ask a running job for so many actors; ``wanted_actors`` of that job finds it.
+
+        Raises:
+            UserError: the disk refuses.
+        """
+        try:
+            write_atomically(self.path / SCALE, json.dumps({"actors": actors}).encode())
+        except OSError as error:
+            raise UserError(f"'{self.path / SCALE}' could not be written: {error.strerror or error}") from error
+
+    def take_request(self) -> int | None:
+        """The number of actors asked for since the last call; None without a request."""
+        file = self.path / SCALE
+        try:
+            actors = int(json.loads(file.read_text(encoding="utf-8"))["actors"])
+            file.unlink()
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return actors
 
     def latest(self) -> Latest:
         """The last good checkpoint, see ``latest_checkpoint``."""

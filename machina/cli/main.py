@@ -16,6 +16,8 @@ COMMANDS = {
     "eval": "score a run on environments of its own: machina eval runs/NAME --episodes 30",
     "watch": "film an episode (mp4): machina watch runs/NAME",
     "plot": "draw learning curves and scores (png): machina plot runs/NAME…",
+    "status": "nodes, actors, queue and faults of a running job: machina status runs/NAME",
+    "scale": "change the actors of a running job (place ray): machina scale runs/NAME --actors 200",
     "inspect": "list what a run or a checkpoint holds: machina inspect runs/NAME",
     "list": "algorithms, environments and configurations, one line each",
     "doctor": "what this machine offers, and its measured limit: machina doctor impala pong",

@@ -15,6 +15,7 @@ import torch
 from machina.config import cache_folder
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.parts import MachinePlan, Parts, policy_maker
+from machina.nets.ranks import SINGLE_RANK
 from machina.runtime.plane import assign_slots
 from machina.runtime.unrolls import UnrollBuffer
 from machina.types import Array, Unroll
@@ -46,7 +47,7 @@ def measure_ceiling(config: AnyRunConfig, parts: Parts, seconds: float = SECONDS
     threads = torch.get_num_threads()
     torch.set_num_threads(parts.machine.cores)
     try:
-        slots = assign_slots(parts.factory.spec.num_tasks, config.env.envs_per_task, config.runtime.actors)[0][0]
+        slots = assign_slots(parts.factory.spec.num_tasks, config.env.envs_per_task, parts.machine.actors)[0][0]
         task_ids = [int(slot) % parts.factory.spec.num_tasks for slot in slots]
         ceiling = Ceiling(
             _environment(parts, task_ids, seconds),
@@ -139,7 +140,7 @@ def _acting(config: AnyRunConfig, parts: Parts, num_slots: int, seconds: float) 
 
 def _learning(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
     spec = parts.factory.spec
-    learner = parts.algorithm.make_learner(spec, 10**9, config.runtime.device, config.runtime.precision, 0)
+    learner = parts.algorithm.make_learner(spec, 10**9, config.runtime.device, config.runtime.precision, 0, SINGLE_RANK)
     batch = random_batch(config, parts)
     steps: int = config.algo.batch_size * config.algo.unroll_length
 

@@ -73,7 +73,7 @@ def film(run: Path, game: str | None, seed: int, best: bool, max_steps: int) -> 
         fps = FRAMES_PER_S / spec.frames_per_step if spec.frames_per_step > 1 else FRAMES_PER_S / 2
         frames = write_mp4(file, play.pictures(), fps)
     except EnvironmentFaultError as fault:
-        raise RunFailedError(f"filming stopped: {fault}") from fault
+        raise RunFailedError(f"filming stopped: {fault}\n{fault.details}".rstrip()) from fault
     finally:
         stepper.close()
     remark = "" if play.ended else f", cut after {max_steps} env steps"

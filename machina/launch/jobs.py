@@ -18,6 +18,7 @@ from machina.launch.ceiling import cached_ceiling
 from machina.launch.configuration import AnyRunConfig, saved_config
 from machina.launch.evaluation import Progress, evaluate
 from machina.launch.parts import Parts, build_parts, policy_maker, total_env_steps
+from machina.launch.places import Place, open_place
 from machina.launch.training import Outcome, Trainer
 from machina.launch.watching import RunView
 from machina.report.evaluation import EvaluationResult
@@ -85,15 +86,19 @@ def _run(
         config.minutes,
         cached_ceiling(config, parts.machine),
     )
+    place: Place | None = None
     try:
-        trainer = Trainer(config, parts, run, view, checkpoint)
+        place = open_place(config, parts)
+        trainer = Trainer(config, parts, place, run, view, checkpoint)
         if initial is not None:
-            trainer.learner.load_initial(initial.tensors["model"], config.init_value)
+            trainer.learners.load_initial(initial.tensors["model"], config.init_value)
         outcome = trainer.run()
         view.final(run.path, outcome.reason, trainer.episodes)
         return outcome
     finally:
         view.close()
+        if place is not None:
+            place.close()
 
 
 def _facts(config: AnyRunConfig, parts: Parts, run: RunDirectory, source: str) -> RunFacts:

@@ -11,11 +11,6 @@ from machina.launch.configuration import AnyRunConfig
 from machina.nets.precision import Precision, resolve_device, resolve_precision
 from machina.registry import algorithm_entry
 from machina.runtime.hardware import available_cores
-from machina.runtime.inline import InlinePlane
-from machina.runtime.local import LocalPlane
-from machina.runtime.plane import Plane, PlaneConfig
-
-PLACES = {"inline": InlinePlane, "local": LocalPlane}
 
 
 class MachinePlan(NamedTuple):
@@ -26,6 +21,7 @@ class MachinePlan(NamedTuple):
     precision: Precision
     actor_precision: Precision
     cores: int
+    actors: int
     actor_threads: int
     learner_threads: int
     env_threads: int
@@ -59,16 +55,20 @@ def plan_machine(config: AnyRunConfig) -> MachinePlan:
     cores = available_cores()
     device = resolve_device(runtime.device)
     actor_device = resolve_device(runtime.actor_device or runtime.device)
-    inline = runtime.place == "inline"
+    inline, in_cluster = runtime.place == "inline", runtime.place == "ray"
+    # How many "auto" means is known when the cluster is joined.
+    actors = 1 if runtime.actors == "auto" else runtime.actors
+    shared = cores if inline else max(1, cores // (2 * actors))
     return MachinePlan(
         device=str(device),
         actor_device=str(actor_device),
         precision=resolve_precision(runtime.precision, device),
         actor_precision=resolve_precision(runtime.precision, actor_device),
         cores=cores,
-        actor_threads=runtime.actor_threads or (cores if inline else max(1, cores // (2 * runtime.actors))),
-        learner_threads=runtime.learner_threads or (cores if inline else max(1, cores // 2)),
-        env_threads=runtime.env_threads or cores,
+        actors=actors,
+        actor_threads=runtime.actor_threads or (max(1, int(runtime.cpus_per_actor)) if in_cluster else shared),
+        learner_threads=runtime.learner_threads or (cores if inline else max(1, cores // (2 * runtime.learners))),
+        env_threads=runtime.env_threads or (max(1, int(runtime.cpus_per_actor)) if in_cluster else cores),
     )
 
 
@@ -94,16 +94,3 @@ def policy_maker(config: AnyRunConfig, parts: Parts) -> Callable[[], Policy]:
     """Builds behaviour policies on the actors' device."""
     device, precision = parts.machine.actor_device, config.runtime.precision
     return lambda: parts.algorithm.make_policy(parts.factory.spec, device, precision)
-
-
-def build_plane(config: AnyRunConfig, parts: Parts) -> Plane:
-    """The data plane of the configured place."""
-    place = PLACES[config.runtime.place]
-    plane_config = PlaneConfig(
-        unroll_length=config.algo.unroll_length,
-        batch_size=config.algo.batch_size,
-        envs_per_task=config.env.envs_per_task,
-        seed=config.seed,
-        actor_threads=parts.machine.actor_threads,
-    )
-    return place(parts.factory, policy_maker(config, parts), config.runtime, plane_config)

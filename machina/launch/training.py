@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,17 +19,22 @@ from machina.checkpoint.files import write_atomically
 from machina.errors import RunFailedError, UserError
 from machina.interfaces import LearnerState
 from machina.launch.configuration import AnyRunConfig
-from machina.launch.evaluation import evaluate
-from machina.launch.parts import Parts, build_plane, policy_maker, total_env_steps
+from machina.launch.parts import Parts, total_env_steps
+from machina.launch.places import Evaluation, Place
 from machina.launch.progress import Means, Meter, Progress
 from machina.launch.watching import RunView
 from machina.metrics import EpisodeTracker, MetricsWriter, TimeShares
+from machina.runtime.batches import Batch
 from machina.runtime.hardware import resident_memory
-from machina.runtime.unrolls import num_slots, to_arrays
-from machina.types import Array, Unroll
+from machina.runtime.learners import Lost, Updated
+from machina.runtime.unrolls import to_arrays
+from machina.types import Array
 
 MOST_SKIPPED_UPDATES = 10
 """Updates in a row that may be skipped for NaN before the run stops."""
+
+LOOK_S = 1.0
+"""How often the run writes its status and hears requests."""
 
 POLL_S = 0.2
 """How long the loop waits for a batch before it looks at signals and the live view."""
@@ -48,13 +54,20 @@ class Trainer:
     Args:
         config: the resolved configuration.
         parts: built from it.
+        place: makes the plane and the learner group.
         run: where everything is written.
         view: what the user watches.
         checkpoint: where to go on, or None for a new run.
     """
 
     def __init__(
-        self, config: AnyRunConfig, parts: Parts, run: RunDirectory, view: RunView, checkpoint: Checkpoint | None
+        self,
+        config: AnyRunConfig,
+        parts: Parts,
+        place: Place,
+        run: RunDirectory,
+        view: RunView,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self._config = config
         self._parts = parts
@@ -62,10 +75,9 @@ class Trainer:
         self._view = view
         self._spec = parts.factory.spec
         self._total_env_steps = total_env_steps(config, parts.factory)
-        self.learner = parts.algorithm.make_learner(
-            self._spec, self._total_env_steps, config.runtime.device, config.runtime.precision, config.seed
-        )
-        self._plane = build_plane(config, parts)
+        self._place = place
+        self._plane = place.make_plane()
+        self.learners = place.make_learners(self._note_learner_fault)
         self.episodes = EpisodeTracker(self._spec.num_tasks)
         self.progress = Progress(next_evaluation=config.eval_every or 0)
         self._shares = TimeShares()
@@ -74,6 +86,7 @@ class Trainer:
         self._skipped_in_a_row = 0
         self._stop_reason: str | None = None
         self._interrupted = False
+        self._evaluation: Evaluation | None = None
         self._plane_state: dict[str, Array] = {}
         self._is_new = checkpoint is None
         if checkpoint is not None:
@@ -81,12 +94,16 @@ class Trainer:
         self._metrics = MetricsWriter(run.path, None if checkpoint is None else checkpoint.step)
         self._before = self.progress
 
+    def _note_learner_fault(self, message: str) -> None:
+        self._view.notice(message)
+        self._run.log_fault(message, "")
+
     # Saving and restoring
 
     def _load(self, checkpoint: Checkpoint) -> None:
         tensors = dict(checkpoint.tensors)
         self._plane_state = {name: tensor.numpy() for name, tensor in tensors.pop("plane").items()}
-        self.learner.load_state(LearnerState(tensors, checkpoint.values["learner"]))
+        self.learners.load_state(LearnerState(tensors, checkpoint.values["learner"]))
         self.episodes.load_state(checkpoint.values["episodes"])
         progress = Progress(**checkpoint.values["progress"])
         lost = progress.unrolls_lost + checkpoint.values["unrolls_at_hand"]
@@ -94,7 +111,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
-        state = self.learner.state()
+        self._take(self.learners.drain())
+        state = self.learners.state()
         progress = self._now()
         values: dict[str, Any] = {
             "learner": state.values,
@@ -126,7 +144,7 @@ class Trainer:
             CheckpointError: the last checkpoint can't be written; those before it are good.
             RunFailedError: an actor or the learner failed for good; a checkpoint was written.
         """
-        self._started = self._saved_at = time.monotonic()
+        self._started = self._saved_at = self._looked_at = time.monotonic()
         self._stop_reason = self._goal_met(self._started)
         with _signals(self._request_stop):
             try:
@@ -145,7 +163,7 @@ class Trainer:
 
     def _train(self) -> str:
         """The loop; returns why it ended."""
-        self._plane.publish(self.progress.updates, self.learner.flat_parameters())
+        self._plane.publish(self.progress.updates, self.learners.parameters())
         self._plane.start(self._plane_state)
         self._meter.restart(self.progress, self._seconds())
         while self._stop_reason is None:
@@ -177,29 +195,47 @@ class Trainer:
         finally:
             self._metrics.close()
             self._plane.close()
+            self.learners.close()
 
-    def _learn(self, batch: Unroll[Array]) -> None:
-        lags = self.progress.updates - batch.policy_version
+    def _learn(self, batch: Batch) -> None:
         with self._shares.measure("learning"):
-            metrics = self.learner.update(batch)
-        steps = num_slots(batch) * (len(batch.reward) - 1)
+            answers = self.learners.submit(batch)
+        self._take(answers)
+
+    def _take(self, answers: list[Updated | Lost]) -> None:
+        """Count what the learner group has finished, and publish its parameters."""
+        for answer in answers:
+            if isinstance(answer, Updated):
+                self._count(answer)
+            else:
+                self._plane.queue.settle(answer.batch, lost=answer.batch.num_slots)
+        if any(isinstance(answer, Lost) for answer in answers):
+            self._plane.publish(self.progress.updates, self.learners.parameters())
+
+    def _count(self, updated: Updated) -> None:
+        batch, metrics = updated.batch, updated.metrics
+        lags = self.progress.updates - batch.policy_versions
+        self._plane.queue.settle(batch, updated.lost)
+        steps = (batch.num_slots - updated.lost) * self._config.algo.unroll_length
         self.progress = self.progress._replace(
             env_steps=self.progress.env_steps + steps, updates=self.progress.updates + 1
         )
-        self._plane.publish(self.progress.updates, self.learner.flat_parameters())
+        self._plane.publish(self.progress.updates, updated.parameters)
         metrics |= {"actor/policy_lag_mean": float(lags.mean()), "actor/policy_lag_max": float(lags.max())}
         self._means.add(metrics)
         self._view.latest = metrics
-        self._watch_for_nan(batch, skipped=metrics["learner/skipped"] > 0)
+        self._watch_for_nan(skipped=metrics["learner/skipped"] > 0)
 
-    def _watch_for_nan(self, batch: Unroll[Array], skipped: bool) -> None:
+    def _watch_for_nan(self, skipped: bool) -> None:
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
         if self._skipped_in_a_row < MOST_SKIPPED_UPDATES:
             return
         file = self._run.path / f"nan-batch-{self.progress.env_steps}.safetensors"
         where = f"the last batch is in '{file}'"
+        batch = self.learners.skipped_batch()
+        arrays = {} if batch is None else to_arrays(batch)
         try:
-            write_atomically(file, save({name: np.ascontiguousarray(a) for name, a in to_arrays(batch).items()}))
+            write_atomically(file, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
         except OSError as error:
             where = f"the last batch could not be written ({error.strerror})"
         raise RunFailedError(
@@ -211,9 +247,13 @@ class Trainer:
         for episode in self._plane.drain_episodes():
             self.episodes.record(episode)
         for fault in self._plane.drain_faults():
-            self._view.notice(f"environment replaced: {fault}")
+            self._view.notice(f"replaced: {fault.message}")
+            self._run.log_fault(fault.message, fault.details)
         now = time.monotonic()
         self._stop_reason = self._stop_reason or self._goal_met(now)
+        if now - self._looked_at >= LOOK_S:
+            self._looked_at = now
+            self._look_around()
         if not self._has_learned:
             self._view.starting(self._plane.stats(), self._plane.total_slots)
             self._meter.restart(self.progress, self._seconds())
@@ -224,6 +264,37 @@ class Trainer:
         self._evaluate_if_due()
         if now - self._saved_at >= 60 * self._config.checkpoint_minutes:
             self._save_or_notice("the run goes on")
+
+    def _look_around(self) -> None:
+        """Say how the run does, and hear whether it is to be scaled."""
+        self._run.write_status(self._status())
+        actors = self._run.take_request()
+        if actors is None:
+            return
+        try:
+            self._plane.scale(actors)
+            self._view.notice(f"{actors} actors from now on")
+        except UserError as error:
+            self._view.notice(str(error))
+
+    def _status(self) -> dict[str, Any]:
+        """What `machina status` shows."""
+        stats, progress = self._plane.stats(), self._now()
+        return {
+            "time": time.time(),
+            "pid": os.getpid(),
+            "env_steps": progress.env_steps,
+            "updates": progress.updates,
+            "account": stats.account._asdict(),
+            "policy_lag_mean": self._view.latest.get("actor/policy_lag_mean"),
+            "policy_lag_max": self._view.latest.get("actor/policy_lag_max"),
+            "env_steps_per_s": self._meter.speeds(progress, self._seconds()).env_steps_per_s,
+            "faults": progress.faults,
+            "learner_ranks": self._config.runtime.learners,
+            "learner_restarts": self.learners.restarts,
+            "nodes": self._place.nodes(),
+            "actors": [actor._asdict() for actor in stats.actors],
+        }
 
     def _seconds(self) -> dict[str, float]:
         return self._plane.stats().shares | self._shares.seconds()
@@ -240,10 +311,13 @@ class Trainer:
             "process/memory_gib": resident_memory() / 2**30,
             "queue/accepted": stats.account.accepted,
             "queue/learned": stats.account.learned,
+            "queue/dropped": stats.account.dropped,
             "queue/queued": stats.account.queued,
             "faults/replaced": progress.faults,
             "faults/env_steps_cut": progress.env_steps_cut,
             "faults/unrolls_lost": progress.unrolls_lost,
+            "faults/learner_restarts": self.learners.restarts,
+            "faults/updates_undone": self.learners.updates_undone,
             **self._means.take(),
             **self.episodes.metrics(self._spec.tasks),
             **(extra or {}),
@@ -270,37 +344,36 @@ class Trainer:
     # Evaluation
 
     def _evaluate_if_due(self) -> None:
+        if self._evaluation is not None:
+            self._finish_evaluation()
         frames = self.progress.env_steps * self._spec.frames_per_step
-        if self._config.eval_every is None or frames < self.progress.next_evaluation:
+        if self._config.eval_every is None or self._evaluation is not None or frames < self.progress.next_evaluation:
             return
         self.progress = self.progress._replace(next_evaluation=frames + self._config.eval_every)
+        self._save_or_notice("the run goes on")
+        self._evaluation = self._place.evaluate(
+            self.learners.parameters(), self.progress.env_steps, str(self._run.path), lambda: self._interrupted
+        )
+        self._finish_evaluation()
+
+    def _finish_evaluation(self) -> None:
+        """Take in the scores, when they are there; the checkpoint that earned them may be the best one."""
+        assert self._evaluation is not None
         try:
             with self._shares.measure("evaluating"):
-                self._evaluate()
+                result = self._evaluation.result()
+            if result is None:
+                return
+            self._evaluation = None
+            result.save(self._run.report)
+            self._log({f"eval/{task}": score for task, score in result.mean_returns.items()})
+            best = self._run.best()
+            if (best is None or result.score > best.score) and self._run.checkpoint_path(result.step).is_dir():
+                self._run.mark_best(result.step, result.score)
+            self._view.notice(f"evaluation at {result.step:,} env steps: {result.score:.4g}")
         except (RunFailedError, UserError) as error:
+            self._evaluation = None
             self._view.notice(f"no evaluation: {error}; the run goes on")
-
-    def _evaluate(self) -> None:
-        policy = policy_maker(self._config, self._parts)()
-        policy.load_parameters(self.learner.flat_parameters())
-        result = evaluate(
-            self._parts.factory,
-            policy,
-            tasks=range(self._spec.num_tasks),
-            episodes=self._config.eval_episodes,
-            seed=self._config.seed,
-            run=str(self._run.path),
-            env_steps=self.progress.env_steps,
-            step_timeout_s=self._config.runtime.step_timeout_s,
-            stop=lambda: self._interrupted,
-        )
-        result.save(self._run.report)
-        self._log({f"eval/{task}": score for task, score in result.mean_returns.items()})
-        best = self._run.best()
-        if best is None or result.score > best.score:
-            self.save()
-            self._run.mark_best(self.progress.env_steps, result.score)
-        self._view.notice(f"evaluation at {self.progress.env_steps:,} env steps: {result.score:.4g}")
 
 
 @contextmanager

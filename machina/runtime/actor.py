@@ -8,23 +8,35 @@ While one group's environments step, the policy answers for the other::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError
 from machina.interfaces import Policy
 from machina.metrics import TimeShares
-from machina.runtime.group import SlotGroup
+from machina.runtime.batches import Handover
+from machina.runtime.group import SlotGroup, group_key
 from machina.runtime.parameters import PublishedParameters
-from machina.runtime.queue import UnrollQueue
+from machina.types import Array, Episode
 
 
 class Fault(NamedTuple):
-    """An environment that was replaced."""
+    """An environment or an actor that was replaced."""
 
     message: str
-    env_steps_cut: int
+    env_steps_cut: int = 0
     """Env steps of the unfinished unroll that was lost."""
+    details: str = ""
+    """Stack of what hung or raised, for the run's log of faults."""
+    counts: bool = True
+    """Against max_restarts; an actor that leaves with its node does not."""
+
+
+class UnrollSink(Protocol):
+    """Where an actor's full unrolls go: the queue, or what carries them there."""
+
+    def put(self, handover: Handover) -> None: ...
 
 
 class Actor:
@@ -42,7 +54,7 @@ class Actor:
         self,
         policy: Policy,
         groups: Sequence[SlotGroup],
-        queue: UnrollQueue,
+        queue: UnrollSink,
         on_fault: Callable[[Fault], None],
         ordered: bool,
     ) -> None:
@@ -53,7 +65,12 @@ class Actor:
         self._ordered = ordered
         self._policy_version = -1
         self.rounds = 0
+        self.env_steps = 0
+        """Handed over, reset steps included."""
+        self.steps = 0
+        """Steps of all groups, for those who watch whether it moves."""
         self.shares = TimeShares()
+        self._born = time.monotonic()
 
     def run_round(self, parameters: PublishedParameters) -> None:
         """Load ``parameters`` if they are new and collect one unroll per group with them.
@@ -84,20 +101,42 @@ class Actor:
                 group.receive()
         except EnvironmentFaultError as fault:
             self._replace(group, fault)
+        self.steps += 1
         if group.full:
             unroll, release = group.finish_unroll()
             order = self.rounds << 32 | int(group.slots[0]) if self._ordered else None
             with self.shares.measure("waiting"):
-                self._queue.put(unroll, release, order)
+                self._queue.put(Handover(unroll, len(group.slots), self._policy_version, release, order))
+            self.env_steps += group.filled * len(group.slots)
         else:
             self._act(group)
 
     def _replace(self, group: SlotGroup, fault: EnvironmentFaultError) -> None:
-        self._on_fault(Fault(str(fault), group.filled * len(group.slots)))
+        self._on_fault(Fault(str(fault), group.filled * len(group.slots), fault.details))
         try:
             group.replace(self._policy_version)
         except (EnvironmentFaultError, UserError) as again:
             raise RunFailedError(f"{fault}; its replacement failed as well: {again}") from again
+
+    @property
+    def speed(self) -> float:
+        """Env steps handed over per second, mean since the start."""
+        return self.env_steps / (time.monotonic() - self._born)
+
+    @property
+    def num_slots(self) -> int:
+        """Of all groups."""
+        return sum(len(group.slots) for group in self.groups)
+
+    def drain_episodes(self) -> Iterator[Episode]:
+        """Episodes that ended since the last call."""
+        for group in self.groups:
+            while group.finished_episodes:
+                yield group.finished_episodes.popleft()
+
+    def counters(self) -> dict[str, Array]:
+        """What keeps random streams from repeating when the actor starts again, by group."""
+        return {group_key(group.slots) + key: array for group in self.groups for key, array in group.counters().items()}
 
     def close(self) -> None:
         """Close the environments."""

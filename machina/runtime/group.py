@@ -189,3 +189,8 @@ class SlotGroup:
 
 COUNTERS = ("/drawn", "/restarts")
 """Ends of the names of ``counters`` in a plane's state."""
+
+
+def group_key(slots: IntArray) -> str:
+    """Prefix of a group's arrays in the plane's state."""
+    return f"slot{int(slots[0])}/"

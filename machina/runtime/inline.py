@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from machina.config import RuntimeConfig
-from machina.interfaces import EnvFactory, Policy
-from machina.runtime.plane import Plane, PlaneConfig, group_key
+from machina.runtime.batches import Batch, Handover
+from machina.runtime.building import ActorSetup
+from machina.runtime.group import group_key
+from machina.runtime.plane import InProcessPlane, PlaneConfig
 from machina.runtime.stepping import InlineStepper
-from machina.runtime.unrolls import from_arrays, section, to_arrays
-from machina.types import Array, Unroll
+from machina.runtime.unrolls import from_arrays, num_slots, section, to_arrays
+from machina.types import Array
 
 
-class InlinePlane(Plane):
+class InlinePlane(InProcessPlane):
     """Runs the actors when the queue runs dry: the same seed gives the same run, bit for bit."""
 
-    def __init__(
-        self, factory: EnvFactory, make_policy: Callable[[], Policy], runtime: RuntimeConfig, config: PlaneConfig
-    ) -> None:
-        super().__init__(factory, make_policy, runtime, config, InlineStepper, capacity=None)
+    def __init__(self, setup: ActorSetup, runtime: RuntimeConfig, config: PlaneConfig) -> None:
+        super().__init__(setup, runtime, config, InlineStepper, bounded=False)
 
     def start(self, state: dict[str, Array]) -> None:
         """Build the environments and go on from ``state`` (empty: a new run)."""
-        self._initial = state
         waiting = section(state, "queue/")
         if waiting:
-            self.queue.put(from_arrays(waiting), release=lambda: None)
-        for index in range(self._runtime.actors):
-            self._actors.append(self._make_actor(index))
+            unroll = from_arrays(waiting)
+            self.queue.put(Handover(unroll, num_slots(unroll), int(unroll.policy_version.min()), lambda: None))
+        for slots in self._slots:
+            self._actors.append(self._builder.build(slots, state))
 
-    def next_batch(self, timeout_s: float) -> Unroll[Array]:  # noqa: ARG002 (never waits)
+    def next_batch(self, timeout_s: float) -> Batch:  # noqa: ARG002 (never waits)
         """The next batch; runs a round of every actor while the queue is short."""
-        while (batch := self.queue.get(self._config.batch_size, timeout_s=0)) is None:
+        while (batch := self._batch_from_queue(timeout_s=0)) is None:
             for actor in self._actors:
                 actor.run_round(self.store.latest())
         return batch

@@ -4,39 +4,34 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable
 
 from machina.config import RuntimeConfig
 from machina.errors import RunFailedError, UserError
-from machina.interfaces import EnvFactory, Policy
+from machina.interfaces import SlotEnv
 from machina.runtime.actor import Fault
+from machina.runtime.batches import Batch
+from machina.runtime.building import ActorSetup
 from machina.runtime.group import COUNTERS
 from machina.runtime.parameters import PublishedParameters
-from machina.runtime.plane import Plane, PlaneConfig, group_key, queue_capacity
+from machina.runtime.plane import InProcessPlane, PlaneConfig
 from machina.runtime.queue import QueueClosedError
-from machina.runtime.stepping import ThreadStepper
-from machina.types import Array, Unroll
+from machina.runtime.stepping import Stepper, ThreadStepper
+from machina.types import Array, IntArray
 
 
-class LocalPlane(Plane):
+class LocalPlane(InProcessPlane):
     """One thread per actor, one more per group of environments; the learner stays in the caller's."""
 
-    def __init__(
-        self, factory: EnvFactory, make_policy: Callable[[], Policy], runtime: RuntimeConfig, config: PlaneConfig
-    ) -> None:
-        super().__init__(
-            factory,
-            make_policy,
-            runtime,
-            config,
-            make_stepper=lambda env: ThreadStepper(env, lambda message: self._note_fault(Fault(message, 0))),
-            capacity=queue_capacity(factory.spec.num_tasks, runtime, config),
-        )
+    def __init__(self, setup: ActorSetup, runtime: RuntimeConfig, config: PlaneConfig) -> None:
+        def make_stepper(env: SlotEnv) -> Stepper:
+            return ThreadStepper(env, lambda message: self._note_fault(Fault(message)))
+
+        super().__init__(setup, runtime, config, make_stepper, bounded=True)
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
         self._threads = [
-            threading.Thread(target=self._run_actor, args=(index,), name=f"actor {index}", daemon=True)
-            for index in range(runtime.actors)
+            threading.Thread(target=self._run_actor, args=(slots,), name=f"actor {index}", daemon=True)
+            for index, slots in enumerate(self._slots)
         ]
 
     def start(self, state: dict[str, Array]) -> None:
@@ -45,13 +40,13 @@ class LocalPlane(Plane):
         for thread in self._threads:
             thread.start()
 
-    def _run_actor(self, index: int) -> None:
+    def _run_actor(self, slots: list[IntArray]) -> None:
         """An actor's thread: rounds until the plane stops; whatever it raises stops the run."""
         import torch
 
-        torch.set_num_threads(self._config.actor_threads)
+        torch.set_num_threads(self._setup.torch_threads)
         try:
-            actor = self._make_actor(index)
+            actor = self._builder.build(slots, self._initial)
             self._actors.append(actor)
             try:
                 while not self._stopping.is_set():
@@ -70,7 +65,7 @@ class LocalPlane(Plane):
             return self.store.wait_for(rounds + 1, timeout_s=0.2)
         return self.store.latest()
 
-    def next_batch(self, timeout_s: float) -> Unroll[Array] | None:
+    def next_batch(self, timeout_s: float) -> Batch | None:
         """The next batch, or None after ``timeout_s``.
 
         Raises:
@@ -81,21 +76,7 @@ class LocalPlane(Plane):
         if self._runtime.lock_step and not self._round_is_complete():
             self._stopping.wait(0.0005)
             return None
-        return self.queue.get(self._config.batch_size, timeout_s)
-
-    def _round_is_complete(self) -> bool:
-        """In lock-step the learner starts when every slot's unroll is in, so that their order is fixed.
-
-        A round that leaves the queue short of a batch is followed by another with the same parameters.
-        """
-        account = self.queue.account
-        rounds, begun = divmod(account.accepted, self.total_slots)
-        if begun:
-            return False
-        if account.queued < self._config.batch_size:
-            self.store.count_up_to(rounds + 1)
-            return False
-        return True
+        return self._batch_from_queue(timeout_s)
 
     def _raise_failure(self, failure: BaseException) -> None:
         if isinstance(failure, UserError | RunFailedError):
@@ -108,8 +89,7 @@ class LocalPlane(Plane):
         # What a former session left stands in for actors that are not built yet.
         state = {key: array for key, array in self._initial.items() if key.endswith(COUNTERS)}
         for actor in self._actors:
-            for group in actor.groups:
-                state |= {group_key(group.slots) + key: array for key, array in group.counters().items()}
+            state |= actor.counters()
         return state
 
     def unrolls_at_hand(self) -> int:

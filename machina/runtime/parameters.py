@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from typing import Any, NamedTuple
 
 
 class PublishedParameters(NamedTuple):
@@ -14,8 +11,8 @@ class PublishedParameters(NamedTuple):
 
     policy_version: int
     """Number of learner updates that made them."""
-    flat: Tensor
-    """All parameters as one float32 vector."""
+    flat: Any
+    """All parameters as one float32 vector; in the place ``ray`` a reference to it."""
 
 
 class ParameterStore:
@@ -26,7 +23,7 @@ class ParameterStore:
         self._publications = 0
         self._changed = threading.Condition()
 
-    def publish(self, policy_version: int, flat: Tensor) -> None:
+    def publish(self, policy_version: int, flat: Any) -> None:
         """Make a new version visible; ``flat`` belongs to the store from now on."""
         with self._changed:
             self._latest = PublishedParameters(policy_version, flat)
@@ -45,6 +42,12 @@ class ParameterStore:
             if self._latest is None:
                 raise RuntimeError("no parameters were published yet")
             return self._latest
+
+    @property
+    def publications(self) -> int:
+        """How many versions were published so far."""
+        with self._changed:
+            return self._publications
 
     def wait_for(self, publications: int, timeout_s: float) -> PublishedParameters | None:
         """The newest version once so many were published, or None after ``timeout_s``."""

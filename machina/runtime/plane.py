@@ -1,7 +1,7 @@
-"""What every place of the data plane has in common: its parts, its account, its faults.
+"""What every place of the data plane has in common: its queue, its parameters, its account, its faults.
 
-``machina.runtime.inline`` runs the actors in the caller's thread when the queue runs dry;
-``machina.runtime.local`` gives each actor a thread. Actors, queue and parameter store are the same.
+``machina.runtime.inline`` runs the actors in the caller's thread when the queue runs dry; ``machina.runtime.local``
+gives each actor a thread; ``machina.runtime.ray_plane`` a process of a Ray cluster. Actors and queue are the same.
 """
 
 from __future__ import annotations
@@ -9,25 +9,23 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from machina.config import RuntimeConfig
-from machina.errors import EnvironmentFaultError, RunFailedError, UserError
-from machina.interfaces import EnvFactory, Policy, SlotEnv
+from machina.errors import RunFailedError, UserError
+from machina.interfaces import SlotEnv
 from machina.metrics import merged_seconds
 from machina.runtime.actor import Actor, Fault
-from machina.runtime.group import SlotGroup
+from machina.runtime.batches import Batch
+from machina.runtime.building import ActorBuilder, ActorSetup
 from machina.runtime.parameters import ParameterStore
 from machina.runtime.queue import QueueAccount, UnrollQueue
 from machina.runtime.stepping import Stepper
-from machina.runtime.unrolls import section
-from machina.types import Array, Episode, IntArray, Unroll
+from machina.types import Array, Episode, IntArray
 
-if TYPE_CHECKING:
-    from torch import Tensor
+THIS_MACHINE = "this machine"
 
 GROUPS_PER_ACTOR = 2
 """One steps while the policy answers for the other."""
@@ -36,12 +34,28 @@ GROUPS_PER_ACTOR = 2
 class PlaneConfig(NamedTuple):
     """What the plane needs beyond the runtime section."""
 
-    unroll_length: int
     batch_size: int
     envs_per_task: int
-    seed: int
-    actor_threads: int
-    """Torch threads of each actor."""
+    actors: int
+    """At the start; in the place ``ray`` they may become more or fewer."""
+
+
+class ActorStatus(NamedTuple):
+    """How one actor does."""
+
+    number: int
+    node: str
+    """Address of the machine where it runs."""
+    state: str
+    """starting, collecting, waiting or gone."""
+    slots: int
+    restarts: int
+    heard_s: float
+    """Seconds since it was last heard of."""
+    env_steps: int
+    """That it handed over."""
+    env_steps_per_s: float
+    """Mean since its start."""
 
 
 class PlaneStats(NamedTuple):
@@ -54,6 +68,7 @@ class PlaneStats(NamedTuple):
     env_steps_cut: int
     slots_started: int
     """Environments built so far, replacements included."""
+    actors: tuple[ActorStatus, ...]
 
 
 def assign_slots(num_tasks: int, envs_per_task: int, actors: int) -> list[list[IntArray]]:
@@ -73,7 +88,7 @@ def assign_slots(num_tasks: int, envs_per_task: int, actors: int) -> list[list[I
     return [chunks[i * groups : (i + 1) * groups] for i in range(actors)]
 
 
-def queue_capacity(num_tasks: int, runtime: RuntimeConfig, config: PlaneConfig) -> int:
+def queue_capacity(slots: list[list[IntArray]], runtime: RuntimeConfig, batch_size: int) -> int:
     """Most unrolls that may wait for the learner.
 
     The default is the least that cannot block: a batch but one, and the largest group's next unroll.
@@ -81,105 +96,60 @@ def queue_capacity(num_tasks: int, runtime: RuntimeConfig, config: PlaneConfig) 
     Raises:
         UserError: ``queue_unrolls`` is too small for the learner ever to get a batch.
     """
-    slots = assign_slots(num_tasks, config.envs_per_task, runtime.actors)
     if runtime.lock_step:
-        return config.batch_size + num_tasks * config.envs_per_task
+        return batch_size + sum(len(group) for groups in slots for group in groups)
     largest = max(len(group) for groups in slots for group in groups)
-    smallest = config.batch_size + largest - 1
+    smallest = batch_size + largest - 1
     if runtime.queue_unrolls is not None and runtime.queue_unrolls < smallest:
         raise UserError(
             f"queue_unrolls={runtime.queue_unrolls}: actors hand over up to {largest} unrolls at once and the learner "
-            f"takes {config.batch_size}; use at least {smallest}"
+            f"takes {batch_size}; use at least {smallest}"
         )
     return runtime.queue_unrolls or smallest
 
 
 class Plane(ABC):
-    """What both places share: the parts, the account, the episodes and the faults."""
+    """What all places share.
 
-    def __init__(
-        self,
-        factory: EnvFactory,
-        make_policy: Callable[[], Policy],
-        runtime: RuntimeConfig,
-        config: PlaneConfig,
-        make_stepper: Callable[[SlotEnv], Stepper],
-        capacity: int | None,
-    ) -> None:
-        self._factory = factory
-        self._make_policy = make_policy
+    Args:
+        setup: what actors are built from.
+        runtime: the configuration's section.
+        config: sizes.
+        bounded: whether ``put`` waits for room; otherwise the place bounds what is collected.
+    """
+
+    def __init__(self, setup: ActorSetup, runtime: RuntimeConfig, config: PlaneConfig, *, bounded: bool) -> None:
+        self._setup = setup
         self._runtime = runtime
         self._config = config
-        self._make_stepper = make_stepper
-        self._slots = assign_slots(factory.spec.num_tasks, config.envs_per_task, runtime.actors)
+        self._slots = assign_slots(setup.factory.spec.num_tasks, config.envs_per_task, config.actors)
+        self._capacity = queue_capacity(self._slots, runtime, config.batch_size)
         self._initial: dict[str, Array] = {}
-        self.total_slots = factory.spec.num_tasks * config.envs_per_task
         self.store = ParameterStore()
-        self.queue = UnrollQueue(capacity)
-        self._actors: list[Actor] = []
+        self.queue = UnrollQueue(self._capacity if bounded else None)
         self._faults: list[Fault] = []
         self._reported = 0
-        self._slots_started = 0
         self._lock = threading.Lock()
-        self._building = threading.Lock()
 
-    def _make_group(self, policy: Policy, slots: IntArray) -> SlotGroup:
-        task_ids = [int(slot) % self._factory.spec.num_tasks for slot in slots]
-        return SlotGroup(
-            make_stepper=lambda: self._build(task_ids),
-            policy=policy,
-            slots=slots,
-            seed=self._config.seed,
-            unroll_length=self._config.unroll_length,
-            step_timeout_s=self._runtime.step_timeout_s,
-            state=section(self._initial, group_key(slots)),
-        )
-
-    def _build(self, task_ids: list[int]) -> Stepper:
-        with self._building:
-            return self._make_stepper(self._factory.make(task_ids, self._count_started))
-
-    def _make_actor(self, index: int) -> Actor:
-        """An actor with its environments started.
-
-        Raises:
-            UserError: an environment can't be built.
-            RunFailedError: an environment can't start its first episode.
-        """
-        policy = self._make_policy()
-        # Building an Atari environment holds the interpreter lock, resetting it does not: while one group resets,
-        # the next is built (57 games, 4 environments each: measured in docs/benchmarks.md).
-        with ThreadPoolExecutor() as pool:
-            groups = [pool.submit(self._make_group, policy, slots) for slots in self._slots[index]]
-        failures = [failure for group in groups if (failure := group.exception()) is not None]
-        if not failures:
-            built = [group.result() for group in groups]
-            return Actor(policy, built, self.queue, self._note_fault, ordered=self._runtime.lock_step)
-        for group in groups:
-            if group.exception() is None:
-                group.result().close()
-        if isinstance(failures[0], EnvironmentFaultError):
-            raise RunFailedError(f"{failures[0]}; the run can't start") from failures[0]
-        raise failures[0]
-
-    def _count_started(self, slots: int) -> None:
-        with self._lock:
-            self._slots_started += slots
+    @property
+    def total_slots(self) -> int:
+        """Environments of all actors."""
+        return sum(len(group) for groups in self._slots for group in groups)
 
     def _note_fault(self, fault: Fault) -> None:
         with self._lock:
             self._faults.append(fault)
-            count = len(self._faults)
-        if count > self._runtime.max_restarts:
-            raise RunFailedError(f"{fault.message}; environments failed {count} times (max_restarts)")
+            count = sum(each.counts for each in self._faults)
+        if fault.counts and count > self._runtime.max_restarts:
+            raise RunFailedError(f"{fault.message}; environments and actors failed {count} times (max_restarts)")
 
     @abstractmethod
     def start(self, state: dict[str, Array]) -> None:
         """Start the actors; ``state`` is empty for a new run."""
 
     @abstractmethod
-    def next_batch(self, timeout_s: float) -> Unroll[Array] | None:
-        """The next batch, or None when there is none after ``timeout_s``."""
+    def next_batch(self, timeout_s: float) -> Batch | None:
+        """The next batch, or None when there is none after ``timeout_s``. Read it before asking for another."""
 
     @abstractmethod
     def state(self) -> dict[str, Array]:
@@ -193,34 +163,87 @@ class Plane(ABC):
     def close(self) -> None:
         """Stop the actors and close the environments."""
 
-    def publish(self, policy_version: int, flat: Tensor) -> None:
+    def publish(self, policy_version: int, flat: Any) -> None:
         """Make new parameters visible; in lock-step only when the round's last batch is learned."""
-        if self._runtime.lock_step and self.queue.account.queued >= self._config.batch_size:
+        if self._runtime.lock_step and self.queue.num_waiting >= self._config.batch_size:
             return
         self.store.publish(policy_version, flat)
+
+    def _batch_from_queue(self, timeout_s: float) -> Batch | None:
+        oldest = 0
+        if self._runtime.max_policy_lag is not None:
+            oldest = self.store.latest().policy_version - self._runtime.max_policy_lag
+        return self.queue.get(self._config.batch_size, timeout_s, oldest)
+
+    def _round_is_complete(self) -> bool:
+        """In lock-step the learner starts when every slot's unroll is in, so that their order is fixed.
+
+        A round that leaves the queue short of a batch is followed by another with the same parameters.
+        """
+        rounds, begun = divmod(self.queue.account.accepted, self.total_slots)
+        if begun:
+            return False
+        if self.queue.num_waiting < self._config.batch_size:
+            self.store.count_up_to(rounds + 1)
+            return False
+        return True
+
+    def scale(self, actors: int | Literal["auto"]) -> None:
+        """Have so many actors from now on.
+
+        Raises:
+            UserError: only the place ``ray`` can.
+        """
+        raise UserError(f"actors={actors}: place {self._runtime.place} keeps its actors; only place ray can be scaled")
+
+    @abstractmethod
+    def drain_episodes(self) -> Iterator[Episode]:
+        """Episodes that ended since the last call."""
+
+    @abstractmethod
+    def stats(self) -> PlaneStats:
+        """The account, the time shares, the faults and the actors so far."""
+
+    def drain_faults(self) -> list[Fault]:
+        """Faults since the last call."""
+        with self._lock:
+            new = self._faults[self._reported :]
+            self._reported = len(self._faults)
+        return new
+
+    def _faults_so_far(self) -> tuple[int, int]:
+        """Number of faults, and the env steps that were cut by them."""
+        with self._lock:
+            counted = sum(fault.counts for fault in self._faults)
+            return counted, sum(fault.env_steps_cut for fault in self._faults)
+
+
+class InProcessPlane(Plane):
+    """A plane whose actors live in this process."""
+
+    def __init__(
+        self,
+        setup: ActorSetup,
+        runtime: RuntimeConfig,
+        config: PlaneConfig,
+        make_stepper: Callable[[SlotEnv], Stepper],
+        *,
+        bounded: bool,
+    ) -> None:
+        super().__init__(setup, runtime, config, bounded=bounded)
+        self._builder = ActorBuilder(setup, make_stepper, self.queue, self._note_fault)
+        self._actors: list[Actor] = []
 
     def drain_episodes(self) -> Iterator[Episode]:
         """Episodes that ended since the last call."""
         for actor in self._actors:
-            for group in actor.groups:
-                while group.finished_episodes:
-                    yield group.finished_episodes.popleft()
-
-    def drain_faults(self) -> list[str]:
-        """Faults since the last call, a line each."""
-        with self._lock:
-            new = [fault.message for fault in self._faults[self._reported :]]
-            self._reported = len(self._faults)
-        return new
+            yield from actor.drain_episodes()
 
     def stats(self) -> PlaneStats:
-        """The account, the time shares and the faults so far."""
-        shares = merged_seconds(actor.shares for actor in self._actors)
-        with self._lock:
-            cut = sum(fault.env_steps_cut for fault in self._faults)
-            return PlaneStats(self.queue.account, shares, len(self._faults), cut, self._slots_started)
-
-
-def group_key(slots: IntArray) -> str:
-    """Prefix of a group's arrays in the plane's state."""
-    return f"slot{int(slots[0])}/"
+        """The account, the time shares, the faults and the actors so far."""
+        shares = merged_seconds(actor.shares.seconds() for actor in self._actors)
+        status = tuple(
+            ActorStatus(number, THIS_MACHINE, "collecting", actor.num_slots, 0, 0.0, actor.env_steps, actor.speed)
+            for number, actor in enumerate(self._actors)
+        )
+        return PlaneStats(self.queue.account, shares, *self._faults_so_far(), self._builder.slots_started, status)

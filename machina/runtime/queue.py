@@ -1,6 +1,6 @@
 """The bounded queue between actors and learner.
 
-Units are unrolls of one slot. The account is exact at any moment: accepted = learned + queued.
+Units are unrolls of one slot. The account is exact at any moment: accepted = learned + dropped + queued.
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 import bisect
 import threading
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
-from machina.runtime.unrolls import concatenate_slots, num_slots, slice_slots
+from machina.runtime.batches import Batch, Handover, Part, joined, make_batch
 from machina.types import Array, Unroll
 
 
@@ -24,21 +23,17 @@ class QueueAccount(NamedTuple):
 
     accepted: int
     learned: int
+    dropped: int
+    """Too old, or lost with a learner rank or a node."""
     queued: int
-
-
-class _Item(NamedTuple):
-    order: int
-    unroll: Unroll[Array]
-    release: Callable[[], None]
+    """Waiting, or in a batch that the learner has not answered yet."""
 
 
 class UnrollQueue:
     """Hands unrolls from actors to the learner, first in first out.
 
-    ``put`` waits while the queue is full (back-pressure: nothing is dropped). ``get`` takes slots off
-    the head, across unrolls, so that a batch mixes the slots of every game in turn, and copies them,
-    so that the actor's buffer can be filled again.
+    ``put`` waits while the queue is full (back-pressure: nothing is dropped in silence). ``get`` takes slots off the
+    head, across handovers, so that a batch mixes the slots of every game in turn.
 
     Args:
         capacity: most unrolls that wait; None is unbounded.
@@ -46,78 +41,107 @@ class UnrollQueue:
 
     def __init__(self, capacity: int | None) -> None:
         self._capacity = capacity
-        self._items: list[_Item] = []
+        self._items: list[tuple[int, Handover]] = []
         self._taken_of_head = 0
+        self._waiting = 0
         self._accepted = 0
         self._learned = 0
+        self._dropped = 0
         self._arrivals = 0
         self._closed = False
         self._changed = threading.Condition()
 
-    def put(self, unroll: Unroll[Array], release: Callable[[], None], order: int | None = None) -> None:
-        """Hand over an unroll; waits while there is no room.
-
-        Args:
-            unroll: must stay unchanged until ``release`` is called.
-            release: called once all slots were taken.
-            order: rank among queued unrolls; None is arrival order.
+    def put(self, handover: Handover) -> None:
+        """Take in an unroll; waits while there is no room.
 
         Raises:
             QueueClosedError: the queue was closed.
         """
-        new = num_slots(unroll)
         with self._changed:
-            while not self._closed and self._capacity is not None and self._queued() + new > self._capacity:
+            while not self._closed and not self._has_room(handover.num_slots):
                 self._changed.wait()
             if self._closed:
                 raise QueueClosedError
-            item = _Item(self._arrivals if order is None else order, unroll, release)
+            order = self._arrivals if handover.order is None else handover.order
             self._arrivals += 1
             # A head that is partly taken stays the head.
-            bisect.insort(self._items, item, lo=int(self._taken_of_head > 0), key=lambda entry: entry.order)
-            self._accepted += new
+            lowest = int(self._taken_of_head > 0)
+            bisect.insort(self._items, (order, handover), lo=lowest, key=lambda item: item[0])
+            self._accepted += handover.num_slots
+            self._waiting += handover.num_slots
             self._changed.notify_all()
 
-    def get(self, count: int, timeout_s: float) -> Unroll[Array] | None:
-        """The next ``count`` unrolls as one batch ``[T + 1, count, ...]``, or None after ``timeout_s``."""
+    def _has_room(self, new: int) -> bool:
+        return self._capacity is None or self._waiting + new <= self._capacity
+
+    def get(self, count: int, timeout_s: float, oldest_version: int = 0) -> Batch | None:
+        """The next ``count`` unrolls as one batch, or None after ``timeout_s``.
+
+        The batch counts as queued until ``settle``. Unrolls of parameters older than ``oldest_version`` are dropped.
+        """
         deadline = time.monotonic() + timeout_s
         with self._changed:
-            while self._queued() < count:
+            self._drop_older(oldest_version)
+            while self._waiting < count:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return None
                 self._changed.wait(remaining)
-            parts, finished = self._take(count)
-            batch = concatenate_slots(parts)
-            self._learned += count
+                self._drop_older(oldest_version)
+            batch = self._take(count)
             self._changed.notify_all()
-        for item in finished:
-            item.release()
         return batch
 
-    def _take(self, count: int) -> tuple[list[Unroll[Array]], list[_Item]]:
-        """Views of the next ``count`` slots, and the items that they use up."""
-        parts: list[Unroll[Array]] = []
-        finished: list[_Item] = []
+    def _take(self, count: int) -> Batch:
+        taken: list[tuple[Handover, int, int]] = []
+        finished: list[Handover] = []
+        self._waiting -= count
         while count > 0:
-            head = self._items[0]
-            stop = min(num_slots(head.unroll), self._taken_of_head + count)
-            parts.append(slice_slots(head.unroll, self._taken_of_head, stop))
-            count -= stop - self._taken_of_head
+            head = self._items[0][1]
+            start, stop = self._taken_of_head, min(head.num_slots, self._taken_of_head + count)
+            taken.append((head, start, stop))
+            count -= stop - start
             self._taken_of_head = stop
-            if stop == num_slots(head.unroll):
-                finished.append(self._items.pop(0))
-                self._taken_of_head = 0
-        return parts, finished
+            if stop == head.num_slots:
+                finished.append(head)
+                self._drop_head()
+        return make_batch(taken, finished)
+
+    def _drop_head(self) -> None:
+        self._items.pop(0)
+        self._taken_of_head = 0
+
+    def _drop_older(self, oldest_version: int) -> None:
+        while self._items and self._items[0][1].policy_version < oldest_version:
+            head = self._items[0][1]
+            rest = head.num_slots - self._taken_of_head
+            self._waiting -= rest
+            self._dropped += rest
+            self._drop_head()
+            # Who read a part of it before is done: batches are settled in order, the head's buffer comes last.
+            head.release()
+
+    def settle(self, batch: Batch, lost: int = 0) -> None:
+        """Count a batch as learned, but for ``lost`` of its unrolls, which are dropped."""
+        with self._changed:
+            self._learned += batch.num_slots - lost
+            self._dropped += lost
 
     def waiting(self) -> Unroll[Array] | None:
-        """A copy of everything queued, for a checkpoint; None when empty."""
+        """A copy of everything that waits, for a checkpoint; None when empty. Only with unrolls of arrays."""
         with self._changed:
             if not self._items:
                 return None
-            views = [item.unroll for item in self._items]
-            views[0] = slice_slots(views[0], self._taken_of_head, num_slots(views[0]))
-            return concatenate_slots(views)
+            starts = [self._taken_of_head] + [0] * (len(self._items) - 1)
+            return joined(
+                [Part(item.unroll, start, item.num_slots) for (_, item), start in zip(self._items, starts, strict=True)]
+            )
+
+    @property
+    def num_waiting(self) -> int:
+        """Unrolls that wait for a batch."""
+        with self._changed:
+            return self._waiting
 
     def close(self) -> None:
         """Wake every actor that waits in ``put``; the queue takes nothing more."""
@@ -125,10 +149,8 @@ class UnrollQueue:
             self._closed = True
             self._changed.notify_all()
 
-    def _queued(self) -> int:
-        return self._accepted - self._learned
-
     @property
     def account(self) -> QueueAccount:
         with self._changed:
-            return QueueAccount(self._accepted, self._learned, self._queued())
+            queued = self._accepted - self._learned - self._dropped
+            return QueueAccount(self._accepted, self._learned, self._dropped, queued)

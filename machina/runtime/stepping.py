@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -14,7 +16,8 @@ from machina.types import IntArray, StepResult
 Job = Callable[[], "StepResult | None"]
 
 CLOSE_TIMEOUT_S = 5.0
-"""How long a closing environment is waited for before the process goes on without it."""
+"""How long a running step is waited for before the environment is closed all the same; then, how long its closing is
+waited for before the process goes on without it."""
 
 
 class Stepper(Protocol):
@@ -97,16 +100,18 @@ class ThreadStepper:
         """What the step sent last came to.
 
         Raises:
-            EnvironmentFaultError: the environment raised, or hung and could not replace its stuck part.
+            EnvironmentFaultError: the environment raised, or hung and could not replace its stuck part; then the
+                error's ``details`` say where it hangs.
         """
         try:
             answer = self._answers.get(timeout=timeout_s)
         except queue.Empty:
             culprit = f"environment {self.env.waiting_for!r}: no answer for {timeout_s:g} s"
+            details = self.env.stacks() or _stack(self._thread)
             answer = self._recover(timeout_s)
             if answer is None:
                 self._stuck = True
-                raise EnvironmentFaultError(culprit) from None
+                raise EnvironmentFaultError(culprit, details) from None
             if not isinstance(answer, BaseException):
                 self._report(culprit)
         if isinstance(answer, BaseException):
@@ -125,11 +130,22 @@ class ThreadStepper:
 
     def close(self) -> None:
         """Close the environment after its running step; a stuck thread is left behind with its step."""
-        if self._stuck:
+        if self._stuck or not self._begin_closing():
             self._start_thread()
-        self._jobs.put(self.env.close)
-        self._jobs.put(None)
+            self._begin_closing()
         self._thread.join(CLOSE_TIMEOUT_S)
+
+    def _begin_closing(self) -> bool:
+        """Whether the stepping thread came to it in time."""
+        begun = threading.Event()
+
+        def close() -> None:
+            begun.set()
+            self.env.close()
+
+        self._jobs.put(close)
+        self._jobs.put(None)
+        return begun.wait(CLOSE_TIMEOUT_S)
 
 
 def fault_at_hang(culprit: str) -> None:
@@ -148,3 +164,13 @@ def _serve(jobs: queue.SimpleQueue[Job | None], answers: queue.SimpleQueue[StepR
             answers.put(job())
         except BaseException as error:
             answers.put(error)
+
+
+def _stack(thread: threading.Thread) -> str:
+    """Where a stepping thread is: its Python stack from the environment's code on."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    if frame is None:
+        return ""
+    frames = traceback.extract_stack(frame)
+    start = max((i + 1 for i, summary in enumerate(frames) if summary.filename == __file__), default=0)
+    return f"thread {thread.name!r}, most recent call last:\n{''.join(traceback.format_list(frames[start:]))}"

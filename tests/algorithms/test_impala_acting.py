@@ -7,6 +7,7 @@ from machina.algorithms.impala.builder import ImpalaAlgorithm
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.errors import UserError
 from machina.nets.config import NetworkConfig
+from machina.nets.ranks import SINGLE_RANK
 from machina.specs import EnvSpec
 from machina.types import NO_ACTION, ActorOutput, CoreState, IntArray
 
@@ -16,7 +17,9 @@ RECURRENT = ImpalaConfig(network=NetworkConfig(lstm_size=8, hidden_sizes=(16,)))
 def policy_with_weights(config: ImpalaConfig, spec: EnvSpec, precision: str = "float32") -> ImpalaPolicy:
     algorithm = ImpalaAlgorithm(config)
     policy = algorithm.make_policy(spec, "cpu", precision)
-    policy.load_parameters(algorithm.make_learner(spec, 100, "cpu", precision, seed=3).flat_parameters())
+    policy.load_parameters(
+        algorithm.make_learner(spec, 100, "cpu", precision, seed=3, ranks=SINGLE_RANK).flat_parameters()
+    )
     return policy
 
 
@@ -74,7 +77,7 @@ def test_an_episode_start_forgets_the_core_state(vector_spec: EnvSpec) -> None:
 def test_parameters_travel_as_a_flat_vector_and_as_named_tensors(image_spec: EnvSpec) -> None:
     config = ImpalaConfig()
     algorithm = ImpalaAlgorithm(config)
-    learner = algorithm.make_learner(image_spec, 100, "cpu", "float32", seed=3)
+    learner = algorithm.make_learner(image_spec, 100, "cpu", "float32", seed=3, ranks=SINGLE_RANK)
     by_vector, by_name = (algorithm.make_policy(image_spec, "cpu", "float32") for _ in range(2))
     before = act(by_vector, image_spec, np.array([0, 1]), ()).behaviour_logits
     by_vector.load_parameters(learner.flat_parameters())
@@ -89,7 +92,7 @@ def test_parameters_travel_as_a_flat_vector_and_as_named_tensors(image_spec: Env
 def test_a_vector_or_checkpoint_of_another_network_is_refused(vector_spec: EnvSpec) -> None:
     policy = policy_with_weights(ImpalaConfig(), vector_spec)
     other = ImpalaAlgorithm(ImpalaConfig(network=NetworkConfig(hidden_sizes=(7,)))).make_learner(
-        vector_spec, 100, "cpu", "float32", seed=0
+        vector_spec, 100, "cpu", "float32", seed=0, ranks=SINGLE_RANK
     )
     with pytest.raises(ValueError, match="parameters have shape"):
         policy.load_parameters(other.flat_parameters())

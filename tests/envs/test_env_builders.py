@@ -1,5 +1,6 @@
 """Names, wrappers and registered environments: what is built and what is refused."""
 
+import inspect
 import pickle
 import subprocess
 import sys
@@ -95,6 +96,14 @@ def test_wrapper_changes_rewards_on_any_environment() -> None:
     assert env.recover() is None
 
 
+def test_a_reset_step_has_no_reward_whatever_the_wrapper_does() -> None:
+    env = parse_environment("counting", ToyConfig(), "user_tasks:shifted").make([0, 0])
+    assert env.reset([0, 1]).reward.tolist() == [0, 0]
+    rewards = [env.step(np.zeros(2, np.int64)).reward.tolist() for _ in range(6)]
+    # Episodes of 3 and of 4 steps; the step after each is a reset step.
+    assert rewards == [[0, 0], [1, 1], [2, 2], [0, 3], [0, 0], [1, 0]]
+
+
 def test_wrapper_of_pixels_stores_whole_stacks() -> None:
     plain = parse_environment("pong", AtariConfig(noop_max=0)).make([0])
     factory = parse_environment("pong", AtariConfig(noop_max=0), "user_tasks:inverted")
@@ -124,6 +133,11 @@ def test_refusals_of_wrappers() -> None:
         load_function("user_tasks:halfed", "wrapper")
     with pytest.raises(UserError, match=r"must return a gymnasium\.vector\.VectorEnv, got NoneType"):
         parse_environment("catch", ToyConfig(), "user_tasks:forgets_to_return")
+    with pytest.raises(UserError) as caught:
+        parse_environment("catch", ToyConfig(), "user_tasks:fails")
+    line = inspect.getsourcelines(user_tasks.fails)[1] + 1
+    reason = f"AttributeError: 'ToyEnv' object has no attribute 'seasons' ({user_tasks.__file__}:{line})"
+    assert str(caught.value) == f"wrapper 'user_tasks:fails' raised {reason}"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from machina.envs.builders import parse_environment
 from machina.envs.config import GymnasiumConfig
-from machina.errors import EnvironmentFaultError
+from machina.errors import EnvironmentFaultError, UserError
 from machina.interfaces import SlotEnv
 
 RIGHT = np.ones(2, np.int64)
@@ -169,6 +169,29 @@ def test_factory_can_be_pickled_and_draws() -> None:
     env.step(np.array([1]))
     assert env.render().tolist() == np.ones((4, 6, 3)).tolist()
     env.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        (
+            "DrawnLibrary",
+            UserError,
+            "can't be drawn: No module named 'no_such_library'; install the package that holds",
+        ),
+        ("DrawnRaises", EnvironmentFaultError, "render raised RuntimeError: no display$"),
+        ("DrawnNothing", UserError, "draws no picture; build it with render_mode='rgb_array'"),
+        ("DrawnText", UserError, "draws no picture; build it with render_mode='rgb_array'"),
+        ("NotDrawn", UserError, "can't be built: TypeError: .*unexpected keyword argument 'render_mode'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_one_line(name: str, error: type[Exception], message: str) -> None:
+    factory = parse_environment(f"user_tasks:{name}-v0", GymnasiumConfig())
+    with pytest.raises(error, match=f"^environment 'user_tasks:{name}-v0':? {message}") as caught:  # noqa: PT012
+        env = factory.make_for_video(0)
+        env.reset([0])
+        env.render()
+    assert "\n" not in str(caught.value)
 
 
 def test_wrong_actions_are_refused() -> None:

@@ -48,6 +48,24 @@ class Corridor(gymnasium.Env):
         return None if self.render_mode is None else np.full((4, 6, 3), self.position, dtype=np.uint8)
 
 
+class Drawn(Corridor):
+    """A corridor that is drawn badly: `trouble` says how."""
+
+    def render(self) -> Any:
+        if self.trouble == "library":
+            import no_such_library  # noqa: F401
+        if self.trouble == "raises":
+            raise RuntimeError("no display\nsecond line")
+        if self.trouble == "nothing":
+            raise NotImplementedError
+        return "ansi"
+
+
+class NotDrawn(Corridor):
+    def __init__(self) -> None:
+        super().__init__()
+
+
 class NeedsKey(Corridor):
     def __init__(self) -> None:
         raise KeyError("LICENCE")
@@ -56,6 +74,9 @@ class NeedsKey(Corridor):
 for name in ("", "raises", "sleeps", "nan", "nan_reward", "shape"):
     title = name.title().replace("_", "")
     gymnasium.register(f"Corridor{title}-v0", "user_tasks:Corridor", max_episode_steps=20, kwargs={"trouble": name})
+for name in ("library", "raises", "nothing", "text"):
+    gymnasium.register(f"Drawn{name.title()}-v0", "user_tasks:Drawn", kwargs={"trouble": name})
+gymnasium.register("NotDrawn-v0", "user_tasks:NotDrawn")
 gymnasium.register("NeedsKey-v0", "user_tasks:NeedsKey")
 
 
@@ -92,6 +113,19 @@ def inverted(env: VectorEnv) -> VectorEnv:
 
 def named(env: VectorEnv) -> VectorEnv:
     return Named(env)
+
+
+class Shifted(VectorRewardWrapper):
+    def rewards(self, reward: Any) -> Any:
+        return reward - 1
+
+
+def shifted(env: VectorEnv) -> VectorEnv:
+    return Shifted(env)
+
+
+def fails(env: VectorEnv) -> VectorEnv:
+    return env.seasons  # type: ignore[attr-defined, no-any-return]
 
 
 def forgets_to_return(env: VectorEnv) -> None:

@@ -62,7 +62,7 @@ def test_the_run_goes_on_with_another_environment(
 ) -> None:
     run = train(register(fault), tmp_path, place=place)
     assert (run.reason, run.updates) == ("the schedule is complete", UPDATES)
-    notices = [line for line in capsys.readouterr().out.splitlines() if "environment replaced" in line]
+    notices = [line for line in capsys.readouterr().out.splitlines() if line.startswith("replaced: ")]
     assert len(notices) == 1
     assert "'Faulty-v0'" in notices[0]
     assert MESSAGES[fault] in notices[0]
@@ -81,8 +81,8 @@ def test_a_hanging_environment_is_not_waited_for(
     run = train(register("sleeps"), tmp_path, place="local", processes=processes, step_timeout_s=2.5)
     assert run.updates == UPDATES
     assert time.monotonic() - started < 60
-    notices = [line for line in capsys.readouterr().out.splitlines() if "environment replaced" in line]
-    assert notices == ["environment replaced: environment 'Faulty-v0': no answer for 2.5 s"]
+    notices = [line for line in capsys.readouterr().out.splitlines() if line.startswith("replaced: ")]
+    assert notices == ["replaced: environment 'Faulty-v0': no answer for 2.5 s"]
     last = read_metrics(run.path)[-1]
     assert (last["faults/replaced"], last["faults/env_steps_cut"]) == (1, 4)
 

@@ -117,13 +117,13 @@ def test_without_a_terminal_lines_are_rare_and_final_says_what_next() -> None:
     with LiveView(FACTS, console) as view:
         for step in range(50):
             view.update(snapshot(tasks)._replace(env_steps=step))
-        view.notice("environment replaced: [pong]")
+        view.notice("replaced: [pong]")
         view.final(Path("runs/atari57-1"), "3 minutes are over", tasks)
     text = console.export_text()
     lines = text.splitlines()
     assert sum("env steps" in line for line in lines) == 2
     assert "env steps 49" in text
-    assert "environment replaced: [pong]" in lines
+    assert "replaced: [pong]" in lines
     assert "–" in text
     for command in ("resume", "eval", "watch", "plot"):
         assert f"machina {command} runs/atari57-1" in text

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from machina.interfaces import Learner
 from machina.launch.configuration import AnyRunConfig, job_config
-from machina.launch.parts import Parts, build_parts, build_plane
-from machina.runtime.plane import Plane
+from machina.launch.parts import Parts, build_parts
+from machina.launch.places import OneMachine
+from machina.nets.ranks import SINGLE_RANK
+from machina.runtime.batches import joined
+from machina.runtime.plane import InProcessPlane
 from machina.runtime.unrolls import PER_SLOT, TIME_MAJOR
 from machina.types import Array, Unroll
 
@@ -22,7 +25,7 @@ TIMEOUT_S = 30.0
 class Job(NamedTuple):
     """A plane that runs, and what it was built from."""
 
-    plane: Plane
+    plane: InProcessPlane
     parts: Parts
     config: AnyRunConfig
     learner: Learner
@@ -49,8 +52,8 @@ def running(
         runtime={**one_thread, "place": place, **(runtime or {})},
     )
     parts = build_parts(config)
-    learner = parts.algorithm.make_learner(parts.factory.spec, 10_000, "cpu", "float32", seed=3)
-    plane = build_plane(config, parts)
+    learner = parts.algorithm.make_learner(parts.factory.spec, 10_000, "cpu", "float32", seed=3, ranks=SINGLE_RANK)
+    plane = OneMachine(config, parts).make_plane()
     plane.publish(0, learner.flat_parameters())
     plane.start(state or {})
     try:
@@ -68,11 +71,14 @@ def as_tensors(batch: Unroll[Array]) -> Unroll[Tensor]:
     )
 
 
-def next_batch(plane: Plane) -> Unroll[Array]:
-    """The next batch, whatever the place's patience."""
+def next_batch(plane: InProcessPlane) -> Unroll[Array]:
+    """The next batch, whatever the place's patience; it counts as learned."""
     for _ in range(10_000):
         if (batch := plane.next_batch(TIMEOUT_S / 100)) is not None:
-            return batch
+            unroll = joined(batch.parts)
+            batch.release()
+            plane.queue.settle(batch)
+            return unroll
     raise AssertionError("the plane gives no batch")
 
 

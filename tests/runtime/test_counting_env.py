@@ -19,7 +19,7 @@ from torch import Tensor
 
 import machina
 from machina.config import AlgorithmConfig, Config
-from machina.interfaces import Learner, LearnerState, Policy
+from machina.interfaces import Learner, LearnerState, Policy, Ranks
 from machina.losses.alignment import aligned
 from machina.metrics import read_metrics
 from machina.registry import ALGORITHMS
@@ -98,9 +98,11 @@ class RecordingAlgorithm:
         assert (spec.num_actions, device, precision) == (2, "cpu", "auto")
         return CountingPolicy()
 
-    def make_learner(self, spec: EnvSpec, total_env_steps: int, device: str, precision: str, seed: int) -> Learner:
-        assert spec.num_tasks == 1
-        assert (device, precision) == ("auto", "auto")
+    def make_learner(
+        self, spec: EnvSpec, total_env_steps: int, device: str, precision: str, seed: int, ranks: Ranks
+    ) -> Learner:
+        assert (spec.num_tasks, ranks.size) == (1, 1)
+        assert (device, precision) == ("cpu", "auto")
         assert total_env_steps + seed > 0
         return RecordingLearner(self._batches)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from machina.runtime.batches import Batch, Handover, joined
 from machina.runtime.queue import QueueAccount, QueueClosedError, UnrollQueue
 from machina.types import Array, Unroll
 
@@ -35,6 +36,19 @@ def unroll(serials: Sequence[int]) -> Unroll[Array]:
         slot=numbers.copy(),
         policy_version=numbers.copy(),
     )
+
+
+def handover(serials: Sequence[int], order: int | None = None, version: int = 0) -> Handover:
+    """An unroll on its way, whose buffer nobody wants back."""
+    return Handover(unroll(serials), len(serials), version, keep, order)
+
+
+def taken(batch: Batch | None) -> list[int]:
+    """The serial numbers of a batch, which is read and released as a learner does."""
+    assert batch is not None
+    serials = serials_of(joined(batch.parts))
+    batch.release()
+    return serials
 
 
 def serials_of(batch: Unroll[Array]) -> list[int]:
@@ -81,7 +95,7 @@ def test_equals_a_list_under_random_operations(seed: int) -> None:
             if len(twin) + size > 17:
                 continue
             item = unroll(range(accepted, accepted + size))
-            queue.put(item, overwriting(item, released, puts))
+            queue.put(Handover(item, size, 0, overwriting(item, released, puts)))
             twin += range(accepted, accepted + size)
             accepted += size
             ends.append(accepted)
@@ -93,10 +107,12 @@ def test_equals_a_list_under_random_operations(seed: int) -> None:
                 assert batch is None
             else:
                 assert batch is not None
-                assert serials_of(batch) == twin[:count]
+                assert queue.account == QueueAccount(accepted, learned, 0, len(twin)), "queued until it is settled"
+                assert taken(batch) == twin[:count]
+                queue.settle(batch)
                 del twin[:count]
                 learned += count
-        assert queue.account == QueueAccount(accepted, learned, len(twin))
+        assert queue.account == QueueAccount(accepted, learned, 0, len(twin))
         assert released == list(range(sum(end <= learned for end in ends))), "released once, when all slots were taken"
         waiting = queue.waiting()
         assert (serials_of(waiting) if waiting is not None else []) == twin
@@ -105,49 +121,49 @@ def test_equals_a_list_under_random_operations(seed: int) -> None:
 def test_ranked_unrolls_come_by_rank_and_a_begun_one_stays_first() -> None:
     queue = UnrollQueue(capacity=None)
     for order, serials in [(20, [4, 5]), (10, [2, 3]), (30, [6])]:
-        queue.put(unroll(serials), keep, order)
+        queue.put(handover(serials, order))
     first = queue.get(1, timeout_s=0)
-    assert first is not None
-    assert serials_of(first) == [2]
-    queue.put(unroll([0, 1]), keep, order=0)
+    assert taken(first) == [2]
+    queue.put(handover([0, 1], order=0))
     rest = queue.get(6, timeout_s=0)
-    assert rest is not None
-    assert serials_of(rest) == [3, 0, 1, 4, 5, 6]
+    assert taken(rest) == [3, 0, 1, 4, 5, 6]
 
 
 def test_put_waits_while_the_queue_is_full_and_nothing_is_dropped() -> None:
     queue = UnrollQueue(capacity=4)
-    queue.put(unroll([0, 1, 2]), keep)
+    queue.put(handover([0, 1, 2]))
     entered, passed = threading.Event(), threading.Event()
 
     def put() -> None:
         entered.set()
-        queue.put(unroll([3, 4]), keep)
+        queue.put(handover([3, 4]))
         passed.set()
 
     thread = threading.Thread(target=put)
     thread.start()
     assert entered.wait(5)
     assert not passed.wait(0.1)
-    assert queue.account == QueueAccount(3, 0, 3)
+    assert queue.account == QueueAccount(3, 0, 0, 3)
     batch = queue.get(1, timeout_s=0)
     assert passed.wait(5)
     thread.join()
     rest = queue.get(4, timeout_s=0)
+    assert taken(batch) + taken(rest) == [0, 1, 2, 3, 4]
     assert batch is not None
     assert rest is not None
-    assert serials_of(batch) + serials_of(rest) == [0, 1, 2, 3, 4]
-    assert queue.account == QueueAccount(5, 5, 0)
+    queue.settle(batch)
+    queue.settle(rest)
+    assert queue.account == QueueAccount(5, 5, 0, 0)
 
 
 def test_close_wakes_who_waits_and_refuses_more() -> None:
     queue = UnrollQueue(capacity=1)
-    queue.put(unroll([0]), keep)
+    queue.put(handover([0]))
     outcome: list[str] = []
 
     def put() -> None:
         try:
-            queue.put(unroll([1]), keep)
+            queue.put(handover([1]))
         except QueueClosedError:
             outcome.append("closed")
 
@@ -159,19 +175,18 @@ def test_close_wakes_who_waits_and_refuses_more() -> None:
     thread.join(5)
     assert outcome == ["closed"]
     with pytest.raises(QueueClosedError):
-        queue.put(unroll([2]), keep)
-    assert queue.account == QueueAccount(1, 0, 1)
+        queue.put(handover([2]))
+    assert queue.account == QueueAccount(1, 0, 0, 1)
 
 
 def test_get_waits_for_a_put_and_gives_up_in_time() -> None:
     queue = UnrollQueue(capacity=None)
     assert queue.get(1, timeout_s=0.01) is None
-    timer = threading.Timer(0.05, lambda: queue.put(unroll([7]), keep))
+    timer = threading.Timer(0.05, lambda: queue.put(handover([7])))
     timer.start()
     batch = queue.get(1, timeout_s=5)
     timer.join()
-    assert batch is not None
-    assert serials_of(batch) == [7]
+    assert taken(batch) == [7]
 
 
 def test_several_producers_lose_nothing_and_keep_their_order() -> None:
@@ -184,7 +199,7 @@ def test_several_producers_lose_nothing_and_keep_their_order() -> None:
         while done < each:
             size = min(int(random.integers(1, 4)), each - done)
             start = index * each + done
-            queue.put(unroll(range(start, start + size)), keep)
+            queue.put(handover(range(start, start + size)))
             done += size
 
     threads = [threading.Thread(target=produce, args=(index,)) for index in range(producers)]
@@ -194,11 +209,40 @@ def test_several_producers_lose_nothing_and_keep_their_order() -> None:
     got: list[int] = []
     while len(got) < producers * each:
         batch = queue.get(min(int(random.integers(1, 5)), producers * each - len(got)), timeout_s=5)
-        assert batch is not None
-        got += serials_of(batch)
+        got += taken(batch)
     for thread in threads:
         thread.join()
     assert sorted(got) == list(range(producers * each))
     for index in range(producers):
         own = [number for number in got if number // each == index]
         assert own == sorted(own)
+
+
+def test_old_unrolls_are_dropped_and_counted() -> None:
+    queue = UnrollQueue(capacity=None)
+    for version, serials in enumerate([[0, 1, 2], [3, 4], [5, 6]]):
+        queue.put(handover(serials, version=version))
+    first = queue.get(1, timeout_s=0)
+    assert first is not None
+    assert taken(first) == [0]
+    second = queue.get(2, timeout_s=0, oldest_version=2)
+    assert second is not None
+    assert taken(second) == [5, 6]
+    assert second.policy_versions.tolist() == [2, 2]
+    assert queue.account == QueueAccount(7, 0, 4, 3)
+    queue.settle(first)
+    queue.settle(second, lost=1)
+    assert queue.account == QueueAccount(7, 2, 5, 0)
+
+
+@pytest.mark.parametrize(("size", "ranks"), [(6, 2), (7, 3), (2, 3), (1, 4)])
+def test_ranks_share_a_batch_without_gap_or_overlap(size: int, ranks: int) -> None:
+    queue = UnrollQueue(capacity=None)
+    for start in range(0, 9, 3):
+        queue.put(handover(range(start, start + 3)))
+    queue.get(1, timeout_s=0)
+    batch = queue.get(size, timeout_s=0)
+    assert batch is not None
+    shares = [serials_of(joined(batch.share(rank, ranks))) for rank in range(ranks)]
+    assert [serial for share in shares for serial in share] == list(range(1, 1 + size))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1

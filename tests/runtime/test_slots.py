@@ -7,7 +7,7 @@ import pytest
 
 from machina.config import RuntimeConfig
 from machina.errors import UserError
-from machina.runtime.plane import PlaneConfig, assign_slots, queue_capacity
+from machina.runtime.plane import assign_slots, queue_capacity
 
 
 @pytest.mark.parametrize("num_tasks", [1, 2, 3, 57])
@@ -35,21 +35,17 @@ def test_two_groups_per_actor_when_there_are_slots_for_them(envs: int, actors: i
     assert [len(actor) for actor in assign_slots(1, envs, actors)] == [groups] * actors
 
 
-def plane_config(batch_size: int, envs_per_task: int) -> PlaneConfig:
-    return PlaneConfig(5, batch_size, envs_per_task, seed=1, actor_threads=1)
-
-
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 32])
 @pytest.mark.parametrize("envs_per_task", [1, 3, 16, 50])
 def test_a_full_queue_always_holds_a_batch(batch_size: int, envs_per_task: int) -> None:
-    capacity = queue_capacity(1, RuntimeConfig(), plane_config(batch_size, envs_per_task))
+    capacity = queue_capacity(assign_slots(1, envs_per_task, 1), RuntimeConfig(), batch_size)
     largest = max(len(group) for actor in assign_slots(1, envs_per_task, 1) for group in actor)
     # An actor waits when its unrolls would not fit; the learner must be able to go on then.
     assert capacity - largest + 1 >= batch_size
 
 
 def test_too_small_a_queue_is_refused() -> None:
-    config = plane_config(batch_size=8, envs_per_task=6)
-    assert queue_capacity(1, RuntimeConfig(queue_unrolls=10), config) == 10
+    slots = assign_slots(1, 6, 1)
+    assert queue_capacity(slots, RuntimeConfig(queue_unrolls=10), 8) == 10
     with pytest.raises(UserError, match=r"queue_unrolls=9: .* use at least 10"):
-        queue_capacity(1, RuntimeConfig(queue_unrolls=9), config)
+        queue_capacity(slots, RuntimeConfig(queue_unrolls=9), 8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import pickle
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +31,7 @@ class Sluggish:
         self.waiting_for = "sluggish part"
         self.let_go = threading.Event()
         self.closed = False
+        self.stack_of_a_process = ""
         self._hangs_at, self._recovers, self._raises_at = hangs_at, recovers, raises_at
         self._steps = 0
 
@@ -56,6 +59,9 @@ class Sluggish:
         if self._raises_at == 0:
             raise EnvironmentFaultError("environment 'sluggish': no spare part")
         return self._entry(truncated=True) if self._recovers else None
+
+    def stacks(self) -> str:
+        return self.stack_of_a_process
 
     def get_state(self) -> Mapping[str, Array] | None:
         return None
@@ -123,13 +129,32 @@ def test_a_hang_without_recovery_is_one_fault_that_names_the_part(envs: list[Slu
     stepper.send(ACTIONS)
     stepper.receive(5)
     stepper.send(ACTIONS)
-    with pytest.raises(EnvironmentFaultError, match=r"'sluggish part': no answer for 0\.1 s"):
+    with pytest.raises(EnvironmentFaultError, match=r"'sluggish part': no answer for 0\.1 s") as caught:
         stepper.receive(0.1)
     assert reports == [], "the caller counts what it hears as an exception"
+    code = inspect.getsource(Sluggish.step).splitlines()
+    line = inspect.getsourcelines(Sluggish.step)[1] + [text.strip() for text in code].index("self.let_go.wait()")
+    place = f'  File "{__file__}", line {line}, in step\n    self.let_go.wait()\n'
+    assert caught.value.details.startswith(f"thread 'step sluggish', most recent call last:\n{place}")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.details) == (str(caught.value), caught.value.details)
     started = time.monotonic()
     stepper.close()
     assert env.closed, "closed by another thread than the stuck one"
     assert time.monotonic() - started < 2
+
+
+def test_processes_that_hang_stand_for_the_thread_that_waits_for_them(envs: list[Sluggish]) -> None:
+    env = Sluggish(hangs_at=1)
+    env.stack_of_a_process = "slot 0, process 7"
+    envs.append(env)
+    stepper = ThreadStepper(env, fault_at_hang)
+    stepper.reset([1], 5)
+    stepper.send(ACTIONS)
+    with pytest.raises(EnvironmentFaultError) as caught:
+        stepper.receive(0.1)
+    assert caught.value.details == "slot 0, process 7"
+    stepper.close()
 
 
 def test_a_hang_with_recovery_is_reported_and_the_run_goes_on(envs: list[Sluggish]) -> None:

@@ -1,0 +1,30 @@
+"""``machina scale``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+from tyro.conf import Positional
+
+from machina.cli.options import parse
+
+
+class ScaleOptions(BaseModel):
+    """Change the number of actors of a running job in the place ``ray``, without stopping it."""
+
+    run: Positional[Path] = Field(description="Run directory, on the machine where the run was started.")
+    actors: int = Field(ge=1, description="Actors from now on; more than there are CPUs for join when there are.")
+
+
+def run(arguments: list[str]) -> int:
+    """Leave the wish where the run finds it."""
+    options = parse(ScaleOptions, arguments, "machina scale")
+
+    from machina.checkpoint import RunDirectory
+
+    directory = RunDirectory.open(options.run)
+    before = directory.status()["actors"]
+    directory.request_actors(options.actors)
+    print(f"{options.run}: {options.actors} actors asked for, it has {len(before)}; see machina status {options.run}")
+    return 0

@@ -1,0 +1,42 @@
+"""``machina status``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+from tyro.conf import Positional
+
+from machina.cli.options import parse
+
+SILENT_S = 30.0
+"""A run writes its status every second; one that did not for so long has ended or hangs."""
+
+
+class StatusOptions(BaseModel):
+    """Say how a run does: nodes, actors, learner ranks, queue, policy lag, throughput, faults."""
+
+    run: Positional[Path] = Field(description="Run directory, on the machine where the run was started.")
+
+
+def run(arguments: list[str]) -> int:
+    """Print what a run wrote last of itself."""
+    options = parse(StatusOptions, arguments, "machina status")
+
+    from rich.console import Console
+
+    from machina.checkpoint import RunDirectory
+    from machina.report.status import status_tables
+
+    status = RunDirectory.open(options.run).status()
+    age = time.time() - status["time"]
+    console = Console()
+    heading = f"{options.run}: process {status['pid']}, {age:.0f} s ago"
+    if age > SILENT_S:
+        heading += f"; it has ended or hangs: machina resume {options.run}"
+    console.print(heading, highlight=False, soft_wrap=True)
+    for table in status_tables(status):
+        console.print()
+        console.print(table)
+    return 0

@@ -1,0 +1,233 @@
+"""Where a run's parts live: the plane and the learner group of the configured place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from machina.interfaces import Learner
+from machina.launch.configuration import AnyRunConfig
+from machina.launch.evaluation import evaluate
+from machina.launch.parts import Parts, policy_maker, total_env_steps
+from machina.nets.ranks import SINGLE_RANK, join_ranks
+from machina.report.evaluation import EvaluationResult
+from machina.runtime.building import ActorSetup
+from machina.runtime.inline import InlinePlane
+from machina.runtime.learner_ranks import (
+    COLLECTIVE_TIMEOUT_S,
+    InlineRank,
+    ProcessRank,
+    RankHandle,
+    RankSetup,
+    free_port,
+)
+from machina.runtime.learners import LearnerGroup
+from machina.runtime.local import LocalPlane
+from machina.runtime.plane import THIS_MACHINE, InProcessPlane, Plane, PlaneConfig
+
+UPDATES_AHEAD = 1
+"""Updates under way while the next batch is sent, where ranks are other processes."""
+
+
+class Evaluation(Protocol):
+    """An evaluation that was asked for."""
+
+    def result(self) -> EvaluationResult | None:
+        """The scores, or None as long as it plays.
+
+        Raises:
+            UserError, RunFailedError: there will be none.
+        """
+        ...
+
+
+class Place(Protocol):
+    """Makes the parts of a run that depend on where they run."""
+
+    def make_plane(self) -> Plane: ...
+
+    def make_learners(self, on_fault: Callable[[str], None]) -> LearnerGroup: ...
+
+    def evaluate(self, parameters: Any, env_steps: int, run: str, stop: Callable[[], bool]) -> Evaluation:
+        """Score these parameters; ``stop`` is asked whether to give up."""
+        ...
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The machines of the run, for `machina status`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class OneMachine:
+    """This process, and processes of this machine for several learner ranks."""
+
+    def __init__(self, config: AnyRunConfig, parts: Parts) -> None:
+        self._config = config
+        self._parts = parts
+
+    def make_plane(self) -> InProcessPlane:
+        """The plane of the place ``inline`` or ``local``."""
+        plane = InlinePlane if self._config.runtime.place == "inline" else LocalPlane
+        return plane(
+            actor_setup(self._config, self._parts), self._config.runtime, plane_config(self._config, self._parts)
+        )
+
+    def make_learners(self, on_fault: Callable[[str], None]) -> LearnerGroup:
+        """One rank in this thread, or several in processes of their own."""
+        size = self._config.runtime.learners
+        make_learner = learner_maker(self._config, self._parts)
+        if size == 1:
+            setup = RankSetup(make_learner, 0, 1, None)
+            return LearnerGroup(lambda: [InlineRank(setup)], ahead=0, max_restarts=None, on_fault=on_fault)
+
+        def start() -> list[RankHandle]:
+            rendezvous = f"tcp://127.0.0.1:{free_port()}"
+            threads = self._parts.machine.learner_threads
+            setups = [RankSetup(make_learner, index, size, rendezvous) for index in range(size)]
+            return [ProcessRank(setup, threads) for setup in setups]
+
+        return LearnerGroup(start, updates_ahead(self._config), self._config.runtime.max_restarts, on_fault)
+
+    def evaluate(self, parameters: Any, env_steps: int, run: str, stop: Callable[[], bool]) -> Evaluation:
+        """Score these parameters now; training waits."""
+        return PlayedHere(lambda: evaluate_parameters(self._config, self._parts, parameters, env_steps, run, stop))
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """This machine."""
+        return [{"name": THIS_MACHINE, "cpus": self._parts.machine.cores, "gpus": torch.cuda.device_count()}]
+
+    def close(self) -> None:
+        """Nothing outlives its owner."""
+
+
+class PlayedHere:
+    """An evaluation in the caller's thread, played when its result is asked for."""
+
+    def __init__(self, play: Callable[[], EvaluationResult]) -> None:
+        self._play = play
+
+    def result(self) -> EvaluationResult:
+        """Play it."""
+        return self._play()
+
+
+class RayCluster:
+    """A Ray cluster, joined or started for the run."""
+
+    def __init__(self, config: AnyRunConfig, parts: Parts) -> None:
+        from machina.launch.ray_cluster import open_cluster
+
+        self._config = config
+        self._cluster = open_cluster(config, parts)
+        self._parts = parts._replace(machine=parts.machine._replace(actors=self._cluster.actors))
+
+    def make_plane(self) -> Plane:
+        """Actors in processes of the cluster."""
+        from machina.runtime.ray_plane import RayPlane
+
+        setup = actor_setup(self._config, self._parts)
+        return RayPlane(setup, self._config.runtime, plane_config(self._config, self._parts), self._cluster.prepare)
+
+    def make_learners(self, on_fault: Callable[[str], None]) -> LearnerGroup:
+        """Ranks in processes of the cluster."""
+        from machina.runtime.ray_parts import start_ray_ranks
+
+        machine, size = self._parts.machine, self._config.runtime.learners
+        make_learner = learner_maker(self._config, self._parts)
+        gpus = int(machine.device.startswith("cuda"))
+
+        def start() -> Any:
+            return start_ray_ranks(self._cluster.prepare, make_learner, size, machine.learner_threads, gpus)
+
+        return LearnerGroup(start, updates_ahead(self._config), self._config.runtime.max_restarts, on_fault)
+
+    def evaluate(self, parameters: Any, env_steps: int, run: str, stop: Callable[[], bool]) -> Evaluation:
+        """Score these parameters in another process, while training goes on."""
+        from machina.launch.ray_cluster import RemoteEvaluation
+
+        config, parts = self._config, self._parts
+
+        def play(flat: Any) -> EvaluationResult:
+            return evaluate_parameters(config, parts, torch.from_numpy(flat), env_steps, run, lambda: False)
+
+        return RemoteEvaluation(self._cluster.prepare, play, parameters, stop)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes of the cluster."""
+        return self._cluster.nodes()
+
+    def close(self) -> None:
+        """Leave the cluster, or end it if it was started for this run."""
+        self._cluster.close()
+
+
+def open_place(config: AnyRunConfig, parts: Parts) -> Place:
+    """The configured place.
+
+    Raises:
+        UserError: the cluster can't be joined, or is too small.
+    """
+    return RayCluster(config, parts) if config.runtime.place == "ray" else OneMachine(config, parts)
+
+
+def evaluate_parameters(
+    config: AnyRunConfig, parts: Parts, parameters: torch.Tensor, env_steps: int, run: str, stop: Callable[[], bool]
+) -> EvaluationResult:
+    """Play the configured number of episodes of every task with these parameters."""
+    policy = policy_maker(config, parts)()
+    policy.load_parameters(parameters)
+    return evaluate(
+        parts.factory,
+        policy,
+        tasks=range(parts.factory.spec.num_tasks),
+        episodes=config.eval_episodes,
+        seed=config.seed,
+        run=run,
+        env_steps=env_steps,
+        step_timeout_s=config.runtime.step_timeout_s,
+        stop=stop,
+    )
+
+
+def updates_ahead(config: AnyRunConfig) -> int:
+    """In lock-step actors wait for every update."""
+    return 0 if config.runtime.lock_step else UPDATES_AHEAD
+
+
+def actor_setup(config: AnyRunConfig, parts: Parts) -> ActorSetup:
+    """What every actor is built from."""
+    return ActorSetup(
+        factory=parts.factory,
+        make_policy=policy_maker(config, parts),
+        unroll_length=config.algo.unroll_length,
+        seed=config.seed,
+        step_timeout_s=config.runtime.step_timeout_s,
+        lock_step=config.runtime.lock_step,
+        torch_threads=parts.machine.actor_threads,
+    )
+
+
+def plane_config(config: AnyRunConfig, parts: Parts) -> PlaneConfig:
+    """The sizes of the plane."""
+    return PlaneConfig(config.algo.batch_size, config.env.envs_per_task, parts.machine.actors)
+
+
+def learner_maker(config: AnyRunConfig, parts: Parts) -> Callable[[int, int, str | None], Learner]:
+    """Builds a rank's learner, of rank, number of ranks and meeting point."""
+    algorithm, spec, runtime = parts.algorithm, parts.factory.spec, config.runtime
+    steps, seed, device = total_env_steps(config, parts.factory), config.seed, parts.machine.device
+    in_cluster = runtime.place == "ray"
+
+    def make(rank: int, size: int, rendezvous: str | None) -> Learner:
+        own = device
+        if device == "cuda" and not in_cluster:  # Ray shows each rank its own GPU only
+            own = f"cuda:{rank}"
+        ranks = SINGLE_RANK
+        if rendezvous is not None:
+            ranks = join_ranks(rank, size, rendezvous, torch.device(own), COLLECTIVE_TIMEOUT_S)
+        return algorithm.make_learner(spec, steps, own, runtime.precision, seed, ranks)
+
+    return make

@@ -1,0 +1,103 @@
+"""Builds actors: environments, steppers, groups of slots, policy."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from machina.errors import EnvironmentFaultError, RunFailedError
+from machina.interfaces import EnvFactory, Policy, SlotEnv
+from machina.runtime.actor import Actor, Fault, UnrollSink
+from machina.runtime.group import SlotGroup, group_key
+from machina.runtime.stepping import Stepper
+from machina.runtime.unrolls import section
+from machina.types import Array, IntArray
+
+
+class ActorSetup(NamedTuple):
+    """What every actor of a run is built from; travels pickled."""
+
+    factory: EnvFactory
+    make_policy: Callable[[], Policy]
+    unroll_length: int
+    seed: int
+    step_timeout_s: float
+    lock_step: bool
+    torch_threads: int
+    """Torch threads of each actor."""
+
+
+class ActorBuilder:
+    """Builds the actors of one process.
+
+    Args:
+        setup: of the run.
+        make_stepper: decides how environments are stepped.
+        queue: where the actors' unrolls go.
+        on_fault: told of every environment that failed; may raise to stop the run.
+    """
+
+    def __init__(
+        self,
+        setup: ActorSetup,
+        make_stepper: Callable[[SlotEnv], Stepper],
+        queue: UnrollSink,
+        on_fault: Callable[[Fault], None],
+    ) -> None:
+        self._setup = setup
+        self._make_stepper = make_stepper
+        self._queue = queue
+        self._on_fault = on_fault
+        self._lock = threading.Lock()
+        self._building = threading.Lock()
+        self.slots_started = 0
+        """Environments built so far, replacements included."""
+
+    def build(self, slots: Sequence[IntArray], state: dict[str, Array]) -> Actor:
+        """An actor with its environments started.
+
+        Args:
+            slots: indices in the whole run, one array per group.
+            state: of a former session's groups, by ``group_key``.
+
+        Raises:
+            UserError: an environment can't be built.
+            RunFailedError: an environment can't start its first episode.
+        """
+        policy = self._setup.make_policy()
+        # Building an Atari environment holds the interpreter lock, resetting it does not: while one group resets,
+        # the next is built (57 games, 4 environments each: measured in docs/benchmarks.md).
+        with ThreadPoolExecutor() as pool:
+            groups = [pool.submit(self._make_group, policy, group, state) for group in slots]
+        failures = [failure for group in groups if (failure := group.exception()) is not None]
+        if not failures:
+            built = [group.result() for group in groups]
+            return Actor(policy, built, self._queue, self._on_fault, ordered=self._setup.lock_step)
+        for group in groups:
+            if group.exception() is None:
+                group.result().close()
+        if isinstance(failures[0], EnvironmentFaultError):
+            raise RunFailedError(f"{failures[0]}; the run can't start") from failures[0]
+        raise failures[0]
+
+    def _make_group(self, policy: Policy, slots: IntArray, state: dict[str, Array]) -> SlotGroup:
+        task_ids = [int(slot) % self._setup.factory.spec.num_tasks for slot in slots]
+        return SlotGroup(
+            make_stepper=lambda: self._make_env(task_ids),
+            policy=policy,
+            slots=slots,
+            seed=self._setup.seed,
+            unroll_length=self._setup.unroll_length,
+            step_timeout_s=self._setup.step_timeout_s,
+            state=section(state, group_key(slots)),
+        )
+
+    def _make_env(self, task_ids: list[int]) -> Stepper:
+        with self._building:
+            return self._make_stepper(self._setup.factory.make(task_ids, self._count_started))
+
+    def _count_started(self, slots: int) -> None:
+        with self._lock:
+            self.slots_started += slots

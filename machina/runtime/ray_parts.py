@@ -1,0 +1,238 @@
+"""What runs in the processes of a Ray cluster: actors, learner ranks, and the driver's end of a rank."""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import ray
+import torch
+
+from machina.runtime.actor import Actor, Fault
+from machina.runtime.batches import Handover, Part, joined
+from machina.runtime.building import ActorBuilder, ActorSetup
+from machina.runtime.hardware import tune_process
+from machina.runtime.learner_ranks import LearnerRank, RankFaultError, RankSetup, as_answer, free_port
+from machina.runtime.parameters import PublishedParameters
+from machina.runtime.stepping import ThreadStepper
+from machina.runtime.unrolls import slice_slots
+from machina.types import Array, Episode, IntArray, Unroll
+
+FETCH_TIMEOUT_S = 60.0
+"""How long a learner rank waits for an unroll of another node."""
+
+MEETING_TIMEOUT_S = 60.0
+"""How long the driver waits for the first learner rank's process."""
+
+
+class RoundReport(NamedTuple):
+    """What an actor says of a round; the unrolls themselves stay in its node's object store."""
+
+    handovers: tuple[tuple[int, int | None], ...]
+    """Number of slots and order of each unroll."""
+    policy_version: int
+    episodes: tuple[Episode, ...]
+    faults: tuple[Fault, ...]
+    seconds: dict[str, float]
+    """Per activity since the actor's start."""
+    env_steps: int
+    """Since the actor's start."""
+    speed: float
+    """Env steps per second, mean since the actor's start."""
+    counters: dict[str, Array]
+
+
+class RolloutWorker:
+    """A process with one actor.
+
+    Args:
+        prepare: makes this process like the driver's (registered names); called first.
+        setup: what the actor is built from.
+        slots: indices of its slots, one array per group.
+        state: counters of the actor that it replaces, or of a former session.
+    """
+
+    def __init__(
+        self, prepare: Callable[[], None], setup: ActorSetup, slots: Sequence[IntArray], state: dict[str, Array]
+    ) -> None:
+        prepare()
+        tune_process(setup.torch_threads)
+        self._handovers: list[Handover] = []
+        self._faults: list[Fault] = []
+        self._builder = ActorBuilder(
+            setup, lambda env: ThreadStepper(env, lambda message: self._faults.append(Fault(message))), self, self._note
+        )
+        self._slots = slots
+        self._state = state
+        self._actor: Actor | None = None
+
+    def _note(self, fault: Fault) -> None:
+        self._faults.append(fault)
+
+    def put(self, handover: Handover) -> None:
+        """Take in an unroll of the round."""
+        self._handovers.append(handover)
+
+    def start(self) -> tuple[str, str]:
+        """Build the environments; answers the node's id and address."""
+        self._actor = self._builder.build(self._slots, self._state)
+        return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+
+    def run_round(self, policy_version: int, flat: Array) -> tuple[RoundReport | Unroll[Array], ...]:
+        """One unroll per group with these parameters, after the report."""
+        actor = self._actor
+        assert actor is not None
+        for handover in self._handovers:  # those of the round before are in the object store by now
+            handover.release()
+        self._handovers = []
+        actor.run_round(PublishedParameters(policy_version, torch.from_numpy(flat)))
+        faults, self._faults = tuple(self._faults), []
+        report = RoundReport(
+            handovers=tuple((handover.num_slots, handover.order) for handover in self._handovers),
+            policy_version=policy_version,
+            episodes=tuple(actor.drain_episodes()),
+            faults=faults,
+            seconds=actor.shares.seconds(),
+            env_steps=actor.env_steps,
+            speed=actor.speed,
+            counters=actor.counters(),
+        )
+        return (report, *[handover.unroll for handover in self._handovers])
+
+    @ray.method(concurrency_group="watch")
+    def progress(self) -> tuple[int, int]:
+        """Environments started and steps made so far; answered while a round runs."""
+        return self._builder.slots_started, 0 if self._actor is None else self._actor.steps
+
+    def close(self) -> None:
+        """Close the environments."""
+        if self._actor is not None:
+            self._actor.close()
+
+
+class RankWorker:
+    """A process with one learner rank; it fetches the next batch while it learns from the one before."""
+
+    def __init__(self, prepare: Callable[[], None], threads: int) -> None:
+        prepare()
+        tune_process(threads)
+        self._fetched: queue.SimpleQueue[tuple[Unroll[Array] | None, int]] = queue.SimpleQueue()
+        self._template: Unroll[Array] | None = None
+        self._setup: RankSetup | None = None
+        self._rank: LearnerRank | None = None
+
+    def meeting_point(self) -> str:
+        """Where the ranks of a group find one another, when this is the first."""
+        return f"tcp://{ray.util.get_node_ip_address()}:{free_port()}"
+
+    def begin(self, setup: RankSetup) -> None:
+        """What the learner is built from."""
+        self._setup = setup
+
+    @ray.method(concurrency_group="fetch")
+    def fetch(self, parts: Sequence[Part]) -> None:
+        """Bring the parts of a batch here; those that are lost with their node are left out."""
+        got: list[Part] = []
+        lost = 0
+        for part in parts:
+            try:
+                unroll = ray.get(part.unroll, timeout=FETCH_TIMEOUT_S)
+            except ray.exceptions.RayError:
+                lost += part.stop - part.start
+                continue
+            got.append(part._replace(unroll=unroll))
+        if got:
+            unroll = joined(got)
+            self._template = slice_slots(unroll, 0, 0)
+            self._fetched.put((unroll, lost))
+        else:
+            self._fetched.put((self._template, lost))
+
+    def update(self) -> tuple[dict[str, float], Array | None]:
+        """One update from the batch that was fetched first."""
+        unroll, lost = self._fetched.get(timeout=2 * FETCH_TIMEOUT_S)
+        if unroll is None:
+            raise RankFaultError("all unrolls of the first batch were lost")
+        metrics, flat = self._learner().update_from(unroll)
+        metrics["learner/unrolls_lost"] = float(lost)
+        return metrics, None if flat is None else flat.numpy()
+
+    def parameters(self) -> tuple[None, Array | None]:
+        """The parameters as they are."""
+        flat = self._learner().parameters()[1]
+        return None, None if flat is None else flat.numpy()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Any other method of ``LearnerRank``."""
+        return getattr(self._learner(), method)(*arguments)
+
+    def _learner(self) -> LearnerRank:
+        if self._rank is None:
+            assert self._setup is not None
+            self._rank = LearnerRank(self._setup)
+        return self._rank
+
+
+class RayRank:
+    """The driver's end of a rank; implements ``machina.runtime.learner_ranks.RankHandle``."""
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self._name = name
+        self.actor = actor
+        self._answers: deque[tuple[Any, Any]] = deque()
+
+    def call(self, method: str, *arguments: Any) -> None:
+        """Ask for a method; the parameters that it answers stay in the object store."""
+        if method == "update":
+            self.actor.fetch.remote(*arguments)
+            self._answers.append(tuple(self.actor.update.options(num_returns=2).remote()))
+        elif method == "parameters":
+            self._answers.append(tuple(self.actor.parameters.options(num_returns=2).remote()))
+        else:
+            self._answers.append((self.actor.call.remote(method, *arguments), None))
+
+    def answer(self, timeout_s: float) -> Any:
+        """What the oldest unanswered call came to."""
+        answer, parameters = self._answers.popleft()
+        try:
+            result = ray.get(answer, timeout=timeout_s)
+        except ray.exceptions.RayTaskError as error:
+            raise as_answer(error.cause if isinstance(error.cause, Exception) else error) from error
+        except ray.exceptions.GetTimeoutError as error:
+            raise RankFaultError(f"{self._name}: no answer for {timeout_s:g} s") from error
+        except ray.exceptions.RayError as error:
+            raise RankFaultError(f"{self._name} died ({type(error).__name__})", died=True) from error
+        return result if parameters is None else (result, parameters)
+
+    def kill(self) -> None:
+        """End the process."""
+        ray.kill(self.actor)
+
+
+def start_ray_ranks(
+    prepare: Callable[[], None], make_learner: Callable[[int, int, str | None], Any], size: int, threads: int, gpus: int
+) -> list[RayRank]:
+    """Start the learner ranks, a GPU each where there are GPUs, else on this node as long as it lives.
+
+    Raises:
+        RankFaultError: the first rank's process does not answer.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    options: dict[str, Any] = {"num_cpus": 0, "num_gpus": gpus}
+    if not gpus:
+        here = ray.get_runtime_context().get_node_id()
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=True)
+    remote = ray.remote(concurrency_groups={"fetch": 1})(RankWorker).options(**options)
+    ranks = [RayRank(f"learner rank {index}", remote.remote(prepare, threads)) for index in range(size)]
+    rendezvous: str | None = None
+    if size > 1:
+        try:
+            rendezvous = ray.get(ranks[0].actor.meeting_point.remote(), timeout=MEETING_TIMEOUT_S)
+        except ray.exceptions.RayError as error:
+            raise RankFaultError(f"learner rank 0 does not start ({type(error).__name__})") from error
+    for index, rank in enumerate(ranks):
+        rank.actor.begin.remote(RankSetup(make_learner, index, size, rendezvous))
+    return ranks

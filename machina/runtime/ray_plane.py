@@ -1,0 +1,353 @@
+"""The place ``ray``: actors in the processes of a Ray cluster.
+
+The driver asks every idle actor for a round and hands references to its unrolls to the queue; the arrays go from the
+actor's object store to the learner's. An actor has one round under way at most, and gets none while the queue is full.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import ray
+
+from machina.config import RuntimeConfig
+from machina.errors import RunFailedError, UserError
+from machina.metrics import merged_seconds
+from machina.runtime.actor import Fault
+from machina.runtime.batches import Batch, Handover
+from machina.runtime.building import ActorSetup
+from machina.runtime.group import COUNTERS, RESET_TIMEOUT_PER_SLOT_S, group_key
+from machina.runtime.plane import ActorStatus, Plane, PlaneConfig, PlaneStats
+from machina.runtime.ray_parts import RolloutWorker, RoundReport
+from machina.types import Array, Episode, IntArray
+
+LOOK_S = 1.0
+"""How often the driver looks after the number of actors and whether each one moves."""
+
+WAIT_S = 0.05
+"""How long the driver waits for a report before it looks for other work."""
+
+START_TIMEOUT_S = 120.0
+"""What a process may take to start, besides its environments."""
+
+
+class RemoteActor:
+    """The driver's record of one actor."""
+
+    def __init__(self, index: int, slots: list[IntArray], restarts: int, handle: Any) -> None:
+        self.index = index
+        self.slots = slots
+        self.restarts = restarts
+        self.handle = handle
+        self.node = self.node_id = ""
+        self.state = "starting"
+        self.pending: Any = handle.start.remote()
+        """Reference to the report that is awaited; None while the actor is idle."""
+        self.unrolls: list[Any] = []
+        """References to what the round under way will give."""
+        self.rounds = 0
+        self.env_steps = 0
+        self.seconds: dict[str, float] = {}
+        self.speed = 0.0
+        self.slots_started = 0
+        self.heard_at = self.moved_at = time.monotonic()
+        self.progress_made = (0, -1)
+        self.watched: Any = None
+        """Reference to an answer of ``progress``."""
+
+    @property
+    def num_slots(self) -> int:
+        """Of all groups."""
+        return sum(len(group) for group in self.slots)
+
+    def ask(self, policy_version: int, flat: Any) -> None:
+        """Ask for a round with these parameters."""
+        answers = self.handle.run_round.options(num_returns=1 + len(self.slots)).remote(policy_version, flat)
+        self.pending, *self.unrolls = answers
+        self.state = "collecting"
+
+    def status(self) -> ActorStatus:
+        """For those who watch."""
+        heard = time.monotonic() - self.heard_at
+        return ActorStatus(
+            self.index, self.node, self.state, self.num_slots, self.restarts, heard, self.env_steps, self.speed
+        )
+
+
+class RayPlane(Plane):
+    """Actors all over a cluster; this process moves references, never data.
+
+    Args:
+        prepare: makes an actor's process like this one.
+    """
+
+    def __init__(
+        self,
+        setup: ActorSetup,
+        runtime: RuntimeConfig,
+        config: PlaneConfig,
+        prepare: Callable[[], None],
+    ) -> None:
+        super().__init__(setup, runtime, config, bounded=False)
+        self._prepare = prepare
+        self._wanted = runtime.actors
+        self._remotes: dict[int, RemoteActor] = {}
+        self._counters: dict[str, Array] = {}
+        self._episodes: deque[Episode] = deque()
+        self._former_seconds: list[dict[str, float]] = []
+        self._former_env_steps: dict[int, int] = {}
+        self._restarts: dict[int, int] = {}
+        self._failure: BaseException | None = None
+        self._stopping = threading.Event()
+        self._looked_at = 0.0
+        self._thread = threading.Thread(target=self._dispatch, name="dispatch", daemon=True)
+
+    def start(self, state: dict[str, Array]) -> None:
+        """Start as many actors as are wanted."""
+        self._counters = {key: array for key, array in state.items() if key.endswith(COUNTERS)}
+        self._thread.start()
+
+    def next_batch(self, timeout_s: float) -> Batch | None:
+        """The next batch of references, or None after ``timeout_s``.
+
+        Raises:
+            UserError, RunFailedError: an actor failed for good, or too often.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._runtime.lock_step and not self._round_is_complete():
+            self._stopping.wait(0.001)
+            return None
+        return self._batch_from_queue(timeout_s)
+
+    # The dispatcher's thread
+
+    def _dispatch(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                if time.monotonic() - self._looked_at > LOOK_S:
+                    self._look_after_actors()
+                    self._looked_at = time.monotonic()
+                self._hear()
+                self._offer_rounds()
+        except (UserError, RunFailedError) as error:
+            self._failure = error
+        except BaseException as error:
+            trace = "".join(traceback.format_exception(error))
+            self._failure = RunFailedError(f"the dispatcher stopped: {type(error).__name__}: {error}\n{trace}")
+
+    def _hear(self) -> None:
+        """Take in the reports that have come."""
+        awaited = {remote.pending: remote for remote in self._remotes.values() if remote.pending is not None}
+        if not awaited:
+            self._stopping.wait(WAIT_S)
+            return
+        ready, _ = ray.wait(list(awaited), num_returns=1, timeout=WAIT_S, fetch_local=False)
+        if ready:
+            # All that are ready, in the order of their slots.
+            ready, _ = ray.wait(list(awaited), num_returns=len(awaited), timeout=0, fetch_local=False)
+        for reference in ready:
+            self._take_report(awaited[reference], reference)
+
+    def _take_report(self, remote: RemoteActor, reference: Any) -> None:
+        try:
+            report = ray.get(reference, timeout=START_TIMEOUT_S)
+        except ray.exceptions.ObjectLostError:
+            # The parameters went down with their node; there are others as soon as the learner is back.
+            remote.pending, remote.state, remote.unrolls = None, "waiting", []
+            return
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
+            self._lose(remote, f"{type(error.cause).__name__}: {error.cause}", str(error))
+            return
+        except ray.exceptions.RayActorError as error:
+            self._lose(remote, "its process died", str(error))
+            return
+        except ray.exceptions.RayError as error:
+            self._lose(remote, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", str(error))
+            return
+        remote.heard_at = remote.moved_at = time.monotonic()
+        remote.pending, remote.state = None, "waiting"
+        if isinstance(report, RoundReport):
+            self._take_round(remote, report)
+        else:
+            remote.node_id, remote.node = report
+            remote.slots_started = remote.num_slots
+
+    def _take_round(self, remote: RemoteActor, report: RoundReport) -> None:
+        remote.rounds += 1
+        remote.env_steps, remote.seconds, remote.speed = report.env_steps, report.seconds, report.speed
+        self._counters |= report.counters
+        self._episodes.extend(report.episodes)
+        for fault in report.faults:
+            self._note_fault(fault)
+        for reference, (slots, order) in zip(remote.unrolls, report.handovers, strict=True):
+            self.queue.put(Handover(reference, slots, report.policy_version, _nothing, order))
+        remote.unrolls = []
+
+    def _offer_rounds(self) -> None:
+        """Ask idle actors for a round while the queue has room for it."""
+        latest = self.store.latest()
+        promised = sum(remote.num_slots for remote in self._remotes.values() if remote.state == "collecting")
+        for remote in sorted(self._remotes.values(), key=lambda each: each.rounds):
+            if remote.pending is not None:
+                continue
+            if self._runtime.lock_step:
+                if self.store.publications <= remote.rounds:
+                    continue
+            elif promised and self.queue.num_waiting + promised + remote.num_slots > self._room:
+                continue
+            remote.ask(latest.policy_version, latest.flat)
+            promised += remote.num_slots
+
+    @property
+    def _room(self) -> int:
+        """Most unrolls that may wait or be under way: a round of every actor beside what the queue may hold."""
+        return self._capacity + sum(remote.num_slots for remote in self._remotes.values())
+
+    # Actors come and go
+
+    def _look_after_actors(self) -> None:
+        for remote in list(self._remotes.values()):
+            self._watch(remote)
+        present, wanted = len(self._remotes), self._wanted
+        # More than there are CPUs for would wait inside Ray for ever.
+        room = int(_free_cpus() / self._runtime.cpus_per_actor + 1e-6)
+        if wanted == "auto":
+            # What an actor takes shows late in the free CPUs: one that starts may not be counted there yet.
+            wanted = present + (0 if any(remote.state == "starting" for remote in self._remotes.values()) else room)
+        for index in sorted(self._remotes, reverse=True)[: max(0, present - wanted)]:
+            self._retire(self._remotes[index])
+        free = itertools.filterfalse(self._remotes.__contains__, itertools.count())
+        for _ in range(min(wanted - present, room)):
+            self._add(next(free))
+
+    def _watch(self, remote: RemoteActor) -> None:
+        """Give up an actor that makes no progress."""
+        now = time.monotonic()
+        if remote.watched is not None:
+            ready, _ = ray.wait([remote.watched], timeout=0)
+            if ready:
+                try:
+                    progress = ray.get(ready[0], timeout=START_TIMEOUT_S)
+                except ray.exceptions.RayError:
+                    return  # what is awaited of it fails as well, and is dealt with there
+                remote.watched = None
+                remote.heard_at = now
+                remote.slots_started = max(remote.slots_started, progress[0])
+                if progress != remote.progress_made or remote.state == "waiting":
+                    remote.progress_made, remote.moved_at = progress, now
+        if remote.watched is None:
+            remote.watched = remote.handle.progress.remote()
+        patience = 2 * self._runtime.step_timeout_s + RESET_TIMEOUT_PER_SLOT_S * remote.num_slots
+        if remote.state == "starting":
+            patience += START_TIMEOUT_S
+        if now - remote.moved_at > patience:
+            self._lose(remote, f"no progress for {patience:g} s", "")
+
+    def _add(self, index: int) -> None:
+        slots = self._slots_of(index)
+        state = {
+            key: array for group in slots for key, array in self._counters.items() if key.startswith(group_key(group))
+        }
+        remote = ray.remote(concurrency_groups={"watch": 1})(RolloutWorker).options(
+            num_cpus=self._runtime.cpus_per_actor, scheduling_strategy="SPREAD"
+        )
+        handle = remote.remote(self._prepare, self._setup, slots, state)
+        self._remotes[index] = RemoteActor(index, slots, self._restarts.get(index, 0), handle)
+
+    def _slots_of(self, index: int) -> list[IntArray]:
+        """An actor that comes later brings as many slots as the first one, with numbers of its own."""
+        while index >= len(self._slots):
+            first = self._slots[-1][-1][-1] + 1
+            groups = [len(group) for group in self._slots[0]]
+            bounds = first + np.cumsum([0, *groups])
+            self._slots.append([np.arange(*pair, dtype=np.int64) for pair in itertools.pairwise(bounds)])
+        return self._slots[index]
+
+    @property
+    def total_slots(self) -> int:
+        """Environments of the actors that are there; before the start, of those configured."""
+        remotes = list(self._remotes.values())
+        return sum(remote.num_slots for remote in remotes) if remotes else super().total_slots
+
+    def _retire(self, remote: RemoteActor) -> None:
+        """End an actor that is not wanted any more; the round under way is lost."""
+        self._forget(remote)
+        ray.kill(remote.handle)
+
+    def _lose(self, remote: RemoteActor, reason: str, details: str) -> None:
+        """Give up an actor; another one takes its slots when there is a CPU for it."""
+        self._forget(remote)
+        ray.kill(remote.handle)
+        gone = bool(remote.node_id) and not _is_alive(remote.node_id)
+        if gone:
+            reason = f"node {remote.node} has left"
+        self._restarts[remote.index] = remote.restarts + 1
+        under_way = self._setup.unroll_length * remote.num_slots if remote.state == "collecting" else 0
+        self._note_fault(Fault(f"actor {remote.index}: {reason}", under_way, details, counts=not gone))
+
+    def _forget(self, remote: RemoteActor) -> None:
+        del self._remotes[remote.index]
+        self._former_seconds = [merged_seconds([*self._former_seconds, remote.seconds])]
+        # The counters were those at its last report: numbers drawn since then must not come again.
+        for group in remote.slots:
+            key = group_key(group) + "drawn"
+            if key in self._counters:
+                self._counters[key] = self._counters[key] + self._setup.unroll_length
+
+    # What the trainer asks
+
+    def scale(self, actors: int | Literal["auto"]) -> None:
+        """Have so many actors from now on."""
+        self._wanted = actors
+
+    def drain_episodes(self) -> Iterator[Episode]:
+        """Episodes that ended since the last call."""
+        while self._episodes:
+            yield self._episodes.popleft()
+
+    def stats(self) -> PlaneStats:
+        """The account, the time shares, the faults and the actors so far."""
+        remotes = sorted(self._remotes.values(), key=lambda remote: remote.index)
+        shares = merged_seconds([*self._former_seconds, *(remote.seconds for remote in remotes)])
+        started = sum(remote.slots_started for remote in remotes)
+        status = tuple(remote.status() for remote in remotes)
+        return PlaneStats(self.queue.account, shares, *self._faults_so_far(), started, status)
+
+    def state(self) -> dict[str, Array]:
+        """Counters that keep the random streams from repeating; episodes restart on resume."""
+        return dict(self._counters)
+
+    def unrolls_at_hand(self) -> int:
+        """Those that wait for the learner, and the one that every slot fills."""
+        return self.queue.account.queued + self.total_slots
+
+    def close(self) -> None:
+        """Stop the actors."""
+        self._stopping.set()
+        self.queue.close()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+        for remote in list(self._remotes.values()):
+            ray.kill(remote.handle)
+
+
+def _nothing() -> None:
+    """A reference needs no giving back."""
+
+
+def _free_cpus() -> float:
+    return float(ray.available_resources().get("CPU", 0.0))
+
+
+def _is_alive(node_id: str) -> bool:
+    return any(node["Alive"] and node["NodeID"] == node_id for node in ray.nodes())

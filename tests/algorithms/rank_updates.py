@@ -1,0 +1,118 @@
+"""The same updates by one rank and by several; imported by the ranks' processes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from rank_processes import PATIENCE_S
+from torch import Tensor, device, nn, ones
+from unrolls import random_unroll
+
+from machina.algorithms.impala.builder import ImpalaAlgorithm
+from machina.algorithms.impala.config import ImpalaConfig
+from machina.interfaces import LearnerState, Ranks
+from machina.nets.config import NetworkConfig
+from machina.nets.network import ActorCritic, PolicyNetwork
+from machina.nets.ranks import join_ranks
+from machina.runtime.unrolls import slice_slots
+from machina.specs import ArraySpec, EnvSpec
+from machina.types import Array, Unroll
+
+LENGTH = 5
+SPEC = EnvSpec(
+    name="vector",
+    tasks=("left", "right", "far"),
+    observation={"observation": ArraySpec(shape=(5,), dtype="float32")},
+    num_actions=4,
+)
+
+
+class Case(NamedTuple):
+    """Updates of one configuration."""
+
+    size: int
+    """Ranks."""
+    slots: int
+    """Of the whole batch."""
+    options: dict[str, Any]
+    updates: int = 20
+    spoilt_update: int | None = None
+    """The one whose last slot has rewards that are no numbers."""
+
+
+class Course(NamedTuple):
+    """What a learner went through."""
+
+    start: Tensor
+    metrics: list[dict[str, float]]
+    state: LearnerState
+
+
+def with_unused_parameter(spec: EnvSpec, config: NetworkConfig) -> PolicyNetwork:
+    """A network one of whose parameters never has a gradient."""
+    network = ActorCritic(spec, config)
+    network.register_parameter("unused", nn.Parameter(ones(3)))
+    return network
+
+
+LSTM = {"lstm_size": 8, "hidden_sizes": [16]}
+MLP = {"hidden_sizes": [16, 16]}
+ADAM = {"optimizer": "adam"}
+CASES = {
+    "plain": Case(2, 8, {"network": MLP}),
+    "popart": Case(2, 8, {"network": MLP, "popart": True, "popart_beta": 0.05, "max_grad_norm": 1.0} | ADAM),
+    "lstm": Case(2, 8, {"network": LSTM} | ADAM),
+    "popart and lstm": Case(
+        2, 8, {"network": LSTM, "popart": True, "popart_beta": 0.05, "rmsprop_momentum": 0.5, "max_grad_norm": 5.0}
+    ),
+    "5 slots on 2 ranks": Case(2, 5, {"network": MLP, "popart": True, "popart_beta": 0.05}, updates=8),
+    "5 slots on 3 ranks": Case(3, 5, {"network": LSTM, "popart": True, "popart_beta": 0.05}, updates=8),
+    "2 slots on 3 ranks": Case(
+        3,
+        2,
+        {"network": MLP | {"network_name": "rank_updates:with_unused_parameter"}, "popart": True, "popart_beta": 0.05}
+        | ADAM,
+        updates=8,
+    ),
+    "not a number": Case(2, 8, {"network": MLP, "popart": True, "popart_beta": 0.05}, updates=8, spoilt_update=5),
+}
+
+
+def batch_of(case: Case, update: int, core_state_shapes: tuple[tuple[int, ...], ...]) -> Unroll[Array]:
+    """A whole batch; rewards of very different scale per task."""
+    random = np.random.default_rng(1000 + update)
+    core = tuple(random.normal(size=(case.slots, *shape)).astype(np.float32) for shape in core_state_shapes)
+    batch = random_unroll(SPEC, LENGTH, case.slots, update, core)
+    reward = batch.reward * 10.0 ** batch.task_id.astype(np.float32)
+    if update == case.spoilt_update:
+        reward[:, -1] = math.nan
+    return batch._replace(reward=reward.astype(np.float32))
+
+
+def course(case: Case, ranks: Ranks) -> Course:
+    """All updates of a case by one rank of ``ranks``, from its share of each batch."""
+    config = ImpalaConfig.model_validate({"reward_clip": "none", "learning_rate": 3e-3, **case.options})
+    total = (
+        2 * case.updates * case.slots * LENGTH
+    )  # the learning rate halves, so the env steps must be those of all ranks
+    learner = ImpalaAlgorithm(config).make_learner(SPEC, total, "cpu", "float32", seed=4, ranks=ranks)
+    start = learner.flat_parameters()
+    first, last = (case.slots * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1))
+    metrics = []
+    for update in range(case.updates):
+        batch = batch_of(case, update, learner.network.core_state_shapes)
+        metrics.append(learner.update(slice_slots(batch, first, last)))
+    return Course(start, metrics, learner.state())
+
+
+def all_courses(rank: int, rendezvous: dict[str, str]) -> dict[str, Course]:
+    """Every case in which this rank has a part."""
+    courses = {}
+    for name, case in CASES.items():
+        if rank < case.size:
+            ranks = join_ranks(rank, case.size, rendezvous[name], device("cpu"), PATIENCE_S)
+            courses[name] = course(case, ranks)
+            ranks.close()
+    return courses
