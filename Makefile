@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint types bench clean
+.PHONY: demo test test-slow test-cluster lint types bench clean
 
 # Installed when the stamp is older than what it depends on. constraints.txt pins what was tested.
 .venv/installed: pyproject.toml constraints.txt
@@ -25,6 +25,9 @@ test: .venv/installed-dev      ## the tests, without those of minutes
 
 test-slow: .venv/installed-dev ## learning and soak tests of minutes
 	$(BIN)/python -m pytest -m slow
+
+test-cluster: .venv/installed-dev ## clusters of several Ray nodes on this machine, and their faults
+	$(BIN)/python -m pytest -m cluster
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

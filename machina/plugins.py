@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from machina.errors import UserError, nearest
+from machina.errors import UserError, nearest, told_with_place
 
 
 def load_module(module: str, what: str) -> ModuleType:
@@ -31,6 +31,10 @@ def load_module(module: str, what: str) -> ModuleType:
         raise UserError(
             f"{what}: module {module!r} can't be imported ({error}); install it or run in the folder that holds it"
         ) from error
+    except UserError:
+        raise
+    except Exception as error:  # the module is there, its code fails
+        raise UserError(f"{what}: module {module!r} raised {told_with_place(error, module)}") from error
 
 
 def load_function(path: str, field: str) -> Callable[..., Any]:

@@ -111,7 +111,7 @@ def _play(
         was_done = entry.terminated | entry.truncated
         player.reset(was_done)
         entry = stepper.receive(timeout_s)
-        returns += np.where(was_done, 0, entry.reward)
+        returns += entry.reward  # 0 at a reset step
         lengths += ~was_done
         for slot in np.flatnonzero(entry.terminated | entry.truncated):
             if len(finished[slot]) < quota[slot]:

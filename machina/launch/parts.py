@@ -54,8 +54,9 @@ def plan_machine(config: AnyRunConfig) -> MachinePlan:
     runtime = config.runtime
     cores = available_cores()
     device = resolve_device(runtime.device)
-    actor_device = resolve_device(runtime.actor_device or runtime.device)
     inline, in_cluster = runtime.place == "inline", runtime.place == "ray"
+    # In a cluster the GPUs are the learner's; its nodes with actors may have none.
+    actor_device = resolve_device(runtime.actor_device or ("cpu" if in_cluster else runtime.device))
     # How many "auto" means is known when the cluster is joined.
     actors = 1 if runtime.actors == "auto" else runtime.actors
     shared = cores if inline else max(1, cores // (2 * actors))

@@ -11,6 +11,7 @@ from machina.interfaces import Learner
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.evaluation import evaluate
 from machina.launch.parts import Parts, policy_maker, total_env_steps
+from machina.launch.registrations import registrations
 from machina.nets.ranks import SINGLE_RANK, join_ranks
 from machina.report.evaluation import EvaluationResult
 from machina.runtime.building import ActorSetup
@@ -83,11 +84,13 @@ class OneMachine:
             setup = RankSetup(make_learner, 0, 1, None)
             return LearnerGroup(lambda: [InlineRank(setup)], ahead=0, max_restarts=None, on_fault=on_fault)
 
+        prepare = registrations(self._config).restore
+
         def start() -> list[RankHandle]:
             rendezvous = f"tcp://127.0.0.1:{free_port()}"
             threads = self._parts.machine.learner_threads
             setups = [RankSetup(make_learner, index, size, rendezvous) for index in range(size)]
-            return [ProcessRank(setup, threads) for setup in setups]
+            return [ProcessRank(prepare, setup, threads) for setup in setups]
 
         return LearnerGroup(start, updates_ahead(self._config), self._config.runtime.max_restarts, on_fault)
 
@@ -121,15 +124,16 @@ class RayCluster:
         from machina.launch.ray_cluster import open_cluster
 
         self._config = config
-        self._cluster = open_cluster(config, parts)
-        self._parts = parts._replace(machine=parts.machine._replace(actors=self._cluster.actors))
+        self._open = open_cluster(config, parts.machine.cores)
+        device = "cuda" if self._open.gpus_per_learner else "cpu"
+        self._parts = parts._replace(machine=parts.machine._replace(actors=self._open.actors, device=device))
 
     def make_plane(self) -> Plane:
         """Actors in processes of the cluster."""
         from machina.runtime.ray_plane import RayPlane
 
         setup = actor_setup(self._config, self._parts)
-        return RayPlane(setup, self._config.runtime, plane_config(self._config, self._parts), self._cluster.prepare)
+        return RayPlane(setup, self._config.runtime, plane_config(self._config, self._parts), self._open.prepare)
 
     def make_learners(self, on_fault: Callable[[str], None]) -> LearnerGroup:
         """Ranks in processes of the cluster."""
@@ -137,10 +141,10 @@ class RayCluster:
 
         machine, size = self._parts.machine, self._config.runtime.learners
         make_learner = learner_maker(self._config, self._parts)
-        gpus = int(machine.device.startswith("cuda"))
+        gpus = self._open.gpus_per_learner
 
         def start() -> Any:
-            return start_ray_ranks(self._cluster.prepare, make_learner, size, machine.learner_threads, gpus)
+            return start_ray_ranks(self._open.prepare, make_learner, size, machine.learner_threads, gpus)
 
         return LearnerGroup(start, updates_ahead(self._config), self._config.runtime.max_restarts, on_fault)
 
@@ -153,15 +157,15 @@ class RayCluster:
         def play(flat: Any) -> EvaluationResult:
             return evaluate_parameters(config, parts, torch.from_numpy(flat), env_steps, run, lambda: False)
 
-        return RemoteEvaluation(self._cluster.prepare, play, parameters, stop)
+        return RemoteEvaluation(self._open.prepare, play, parameters, stop)
 
     def nodes(self) -> list[dict[str, Any]]:
         """The nodes of the cluster."""
-        return self._cluster.nodes()
+        return self._open.nodes()
 
     def close(self) -> None:
         """Leave the cluster, or end it if it was started for this run."""
-        self._cluster.close()
+        self._open.cluster.close()
 
 
 def open_place(config: AnyRunConfig, parts: Parts) -> Place:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
 from machina.errors import RunFailedError, UserError
+from machina.launch.configuration import AnyRunConfig
+from machina.launch.registrations import modules_of, registrations
 from machina.report.evaluation import EvaluationResult
+from machina.runtime.cluster import Cluster, connect, gpus_per_learner
+from machina.runtime.user_modules import user_modules
 
 EVALUATOR_NICENESS = 10
 """The evaluator takes what the learner and the actors leave of its machine."""
@@ -62,30 +66,41 @@ def _evaluate(prepare: Callable[[], None], play: Callable[[Any], EvaluationResul
     return play(flat)
 
 
-class OpenCluster:
-    def __init__(self, config, parts):
-        os.environ.setdefault("RAY_worker_niceness", "0")
-        ray.init(
-            address=config.runtime.address,
-            num_cpus=None if config.runtime.address else 2,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-        self.actors = 2 if config.runtime.actors == "auto" else config.runtime.actors
+class OpenCluster(NamedTuple):
+    """A cluster that the run is connected to, and what of it is the run's."""
 
-    prepare = staticmethod(int)
+    cluster: Cluster
+    actors: int
+    """At the start."""
+    gpus_per_learner: int
+    prepare: Callable[[], None]
+    """Makes another process like this one; call it there first."""
 
-    def nodes(self):
+    def nodes(self) -> list[dict[str, Any]]:
+        """The living nodes, for `machina status`.
+
+        Raises:
+            RunFailedError: the cluster's head is gone.
+        """
         return [
-            {"name": n["NodeManagerAddress"], "cpus": n["Resources"].get("CPU", 0), "gpus": 0}
-            for n in ray.nodes()
-            if n["Alive"]
+            {"name": node.address, "cpus": node.cpus, "gpus": node.gpus} for node in self.cluster.nodes() if node.alive
         ]
 
-    def close(self):
-        ray.shutdown()
 
+def open_cluster(config: AnyRunConfig, cores: int) -> OpenCluster:
+    """Start or join the cluster of a run.
 
-def open_cluster(config, parts):
-    return OpenCluster(config, parts)
+    Raises:
+        UserError: it can't be joined, or has no room for the run.
+        RunFailedError: Ray does not start here.
+    """
+    runtime = config.runtime
+    registered = registrations(config)
+    cluster = connect(runtime.address, cores, user_modules(modules_of(config, registered)))
+    try:
+        actors = cluster.num_actors(runtime.actors, runtime.cpus_per_actor)
+        gpus = gpus_per_learner(runtime.learners, runtime.device, cluster.nodes())
+    except BaseException:
+        cluster.close()
+        raise
+    return OpenCluster(cluster, actors, gpus, registered.restore)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from machina.errors import RunFailedError, told_with_place
 from machina.nets.config import NetworkConfig
 from machina.nets.torsos import Encoder
 from machina.specs import EnvSpec
@@ -41,6 +42,36 @@ class NetworkOutput(NamedTuple):
     """``[B, ...]`` each, after the last entry."""
 
 
+class NetworkContract(NamedTuple):
+    """What a user's network must answer."""
+
+    name: str
+    """Of the network, as the user gave it."""
+    num_actions: int
+    num_tasks: int
+
+    def checked(self, output: object, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
+        """``output`` if it has the right shapes.
+
+        Raises:
+            RunFailedError: it has not, or is no ``NetworkOutput``.
+        """
+        if not isinstance(output, NetworkOutput):
+            raise RunFailedError(
+                f"network {self.name!r}: forward must return a NetworkOutput, got {type(output).__name__}"
+            )
+        entries, slots = inputs.reward.shape
+        heads = [(entries, slots, self.num_actions), (entries, slots, self.num_tasks)]
+        expected = [*heads, *(tuple(state.shape) for state in core_state)]
+        got = [tuple(tensor.shape) for tensor in (output.logits, output.values, *output.core_state)]
+        if got != expected:
+            raise RunFailedError(
+                f"network {self.name!r}: logits, values and core state must have shapes {expected}, got {got} "
+                f"({entries} entries of {slots} slots)"
+            )
+        return output
+
+
 class PolicyNetwork(nn.Module):
     """The interface of every network, a user's own included.
 
@@ -52,6 +83,24 @@ class PolicyNetwork(nn.Module):
     """Shapes of the core state's arrays for one slot; empty for a feed-forward network."""
     value_head: nn.Linear
     """The layer with ``num_tasks`` outputs that gives ``values``; PopArt rescales its rows."""
+
+    contract: NetworkContract | None = None
+    """What every answer of a user's network is held to; our own networks have none."""
+
+    def __call__(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
+        """``forward``; a user's network that fails there is told in one line that names it.
+
+        Raises:
+            RunFailedError: a user's network raised, or answered with wrong shapes.
+        """
+        if self.contract is None:
+            return cast(NetworkOutput, super().__call__(inputs, core_state))
+        try:
+            output = super().__call__(inputs, core_state)
+        except Exception as error:
+            reason = told_with_place(error, type(self).__module__)
+            raise RunFailedError(f"network {self.contract.name!r}: forward raised {reason}") from error
+        return self.contract.checked(output, inputs, core_state)
 
     def forward(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
         """Answer T entries of B slots, starting from ``core_state`` ``[B, ...]``."""

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from machina.errors import UserError, nearest
+from machina.errors import RunFailedError, UserError, nearest, told_with_place
 from machina.nets.config import NetworkConfig
-from machina.nets.network import ActorCritic, NetworkInput, NetworkOutput, PolicyNetwork
+from machina.nets.network import ActorCritic, NetworkContract, NetworkInput, PolicyNetwork
 from machina.plugins import load_function
 from machina.specs import EnvSpec
 from machina.types import NO_ACTION
@@ -46,9 +46,7 @@ def build_network(spec: EnvSpec, config: NetworkConfig, seed: int) -> PolicyNetw
     build = ActorCritic if name is None else _find(name)
     with _BUILDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build(spec, config)
-    if name is not None:
-        _check_contract(name, network, spec)
+        network = build(spec, config) if name is None else _built(name, build, spec, config)
     channels_last: PolicyNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return channels_last
 
@@ -63,8 +61,29 @@ def _find(name: str) -> NetworkBuilder:
     raise UserError(f"network {name!r} is unknown (registered: {known}; or give module:function){hint}")
 
 
-def _check_contract(name: str, network: object, spec: EnvSpec) -> None:
-    """Ask a user's network for one answer, so that a mistake is named before the run starts."""
+def _built(name: str, build: NetworkBuilder, spec: EnvSpec, config: NetworkConfig) -> PolicyNetwork:
+    """A user's network that keeps the contract.
+
+    Raises:
+        UserError: it does not, or can't be built.
+    """
+    try:
+        network = build(spec, config)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = told_with_place(error, getattr(build, "__module__", ""))
+        raise UserError(f"network {name!r}: the builder raised {reason}") from error
+    _check_parts(name, network, spec)
+    network.contract = NetworkContract(name, spec.num_actions, spec.num_tasks)
+    # One entry as in acting, several as in learning, and a single slot, where a `squeeze` too many shows.
+    for entries, slots in ((1, 2), (3, 2), (1, 1)):
+        _ask(network, spec, entries, slots)
+    return network
+
+
+def _check_parts(name: str, network: object, spec: EnvSpec) -> None:
+    """What can be said of a user's network without calling it."""
     if not isinstance(network, PolicyNetwork):
         raise UserError(f"network {name!r}: the builder must return a PolicyNetwork, got {type(network).__name__}")
     value_head = getattr(network, "value_head", None)
@@ -74,22 +93,22 @@ def _check_contract(name: str, network: object, spec: EnvSpec) -> None:
         raise UserError(f"network {name!r}: core_state_shapes must be a tuple of shapes, () without a core state")
     if buffers := [buffer for buffer, _ in network.named_buffers()]:
         raise UserError(f"network {name!r}: buffers {buffers} would not reach the actors; make them parameters")
-    slots = 2
+
+
+def _ask(network: PolicyNetwork, spec: EnvSpec, entries: int, slots: int) -> None:
+    """Ask a user's network for one answer, so that a mistake is named before the run starts."""
     inputs = NetworkInput(
         observation={
-            key: torch.zeros((1, slots, *array.shape), dtype=getattr(torch, array.dtype))
+            key: torch.zeros((entries, slots, *array.shape), dtype=getattr(torch, array.dtype))
             for key, array in spec.observation.items()
         },
-        reward=torch.zeros(1, slots),
-        previous_action=torch.full((1, slots), NO_ACTION),
-        first=torch.ones(1, slots, dtype=torch.bool),
+        reward=torch.zeros(entries, slots),
+        previous_action=torch.full((entries, slots), NO_ACTION),
+        first=torch.ones(entries, slots, dtype=torch.bool),
     )
     core_state = tuple(torch.zeros(slots, *shape) for shape in network.core_state_shapes)
-    with torch.no_grad():
-        output = network(inputs, core_state)
-    if not isinstance(output, NetworkOutput):
-        raise UserError(f"network {name!r}: forward must return a NetworkOutput, got {type(output).__name__}")
-    expected = [(1, slots, spec.num_actions), (1, slots, spec.num_tasks), *(tuple(state.shape) for state in core_state)]
-    got = [tuple(tensor.shape) for tensor in (output.logits, output.values, *output.core_state)]
-    if got != expected:
-        raise UserError(f"network {name!r}: logits, values and core state must have shapes {expected}, got {got}")
+    try:
+        with torch.no_grad():
+            network(inputs, core_state)
+    except RunFailedError as error:
+        raise UserError(str(error)) from error

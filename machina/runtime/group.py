@@ -127,8 +127,7 @@ class SlotGroup:
         self._count_episodes(reset_step)
 
     def _count_episodes(self, reset_step: Array) -> None:
-        # A user's wrapper may shift rewards, that of a reset step too; it belongs to no episode.
-        self._returns += np.where(reset_step, 0, self._entry.reward)
+        self._returns += self._entry.reward  # 0 at a reset step
         self._lengths += ~reset_step
         for slot in np.flatnonzero(self._entry.terminated | self._entry.truncated):
             self.finished_episodes.append(

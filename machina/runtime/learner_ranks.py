@@ -129,13 +129,19 @@ class InlineRank:
 
 
 class ProcessRank:
-    """A rank in a process of this machine; calls and answers go through a pipe."""
+    """A rank in a process of this machine; calls and answers go through a pipe.
 
-    def __init__(self, setup: RankSetup, threads: int) -> None:
+    Args:
+        prepare: makes the process like this one (registered names); called there first.
+        setup: what the rank is built from.
+        threads: torch threads.
+    """
+
+    def __init__(self, prepare: Callable[[], None], setup: RankSetup, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         # Functions that a script registered travel by value; the standard pickle knows only names.
-        recipe = cloudpickle.dumps(setup)
+        recipe = cloudpickle.dumps((prepare, setup))
         self.process = context.Process(
             target=_serve, args=(recipe, threads, theirs), name=f"learner rank {setup.rank}", daemon=True
         )
@@ -184,7 +190,9 @@ def _serve(recipe: bytes, threads: int, pipe: Connection) -> None:
             os._exit(0)  # a collective that hangs in another thread must not hold the process
         try:
             if rank is None:
-                rank = LearnerRank(cloudpickle.loads(recipe))
+                prepare, setup = cloudpickle.loads(recipe)
+                prepare()
+                rank = LearnerRank(setup)
             answer = getattr(rank, method)(*arguments)
         except BaseException as error:
             answer = as_answer(error)

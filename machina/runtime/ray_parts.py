@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import ray
-import torch
 
 from machina.runtime.actor import Actor, Fault
 from machina.runtime.batches import Handover, Part, joined
@@ -82,6 +81,8 @@ class RolloutWorker:
 
     def run_round(self, policy_version: int, flat: Array) -> tuple[RoundReport | Unroll[Array], ...]:
         """One unroll per group with these parameters, after the report."""
+        import torch  # not at the top: processes that only read reports do without
+
         actor = self._actor
         assert actor is not None
         for handover in self._handovers:  # those of the round before are in the object store by now

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import ray
@@ -33,6 +33,9 @@ LOOK_S = 1.0
 
 WAIT_S = 0.05
 """How long the driver waits for a report before it looks for other work."""
+
+NODE_NEWS_S = 10.0
+"""How much later than its actors a node may be known to be gone; it leaves without a fault."""
 
 START_TIMEOUT_S = 120.0
 """What a process may take to start, besides its environments."""
@@ -81,11 +84,20 @@ class RemoteActor:
         )
 
 
+class Death(NamedTuple):
+    """A lost actor whose node's fate is not known yet."""
+
+    at: float
+    remote: RemoteActor
+    fault: Fault
+
+
 class RayPlane(Plane):
     """Actors all over a cluster; this process moves references, never data.
 
     Args:
         prepare: makes an actor's process like this one.
+        worker: class of the processes; benchmarks put another one in its place.
     """
 
     def __init__(
@@ -94,9 +106,11 @@ class RayPlane(Plane):
         runtime: RuntimeConfig,
         config: PlaneConfig,
         prepare: Callable[[], None],
+        worker: type[Any] = RolloutWorker,
     ) -> None:
         super().__init__(setup, runtime, config, bounded=False)
         self._prepare = prepare
+        self._worker = worker
         self._wanted = runtime.actors
         self._remotes: dict[int, RemoteActor] = {}
         self._counters: dict[str, Array] = {}
@@ -104,6 +118,7 @@ class RayPlane(Plane):
         self._former_seconds: list[dict[str, float]] = []
         self._former_env_steps: dict[int, int] = {}
         self._restarts: dict[int, int] = {}
+        self._deaths: list[Death] = []
         self._failure: BaseException | None = None
         self._stopping = threading.Event()
         self._looked_at = 0.0
@@ -216,6 +231,8 @@ class RayPlane(Plane):
     # Actors come and go
 
     def _look_after_actors(self) -> None:
+        if self._deaths:
+            self._explain_deaths()
         for remote in list(self._remotes.values()):
             self._watch(remote)
         present, wanted = len(self._remotes), self._wanted
@@ -258,7 +275,7 @@ class RayPlane(Plane):
         state = {
             key: array for group in slots for key, array in self._counters.items() if key.startswith(group_key(group))
         }
-        remote = ray.remote(concurrency_groups={"watch": 1})(RolloutWorker).options(
+        remote = ray.remote(concurrency_groups={"watch": 1})(self._worker).options(
             num_cpus=self._runtime.cpus_per_actor, scheduling_strategy="SPREAD"
         )
         handle = remote.remote(self._prepare, self._setup, slots, state)
@@ -288,12 +305,25 @@ class RayPlane(Plane):
         """Give up an actor; another one takes its slots when there is a CPU for it."""
         self._forget(remote)
         ray.kill(remote.handle)
-        gone = bool(remote.node_id) and not _is_alive(remote.node_id)
-        if gone:
-            reason = f"node {remote.node} has left"
         self._restarts[remote.index] = remote.restarts + 1
         under_way = self._setup.unroll_length * remote.num_slots if remote.state == "collecting" else 0
-        self._note_fault(Fault(f"actor {remote.index}: {reason}", under_way, details, counts=not gone))
+        self._deaths.append(
+            Death(time.monotonic(), remote, Fault(f"actor {remote.index}: {reason}", under_way, details))
+        )
+
+    def _explain_deaths(self) -> None:
+        """Report lost actors: a fault, or gone with their node."""
+        living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        waiting = []
+        for death in self._deaths:
+            if death.remote.node_id and death.remote.node_id not in living:
+                message = f"actor {death.remote.index}: node {death.remote.node} has left"
+                self._note_fault(death.fault._replace(message=message, counts=False))
+            elif time.monotonic() - death.at > NODE_NEWS_S or not death.remote.node_id:
+                self._note_fault(death.fault)
+            else:
+                waiting.append(death)
+        self._deaths = waiting
 
     def _forget(self, remote: RemoteActor) -> None:
         del self._remotes[remote.index]
@@ -347,7 +377,3 @@ def _nothing() -> None:
 
 def _free_cpus() -> float:
     return float(ray.available_resources().get("CPU", 0.0))
-
-
-def _is_alive(node_id: str) -> bool:
-    return any(node["Alive"] and node["NodeID"] == node_id for node in ray.nodes())

@@ -120,8 +120,13 @@ class ThreadStepper:
             raise RuntimeError("an environment step gave no result")
         return answer
 
-    def _recover(self, timeout_s: float) -> StepResult | BaseException | None:
+    def _leave_thread(self) -> None:
+        """Go on with a new thread; the one that is stuck ends if it ever wakes, and lets go of its environment."""
+        self._jobs.put(None)
         self._start_thread()
+
+    def _recover(self, timeout_s: float) -> StepResult | BaseException | None:
+        self._leave_thread()
         self._jobs.put(self.env.recover)
         try:
             return self._answers.get(timeout=timeout_s)
@@ -131,7 +136,7 @@ class ThreadStepper:
     def close(self) -> None:
         """Close the environment after its running step; a stuck thread is left behind with its step."""
         if self._stuck or not self._begin_closing():
-            self._start_thread()
+            self._leave_thread()
             self._begin_closing()
         self._thread.join(CLOSE_TIMEOUT_S)
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,6 +111,10 @@ def test_closing_after_a_hang_leaves_no_worker_alive(name: str, make: MakeSteppe
     stepper.close()
     assert time.monotonic() - started < 4
     assert not any(map(is_alive, workers))
+    deadline = time.monotonic() + 10
+    while [thread for thread in threading.enumerate() if thread.name.startswith("step hanging_tasks:")]:
+        assert time.monotonic() < deadline, "a thread lives on, and with it what the environment holds"
+        time.sleep(0.01)
 
 
 def test_closing_during_a_hang_leaves_no_worker_alive(make: MakeStepper, monkeypatch: pytest.MonkeyPatch) -> None:

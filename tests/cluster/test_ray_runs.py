@@ -1,0 +1,134 @@
+"""Whole runs in the place ``ray``: the same as elsewhere, and alive when a node dies."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from ray.cluster_utils import Cluster
+
+import machina
+from machina.checkpoint import RunDirectory
+from ray_nodes import start_nodes
+
+UPDATES = 12
+
+
+def last_metrics(run: Path) -> dict[str, Any]:
+    """The last line of a run's metrics."""
+    line: dict[str, Any] = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    return line
+
+
+def assert_account_is_exact(status: dict[str, Any]) -> None:
+    account = status["account"]
+    assert account["accepted"] == account["learned"] + account["dropped"] + account["queued"]
+
+
+def train_in_lock_step(tmp_path: Path, place: str) -> dict[str, torch.Tensor]:
+    """The model of a recurrent PopArt agent on two tasks, after some updates."""
+    run = machina.train(
+        "impala_popart",
+        "two_scales",
+        "defaults",
+        place=place,
+        actors=2,
+        lock_step=True,
+        precision="float32",
+        batch_size=5,
+        unroll_length=4,
+        envs_per_task=4,
+        lstm_size=8,
+        learner_threads=1,
+        actor_threads=1,
+        total_frames=UPDATES * 20,
+        runs_dir=tmp_path,
+        name=place,
+    )
+    assert run.updates == UPDATES
+    return dict(RunDirectory.open(tmp_path / place).latest().checkpoint.tensors["model"])
+
+
+def test_the_same_seeds_give_the_same_model_in_every_place(tmp_path: Path) -> None:
+    inline, local, cluster = (train_in_lock_step(tmp_path, place) for place in ("inline", "local", "ray"))
+    for key, tensor in inline.items():
+        assert torch.equal(tensor, local[key])
+        assert torch.equal(tensor, cluster[key])
+
+
+def node_without_driver(nodes: Cluster) -> Any:
+    """A node that can die without the driver's connection."""
+    own = ray.get_runtime_context().get_node_id()
+    sockets = {node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] != own}
+    return next(node for node in nodes.list_all_nodes() if node.raylet_socket_name in sockets)
+
+
+def faults_of(run: RunDirectory) -> str:
+    """The run's log of faults so far."""
+    log = run.path / "faults.log"
+    return log.read_text(encoding="utf-8") if log.exists() else ""
+
+
+def when(condition: Any, seconds: float) -> None:
+    """Wait until ``condition`` answers true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that in time"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def two_nodes(private_home: Path) -> Iterator[Cluster]:
+    """A cluster of two nodes of two CPUs each; the driver joins the first."""
+    assert private_home.exists()
+    cluster = start_nodes(2, 2)
+    yield cluster
+    cluster.shutdown()
+
+
+def test_a_run_survives_the_death_of_a_node(two_nodes: Cluster, tmp_path: Path) -> None:
+    """Four actors on two nodes; one node dies, its actors are missed but not mourned, the run ends by itself."""
+    run = RunDirectory(tmp_path / "run")
+    seen: dict[str, Any] = {}
+
+    def kill() -> None:
+        when(lambda: run.path.joinpath("status.json").exists() and len(run.status()["actors"]) == 4, 120)
+        when(lambda: all(actor["env_steps"] for actor in run.status()["actors"]), 120)
+        two_nodes.remove_node(node_without_driver(two_nodes), allow_graceful=False)
+        when(lambda: len(run.status()["actors"]) == 2, 60)
+        seen["env_steps"] = run.status()["env_steps"]
+        when(lambda: run.status()["env_steps"] > seen["env_steps"], 60)
+        run.request_actors(1)
+        when(lambda: len(run.status()["actors"]) == 1, 30)
+        when(lambda: "has left" in faults_of(run), 30)
+        seen["status"] = run.status()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    outcome = machina.train(
+        "impala",
+        "catch",
+        "defaults",
+        place="ray",
+        address=two_nodes.address,
+        actors="auto",
+        envs_per_task=8,
+        batch_size=4,
+        unroll_length=20,
+        minutes=1.2,
+        runs_dir=tmp_path,
+        name="run",
+    )
+    killer.join()
+    assert "status" in seen, "the node was killed and the run went on"
+    assert_account_is_exact(run.status())
+    assert run.status()["faults"] == 0, "an actor that leaves with its node is no fault"
+    assert outcome.env_steps > seen["env_steps"]
+    assert not run.latest().warnings
