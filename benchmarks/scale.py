@@ -32,6 +32,7 @@ from machina.launch.configuration import job_config
 from machina.launch.parts import build_parts
 from machina.nets.ranks import SINGLE_RANK
 from machina.runtime.building import ActorSetup
+from machina.runtime.group import group_key
 from machina.runtime.learners import LearnerGroup, Lost
 from machina.runtime.plane import PlaneConfig
 from machina.runtime.ray_parts import RoundReport, start_ray_ranks
@@ -123,12 +124,11 @@ def synthetic_actor(round_s: float) -> type[Any]:
 
     class SyntheticActor:
         def __init__(self, prepare: Any, setup: ActorSetup, slots: Sequence[IntArray], state: dict[str, Array]) -> None:  # noqa: ARG002
-            spec = setup.factory.spec
-            self._buffers = [UnrollBuffer(spec, setup.unroll_length, group, 0 * group, ()) for group in slots]
-            for buffer in self._buffers:
-                for array in buffer.unroll.observation.values():
-                    array[...] = 1  # pages that nobody wrote are cheaper to copy
-            self._num_slots = sum(len(group) for group in slots)
+            self._keys = [group_key(group) for group in slots]
+            own = np.concatenate(slots)
+            self._unroll = UnrollBuffer(setup.factory.spec, setup.unroll_length, own, 0 * own, ()).unroll
+            for array in self._unroll.observation.values():
+                array[...] = 1  # pages that nobody wrote are cheaper to copy
             self._parameters: Array | None = None
             self._version = -1
             self._rounds = 0
@@ -136,24 +136,22 @@ def synthetic_actor(round_s: float) -> type[Any]:
         def start(self) -> tuple[str, str]:
             return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
 
-        def run_round(self, policy_version: int, flat: Array) -> tuple[RoundReport | Unroll[Array], ...]:
+        @ray.method(num_returns=2)
+        def run_round(self, policy_version: int, flat: Array) -> tuple[RoundReport, Unroll[Array]]:
             due = time.monotonic() + round_s
             if policy_version != self._version:
                 self._parameters, self._version = flat.copy(), policy_version
             self._rounds += 1
-            counters = {}
-            for buffer in self._buffers:
-                buffer.unroll.policy_version[...] = policy_version
-                counters[f"slot{int(buffer.unroll.slot[0])}/drawn"] = np.array(self._rounds)
+            self._unroll.policy_version[...] = policy_version
+            counters = {key + name: np.array(self._rounds) for key in self._keys for name in ("drawn", "restarts")}
             seconds = {"acting": 0.0, "env": self._rounds * round_s, "waiting": 0.0}
-            handovers = tuple((len(buffer.unroll.slot), None) for buffer in self._buffers)
-            report = RoundReport(handovers, policy_version, (), (), seconds, self._rounds, 1 / round_s, counters)
+            report = RoundReport(None, policy_version, (), (), seconds, self._rounds, 1 / round_s, counters)
             time.sleep(max(0.0, due - time.monotonic()))
-            return (report, *[buffer.unroll for buffer in self._buffers])
+            return report, self._unroll
 
-        @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
+        @ray.method(concurrency_group="watch")
         def progress(self) -> tuple[int, int]:
-            return self._num_slots, self._rounds
+            return len(self._unroll.slot), self._rounds
 
     return SyntheticActor
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +31,7 @@ def run(arguments: list[str]) -> int:
     from machina.launch.ceiling import measure_ceiling
     from machina.launch.configuration import job_config
     from machina.launch.parts import build_parts
+    from machina.runtime.ray_access import describe
 
     config, _ = job_config(options.algorithm, options.environment, None)
     parts = build_parts(config)
@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
         "disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free here",
         "GPU": ", ".join(gpus) or "none that PyTorch can use",
         "ROMs": f"missing: {', '.join(missing)}" if missing else f"all {len(ATARI57)} Atari games",
-        "Ray": f"version {metadata.version('ray')}" if importlib.util.find_spec("ray") else "not installed",
+        "Ray": describe(),
         "versions": ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "gymnasium", "ale-py", "numpy")),
     }
     for name, line in rows.items():

@@ -13,6 +13,7 @@ from machina.launch.configuration import AnyRunConfig
 from machina.launch.registrations import modules_of, registrations
 from machina.report.evaluation import EvaluationResult
 from machina.runtime.cluster import Cluster, connect, gpus_per_learner
+from machina.runtime.ray_plane import node_name
 from machina.runtime.user_modules import user_modules
 
 EVALUATOR_NICENESS = 10
@@ -82,9 +83,8 @@ class OpenCluster(NamedTuple):
         Raises:
             RunFailedError: the cluster's head is gone.
         """
-        return [
-            {"name": node.address, "cpus": node.cpus, "gpus": node.gpus} for node in self.cluster.nodes() if node.alive
-        ]
+        living = [node for node in self.cluster.nodes() if node.alive]
+        return [{"name": node_name(node.address, node.id), "cpus": node.cpus, "gpus": node.gpus} for node in living]
 
 
 def open_cluster(config: AnyRunConfig, cores: int) -> OpenCluster:

@@ -163,7 +163,7 @@ def _answers(address: str, token: Token | None) -> bool:
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
                 return False
-            reason = " ".join(str(error.details()).split())[:120]
+            reason = " ".join(str(error.details()).rpartition("last error: ")[2].split())
             raise UserError(
                 f"address {address!r}: no Ray head answers there ({reason}); give HOST:PORT of `ray start --head`, "
                 "whose port is 6379 unless --port says otherwise"
@@ -229,11 +229,13 @@ def describe() -> str:
     """Ray's version, the token, and the cluster that ``--address auto`` joins, in one line."""
     if importlib.util.find_spec("ray") is None:
         return "not installed"
-    try:
-        parts = [_token_line(), _head_line()]
-    except UserError as error:
-        parts = [str(error)]
-    return "; ".join([f"version {importlib.metadata.version('ray')}", *parts])
+    parts = [f"version {importlib.metadata.version('ray')}"]
+    for line in (_token_line, _head_line):
+        try:
+            parts.append(line())
+        except UserError as error:
+            parts.append(str(error))
+    return "; ".join(parts)
 
 
 def _token_line() -> str:

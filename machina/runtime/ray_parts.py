@@ -27,10 +27,10 @@ MEETING_TIMEOUT_S = 60.0
 
 
 class RoundReport(NamedTuple):
-    """What an actor says of a round; the unrolls themselves stay in its node's object store."""
+    """What an actor says of a round; the unroll itself stays in its node's object store."""
 
-    handovers: tuple[tuple[int, int | None], ...]
-    """Number of slots and order of each unroll."""
+    order: int | None
+    """Rank of its unroll among queued ones; None is arrival order."""
     policy_version: int
     episodes: tuple[Episode, ...]
     faults: tuple[Fault, ...]
@@ -79,19 +79,23 @@ class RolloutWorker:
         self._actor = self._builder.build(self._slots, self._state)
         return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
 
-    def run_round(self, policy_version: int, flat: Array) -> tuple[RoundReport | Unroll[Array], ...]:
-        """One unroll per group with these parameters, after the report."""
+    @ray.method(num_returns=2)
+    def run_round(self, policy_version: int, flat: Array) -> tuple[RoundReport, Unroll[Array]]:
+        """A report, and an unroll of all slots with these parameters."""
         import torch  # not at the top: processes that only read reports do without
 
         actor = self._actor
         assert actor is not None
-        for handover in self._handovers:  # those of the round before are in the object store by now
+        actor.run_round(PublishedParameters(policy_version, torch.from_numpy(flat)))
+        handovers = sorted(self._handovers, key=lambda handover: int(handover.unroll.slot[0]))
+        # One object for all groups: Ray's messages about a second one take more than this copy (docs/benchmarks.md).
+        unroll = joined([Part(handover.unroll, 0, handover.num_slots) for handover in handovers])
+        for handover in handovers:
             handover.release()
         self._handovers = []
-        actor.run_round(PublishedParameters(policy_version, torch.from_numpy(flat)))
         faults, self._faults = tuple(self._faults), []
         report = RoundReport(
-            handovers=tuple((handover.num_slots, handover.order) for handover in self._handovers),
+            order=handovers[0].order,
             policy_version=policy_version,
             episodes=tuple(actor.drain_episodes()),
             faults=faults,
@@ -100,7 +104,7 @@ class RolloutWorker:
             speed=actor.speed,
             counters=actor.counters(),
         )
-        return (report, *[handover.unroll for handover in self._handovers])
+        return report, unroll
 
     @ray.method(concurrency_group="watch")
     def progress(self) -> tuple[int, int]:
@@ -204,7 +208,8 @@ class RayRank:
         except ray.exceptions.GetTimeoutError as error:
             raise RankFaultError(f"{self._name}: no answer for {timeout_s:g} s") from error
         except ray.exceptions.RayError as error:
-            raise RankFaultError(f"{self._name} died ({type(error).__name__})", died=True) from error
+            line = str(error).strip().partition("\n")[0]
+            raise RankFaultError(f"{self._name} died ({type(error).__name__}: {line})", died=True) from error
         return result if parameters is None else (result, parameters)
 
     def kill(self) -> None:
@@ -224,6 +229,8 @@ def start_ray_ranks(
 
     options: dict[str, Any] = {"num_cpus": 0, "num_gpus": gpus}
     if not gpus:
+        # A byte, as Ray 2.60 starts an actor without resources on any node, whatever its scheduling strategy.
+        options["memory"] = 1
         here = ray.get_runtime_context().get_node_id()
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=True)
     remote = ray.remote(concurrency_groups={"fetch": 1})(RankWorker).options(**options)

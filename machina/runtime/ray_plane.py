@@ -34,8 +34,9 @@ LOOK_S = 1.0
 WAIT_S = 0.05
 """How long the driver waits for a report before it looks for other work."""
 
-NODE_NEWS_S = 10.0
-"""How much later than its actors a node may be known to be gone; it leaves without a fault."""
+NODE_NEWS_S = 30.0
+"""How much later than its actors' deaths Ray may find out that a node is gone (its health checks); an actor that left
+with its node is no fault."""
 
 START_TIMEOUT_S = 120.0
 """What a process may take to start, besides its environments."""
@@ -51,10 +52,12 @@ class RemoteActor:
         self.handle = handle
         self.node = self.node_id = ""
         self.state = "starting"
+        self.num_slots = sum(len(group) for group in slots)
+        """Of all groups."""
         self.pending: Any = handle.start.remote()
         """Reference to the report that is awaited; None while the actor is idle."""
-        self.unrolls: list[Any] = []
-        """References to what the round under way will give."""
+        self.unroll: Any = None
+        """Reference to what the round under way will give."""
         self.rounds = 0
         self.env_steps = 0
         self.seconds: dict[str, float] = {}
@@ -65,15 +68,9 @@ class RemoteActor:
         self.watched: Any = None
         """Reference to an answer of ``progress``."""
 
-    @property
-    def num_slots(self) -> int:
-        """Of all groups."""
-        return sum(len(group) for group in self.slots)
-
     def ask(self, policy_version: int, flat: Any) -> None:
         """Ask for a round with these parameters."""
-        answers = self.handle.run_round.options(num_returns=1 + len(self.slots)).remote(policy_version, flat)
-        self.pending, *self.unrolls = answers
+        self.pending, self.unroll = self.handle.run_round.remote(policy_version, flat)
         self.state = "collecting"
 
     def status(self) -> ActorStatus:
@@ -110,7 +107,10 @@ class RayPlane(Plane):
     ) -> None:
         super().__init__(setup, runtime, config, bounded=False)
         self._prepare = prepare
-        self._worker = worker
+        # Once: Ray takes 50 ms to pickle a class, at every decoration.
+        self._worker = ray.remote(concurrency_groups={"watch": 1})(worker).options(
+            num_cpus=runtime.cpus_per_actor, scheduling_strategy="SPREAD"
+        )
         self._wanted = runtime.actors
         self._remotes: dict[int, RemoteActor] = {}
         self._counters: dict[str, Array] = {}
@@ -176,7 +176,7 @@ class RayPlane(Plane):
             report = ray.get(reference, timeout=START_TIMEOUT_S)
         except ray.exceptions.ObjectLostError:
             # The parameters went down with their node; there are others as soon as the learner is back.
-            remote.pending, remote.state, remote.unrolls = None, "waiting", []
+            remote.pending, remote.state, remote.unroll = None, "waiting", None
             return
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
@@ -194,7 +194,8 @@ class RayPlane(Plane):
         if isinstance(report, RoundReport):
             self._take_round(remote, report)
         else:
-            remote.node_id, remote.node = report
+            remote.node_id, address = report
+            remote.node = node_name(address, remote.node_id)
             remote.slots_started = remote.num_slots
 
     def _take_round(self, remote: RemoteActor, report: RoundReport) -> None:
@@ -204,29 +205,26 @@ class RayPlane(Plane):
         self._episodes.extend(report.episodes)
         for fault in report.faults:
             self._note_fault(fault)
-        for reference, (slots, order) in zip(remote.unrolls, report.handovers, strict=True):
-            self.queue.put(Handover(reference, slots, report.policy_version, _nothing, order))
-        remote.unrolls = []
+        self.queue.put(Handover(remote.unroll, remote.num_slots, report.policy_version, _nothing, report.order))
+        remote.unroll = None
 
     def _offer_rounds(self) -> None:
         """Ask idle actors for a round while the queue has room for it."""
+        idle = [remote for remote in self._remotes.values() if remote.pending is None]
+        if not idle:
+            return
         latest = self.store.latest()
         promised = sum(remote.num_slots for remote in self._remotes.values() if remote.state == "collecting")
-        for remote in sorted(self._remotes.values(), key=lambda each: each.rounds):
-            if remote.pending is not None:
-                continue
+        # A round of every actor beside what the queue may hold.
+        room = self._capacity + sum(remote.num_slots for remote in self._remotes.values())
+        for remote in sorted(idle, key=lambda each: each.rounds):
             if self._runtime.lock_step:
                 if self.store.publications <= remote.rounds:
                     continue
-            elif promised and self.queue.num_waiting + promised + remote.num_slots > self._room:
+            elif promised and self.queue.num_waiting + promised + remote.num_slots > room:
                 continue
             remote.ask(latest.policy_version, latest.flat)
             promised += remote.num_slots
-
-    @property
-    def _room(self) -> int:
-        """Most unrolls that may wait or be under way: a round of every actor beside what the queue may hold."""
-        return self._capacity + sum(remote.num_slots for remote in self._remotes.values())
 
     # Actors come and go
 
@@ -262,7 +260,8 @@ class RayPlane(Plane):
                 remote.slots_started = max(remote.slots_started, progress[0])
                 if progress != remote.progress_made or remote.state == "waiting":
                     remote.progress_made, remote.moved_at = progress, now
-        if remote.watched is None:
+        # An actor whose reports come is not asked as well: with hundreds of them that is most of the messages.
+        if remote.watched is None and now - remote.heard_at > LOOK_S:
             remote.watched = remote.handle.progress.remote()
         patience = 2 * self._runtime.step_timeout_s + RESET_TIMEOUT_PER_SLOT_S * remote.num_slots
         if remote.state == "starting":
@@ -275,10 +274,7 @@ class RayPlane(Plane):
         state = {
             key: array for group in slots for key, array in self._counters.items() if key.startswith(group_key(group))
         }
-        remote = ray.remote(concurrency_groups={"watch": 1})(self._worker).options(
-            num_cpus=self._runtime.cpus_per_actor, scheduling_strategy="SPREAD"
-        )
-        handle = remote.remote(self._prepare, self._setup, slots, state)
+        handle = self._worker.remote(self._prepare, self._setup, slots, state)
         self._remotes[index] = RemoteActor(index, slots, self._restarts.get(index, 0), handle)
 
     def _slots_of(self, index: int) -> list[IntArray]:
@@ -369,6 +365,11 @@ class RayPlane(Plane):
             self._thread.join(timeout=10)
         for remote in list(self._remotes.values()):
             ray.kill(remote.handle)
+
+
+def node_name(address: str, node_id: str) -> str:
+    """How people are told of a node; several may have one address."""
+    return f"{address} ({node_id[:6]})"
 
 
 def _nothing() -> None:

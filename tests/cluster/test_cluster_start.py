@@ -326,7 +326,7 @@ def test_what_the_program_registered_is_known_on_another_node(two_nodes: RayNode
     def idle(num_slots: int) -> Any:
         return gymnasium.vector.SyncVectorEnv([Idle] * num_slots)
 
-    gymnasium.register("Idle-v0", entry_point=Idle)
+    gymnasium.register("Idle-v0", entry_point=lambda **_: Idle())
     machina.register_environment("idle", idle)
     machina.register_network("own", build)
     machina.register_algorithm("mine", "as impala", algorithm_entry("impala").config(), lambda _: None)  # type: ignore[arg-type,return-value]
