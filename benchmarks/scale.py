@@ -9,14 +9,16 @@ learner group and rank are the real ones. ``benchmarks/scale_model.py`` turns th
 
 from __future__ import annotations
 
+import logging
 import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +26,9 @@ import numpy as np
 import ray
 import torch
 from pydantic import BaseModel, Field
-from scale_model import Costs, Workload, print_sizes
+from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as NodeAffinity
+from scale_model import Costs, Workload, print_sizes, told_apart
 
 from machina.cli.options import parse
 from machina.config import RuntimeConfig
@@ -46,8 +50,16 @@ CPUS_PER_ACTOR = 0.01
 START_TIMEOUT_S = 150.0
 OBJECT_STORE_BYTES = 2 * 2**30
 WARM_UP_S = 2.0
+BROADCASTS = 10
+
+KEPT_PACE = 0.85
+"""Least share of the offered unrolls at which nothing is saturated."""
+
+OF_THE_DRIVER = ("ray_thread", "python")
+"""Parts of the driver's CPU."""
+
 LARGE_BATCH = 8
-"""The costs of an update and of an unroll are told apart by a second batch, so many times as large."""
+"""The costs of an update and of a round are told apart by a second batch, so many times as large."""
 
 
 class Options(BaseModel):
@@ -62,30 +74,33 @@ class Options(BaseModel):
 
 
 class Row(NamedTuple):
-    """One window: CPU microseconds, of the named processes; wall time is in no column but the first three."""
+    """One window. CPU is in microseconds per round of an actor, of all its slots; rates are per second of wall time."""
 
     actors: int
     offered: float
-    """Unrolls per second at the set pace."""
+    """Unrolls at the set pace."""
     unrolls: float
-    """Per second, learned."""
+    """Learned from."""
     rounds: float
-    """Per second."""
     updates: float
-    """Per second."""
-    dispatch_round: float
-    """Driver without its main thread, per round."""
-    submit_update: float
-    """Driver's main thread, per update."""
-    rank_unroll: float
-    learner_raylet_unroll: float
-    """Raylet of the learner's node, which receives the unrolls."""
-    actor_raylet_unroll: float
-    """Raylet of the actors' node, which sends them."""
-    actor_unroll: float
-    """Processes of the actors; without environment and policy this is putting unrolls into the object store."""
+    driver: float
+    ray_thread: float
+    """The driver's thread in which Ray hears and answers all messages."""
+    python: float
+    """The driver's dispatcher and main threads, which share the interpreter's lock."""
+    rank: float
+    learner_raylet: float
+    """Of the learner's node: unrolls come in, parameters go out."""
+    actor_raylet: float
+    """Of the actors' node."""
+    actor: float
+    """Of an actor; without environment and policy, this is putting unrolls into the object store."""
     busy: float
-    """CPU seconds per second of everything that this benchmark started, out of the machine's cores."""
+    """Cores, of everything that this benchmark started."""
+
+    @property
+    def keeps_pace(self) -> bool:
+        return self.unrolls > KEPT_PACE * self.offered
 
 
 def main() -> None:
@@ -93,16 +108,24 @@ def main() -> None:
     config, _ = job_config("impala", "pong", "defaults")
     parts = build_parts(config)
     learner = parts.algorithm.make_learner(parts.factory.spec, 10**9, "cpu", "float32", 1, SINGLE_RANK)
-    num_parameters = learner.flat_parameters().numel()
+    flat = learner.flat_parameters().numpy()
     setup = ActorSetup(parts.factory, _no_policy, config.algo.unroll_length, 1, 60.0, False, 1)
-    workload = Workload(unroll_bytes(setup), 4 * num_parameters, options.slots, options.round_s)
-    print(f"{workload.unroll_bytes:,} bytes per unroll, {workload.parameter_bytes:,} bytes of parameters", flush=True)
-    with two_nodes():
-        rows = sweep(options, setup, num_parameters, options.batch_size, options.actors)
-        large = sweep(options, setup, num_parameters, LARGE_BATCH * options.batch_size, options.actors[-2:-1])
-    for count in options.nodes:
-        print_broadcast(count, num_parameters)
-    print_sizes(costs(rows, large[0], options), workload)
+    work = Workload(unroll_bytes(setup), flat.nbytes, options.slots, options.round_s)
+    print(f"{work.unroll_bytes:,} bytes per unroll, {work.parameter_bytes:,} bytes of parameters", flush=True)
+    with learner_node() as nodes:
+        add_node(nodes)
+        rows = sweep(options, setup, flat, options.batch_size, options.actors)
+        unsaturated = [row for row in rows if row.keeps_pace] or rows[:1]
+        large = sweep(options, setup, flat, LARGE_BATCH * options.batch_size, [unsaturated[-1].actors])
+        print_broadcast(nodes, options.nodes, flat)
+    print_sizes(costs(unsaturated[-1], large[0]), work)
+
+
+def costs(small: Row, large: Row) -> Costs:
+    """Tell the costs of a round and of an update apart."""
+    updates = small.updates / small.rounds, large.updates / large.rounds
+    pairs = {name: (getattr(small, name) / 1e6, getattr(large, name) / 1e6) for name in Costs._fields}
+    return Costs(**{name: told_apart(*pair, *updates) for name, pair in pairs.items()})
 
 
 def _no_policy() -> Any:
@@ -111,7 +134,8 @@ def _no_policy() -> Any:
 
 def unroll_bytes(setup: ActorSetup) -> int:
     """Of one slot."""
-    unroll = UnrollBuffer(setup.factory.spec, setup.unroll_length, *[np.zeros(1, np.int64)] * 2, ()).unroll
+    slot = np.zeros(1, np.int64)
+    unroll = UnrollBuffer(setup.factory.spec, setup.unroll_length, slot, slot, ()).unroll
     arrays = [*unroll.observation.values(), *(array for array in unroll if isinstance(array, np.ndarray))]
     return sum(array.nbytes for array in arrays)
 
@@ -159,8 +183,8 @@ def synthetic_actor(round_s: float) -> type[Any]:
 class Consumer:
     """A learner that takes batches and publishes parameters that never change."""
 
-    def __init__(self, num_parameters: int) -> None:
-        self._flat = torch.zeros(num_parameters)
+    def __init__(self, flat: Array) -> None:
+        self._flat = torch.tensor(flat)
 
     def update(self, batch: Unroll[Array]) -> dict[str, float]:  # noqa: ARG002 (joined by now: that is the cost)
         return {"learner/skipped": 0.0}
@@ -169,76 +193,100 @@ class Consumer:
         return self._flat.clone()
 
 
-# Clusters
+# The cluster
 
 
 @contextmanager
-def two_nodes() -> Iterator[None]:
-    """The learner's node, which has no CPU for actors, and the actors' node."""
-    with cluster(num_actor_nodes=1):
-        yield
-
-
-@contextmanager
-def cluster(num_actor_nodes: int) -> Iterator[None]:
-    from ray.cluster_utils import Cluster
-
+def learner_node() -> Iterator[Cluster]:
+    """A cluster of one node, that of the driver and the learner, which has no CPU for actors."""
     with tempfile.TemporaryDirectory(prefix="scale-") as home:
         os.environ |= {"HOME": home, "RAY_worker_niceness": "0"}
         nodes = Cluster()
         try:
             nodes.add_node(num_cpus=0, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False)
             # Before there are others: it takes any node that has this machine's address for its own.
-            ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
-            for _ in range(num_actor_nodes):
-                nodes.add_node(num_cpus=2, object_store_memory=OBJECT_STORE_BYTES)
-            yield
+            ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.ERROR)
+            yield nodes
         finally:
             ray.shutdown()
             nodes.shutdown()
 
 
+def add_node(nodes: Cluster) -> None:
+    """A node for actors."""
+    nodes.add_node(num_cpus=2, object_store_memory=OBJECT_STORE_BYTES)
+
+
 # Measuring
 
 
-def sweep(
-    options: Options, setup: ActorSetup, num_parameters: int, batch_size: int, actors: Sequence[int]
-) -> list[Row]:
+def sweep(options: Options, setup: ActorSetup, flat: Array, batch_size: int, actors: Sequence[int]) -> list[Row]:
     """A row for every number of actors."""
     runtime = RuntimeConfig(place="ray", actors=1, cpus_per_actor=CPUS_PER_ACTOR)
-    plane = RayPlane(
-        setup, runtime, PlaneConfig(batch_size, options.slots, 1), _nothing, worker=synthetic_actor(options.round_s)
-    )
+    sizes = PlaneConfig(batch_size, options.slots, 1)
+    plane = RayPlane(setup, runtime, sizes, _nothing, worker=synthetic_actor(options.round_s))
     learners = LearnerGroup(
-        lambda: start_ray_ranks(_nothing, lambda *_: Consumer(num_parameters), 1, threads=1, gpus=0),
+        lambda: start_ray_ranks(_nothing, lambda *_: Consumer(flat), 1, threads=1, gpus=0),
         ahead=1,
         max_restarts=None,
         on_fault=print,
     )
-    consumer = Loop(plane, learners)
+    loop = Loop(plane, learners)
     rows = []
-    print(f"batch {batch_size}\n" + " ".join(f"{name[:12]:>12}" for name in Row._fields), flush=True)
+    print(f"\nbatch {batch_size}\n" + " ".join(f"{name:>10}" for name in Row._fields), flush=True)
     try:
         plane.publish(0, learners.parameters())
         plane.start({})
         for count in actors:
             plane.scale(count)
-            consumer.until(lambda count=count: len(_collecting(plane)) >= count, START_TIMEOUT_S)
-            consumer.for_seconds(WARM_UP_S)
-            rows.append(window(consumer, count, options))
-            print(" ".join(f"{value:12,.0f}" if value > 5 else f"{value:12,.2f}" for value in rows[-1]), flush=True)
+            loop.until_collecting(count)
+            loop.for_seconds(WARM_UP_S)
+            rows.append(window(loop, count, options))
+            print(" ".join(f"{value:10,.0f}" if value > 9 else f"{value:10,.2f}" for value in rows[-1]), flush=True)
     finally:
         plane.close()
         learners.close()
     return rows
 
 
+def print_broadcast(nodes: Cluster, counts: Sequence[int], flat: Array) -> None:
+    """Time and CPU until every actor has read new parameters, for growing numbers of nodes with four actors each."""
+    print(f"\n{'nodes':>5} {'put, ms':>8} {'all have it, ms':>15} {'sending, us/MB':>14} {'receiving, us/MB':>16}")
+    for count in counts:
+        while len(nodes.worker_nodes) < count:
+            add_node(nodes)
+        own_node = ray.get_runtime_context().get_node_id()
+        places = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != own_node]
+        holder: Any = ray.remote(num_cpus=CPUS_PER_ACTOR)(Holder)
+        actors = [holder.options(scheduling_strategy=NodeAffinity(place, soft=False)).remote() for place in places * 4]
+        ray.get([actor.hold.remote(None) for actor in actors], timeout=START_TIMEOUT_S)
+        put_s, all_s, idle_s = [], [], []
+        before = cpu_seconds()
+        for _ in range(BROADCASTS):
+            started = time.perf_counter()
+            reference = ray.put(flat)
+            put_s.append(time.perf_counter() - started)
+            ray.get([actor.hold.remote(reference) for actor in actors], timeout=START_TIMEOUT_S)
+            all_s.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            ray.get([actor.hold.remote(None) for actor in actors], timeout=START_TIMEOUT_S)
+            idle_s.append(time.perf_counter() - started)
+        spent = cpu_seconds()
+        megabytes = BROADCASTS * count * flat.nbytes / 1e6
+        sent, received = (1e6 * (spent[kind] - before[kind]) / megabytes for kind in ("learner_raylet", "actor_raylet"))
+        put, everywhere = 1e3 * statistics.median(put_s), 1e3 * (statistics.median(all_s) - statistics.median(idle_s))
+        print(f"{count:5} {put:8.1f} {everywhere:15.1f} {sent:14,.0f} {received:16,.0f}", flush=True)
+        for actor in actors:
+            ray.kill(actor)
+
+
+class Holder:
+    def hold(self, array: Array | None) -> float:
+        return 0.0 if array is None else float(array[-1])
+
+
 def _nothing() -> None:
     """Workers need no preparation: the environment is built in."""
-
-
-def _collecting(plane: RayPlane) -> list[int]:
-    return [actor.number for actor in plane.stats().actors if actor.state != "starting"]
 
 
 class Loop:
@@ -265,60 +313,67 @@ class Loop:
         while time.monotonic() < end:
             self.turn()
 
-    def until(self, condition: Any, timeout_s: float) -> None:
-        end = time.monotonic() + timeout_s
-        while not condition():
+    def until_collecting(self, actors: int) -> None:
+        end = time.monotonic() + START_TIMEOUT_S
+        while sum(actor.state != "starting" for actor in self.plane.stats().actors) < actors:
             if time.monotonic() > end:
-                raise TimeoutError(f"not after {timeout_s:g} s")
+                raise TimeoutError(f"{actors} actors did not start in {START_TIMEOUT_S:g} s")
             self.turn()
 
 
-def window(consumer: Loop, actors: int, options: Options) -> Row:
+def window(loop: Loop, actors: int, options: Options) -> Row:
     """Let it run for a while and divide what was spent."""
-    started, before, main_before = time.monotonic(), cpu_seconds(), time.thread_time()
-    unrolls_before, updates_before = consumer.plane.queue.account.learned, consumer.updates
-    consumer.for_seconds(options.seconds)
-    spent, main = cpu_seconds(), time.thread_time() - main_before
-    spent.subtract(before)
-    wall = time.monotonic() - started
-    unrolls = consumer.plane.queue.account.learned - unrolls_before
-    updates, rounds = consumer.updates - updates_before, unrolls / options.slots
+    started, before = time.monotonic(), cpu_seconds()
+    learned, updates = loop.plane.queue.account.learned, loop.updates
+    loop.for_seconds(options.seconds)
+    spent, wall = cpu_seconds(), time.monotonic() - started
+    spent = {kind: seconds - before.get(kind, 0.0) for kind, seconds in spent.items()}
+    unrolls, updates = loop.plane.queue.account.learned - learned, loop.updates - updates
+    rounds = unrolls / options.slots
+    per_round = {kind: 1e6 * seconds / rounds for kind, seconds in spent.items()}
     return Row(
-        actors,
-        actors * options.slots / options.round_s,
-        unrolls / wall,
-        rounds / wall,
-        updates / wall,
-        1e6 * (spent["driver"] - main) / rounds,
-        1e6 * main / updates,
-        1e6 * spent["rank"] / unrolls,
-        1e6 * spent["learner's raylet"] / unrolls,
-        1e6 * spent["actors' raylet"] / unrolls,
-        1e6 * spent["actors"] / unrolls,
-        sum(spent.values()) / wall,
+        actors=actors,
+        offered=actors * options.slots / options.round_s,
+        unrolls=unrolls / wall,
+        rounds=rounds / wall,
+        updates=updates / wall,
+        busy=sum(seconds for kind, seconds in spent.items() if kind not in OF_THE_DRIVER) / wall,
+        **{
+            name: per_round[name]
+            for name in ("driver", *OF_THE_DRIVER, "rank", "learner_raylet", "actor_raylet", "actor")
+        },
     )
 
 
-def cpu_seconds() -> Counter[str]:
-    """CPU seconds, user and system, that this process and its descendants have used, by what they are."""
+def cpu_seconds() -> dict[str, float]:
+    """CPU, user and system, that this process, its descendants and some of its threads have used since they began."""
     own_node = ray.get_runtime_context().get_node_id()
     parents: dict[int, int] = {}
     seconds: dict[int, float] = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it has ended
-        parents[int(folder.name)] = int(fields[1])
-        seconds[int(folder.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    total: Counter[str] = Counter()
+        with suppress(OSError):  # it has ended
+            _, parents[int(folder.name)], seconds[int(folder.name)] = _stat(folder)
+    total: defaultdict[str, float] = defaultdict(float)
     for pid in seconds:
         ancestor = pid
         while ancestor not in (0, os.getpid()):
             ancestor = parents.get(ancestor, 0)
         if ancestor:
-            total[_kind(pid, own_node)] += seconds[pid]  # type: ignore[assignment]
+            total[_kind(pid, own_node)] += seconds[pid]
+    python = {thread.native_id for thread in threading.enumerate() if thread.name in ("MainThread", "dispatch")}
+    for folder in Path("/proc/self/task").iterdir():
+        with suppress(OSError):
+            name, _, used = _stat(folder)
+            total["ray_thread"] += used * (name == "worker.io")
+            total["python"] += used * (int(folder.name) in python)
     return total
+
+
+def _stat(folder: Path) -> tuple[str, int, float]:
+    """Name, parent and CPU seconds of a process or thread."""
+    name, _, rest = (folder / "stat").read_text(encoding="utf-8").partition("(")[2].rpartition(")")
+    fields = rest.split()
+    return name, int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _kind(pid: int, own_node: str) -> str:
@@ -329,9 +384,13 @@ def _kind(pid: int, own_node: str) -> str:
     except OSError:
         return "other"
     if command.startswith("ray::SyntheticActor"):
-        return "actors"
+        return "actor"
     if command.startswith("ray::RankWorker"):
         return "rank"
     if "/raylet/raylet" in command.partition("\0")[0]:
-        return "learner's raylet" if own_node in command else "actors' raylet"
+        return "learner_raylet" if own_node in command else "actor_raylet"
     return "other"
+
+
+if __name__ == "__main__":
+    main()

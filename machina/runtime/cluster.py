@@ -9,6 +9,7 @@ import atexit
 import importlib.util
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -40,6 +41,12 @@ ROUNDING = 1e-6
 
 SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
 """CPUs per actor that are proposed where there are too few."""
+
+RAYS_SHARE = 0.3
+"""Of the memory, for the object store, unless told otherwise."""
+
+LEAST_STORE = 80 * 2**20
+"""Bytes; Ray takes no store of less than 75 MiB."""
 
 SHIPPED_WITHOUT = ["__pycache__", ".git"]
 """Parts of a package folder that do not travel."""
@@ -149,6 +156,7 @@ def connect(address: str | None, cores: int, modules: Sequence[str] = ()) -> Clu
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         # Ray lowers the priority of its workers by 15: any other job on the machine starves them.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        options |= _store_size()
         stay_on_loopback(True)
     else:
         head = head_address(address)
@@ -168,6 +176,16 @@ def connect(address: str | None, cores: int, modules: Sequence[str] = ()) -> Clu
             raise RunFailedError(f"Ray does not start on this machine: {reason}") from error
         raise UserError(f"address {address!r}: the cluster can't be joined: {reason}") from error
     return Cluster(where, address is None, authenticated, former_mode)
+
+
+def _store_size() -> dict[str, int]:
+    """Size of the object store where /dev/shm, as in most containers, has less than Ray wants.
+
+    Ray would put its store on the disk then.
+    """
+    room = int(0.9 * shutil.disk_usage("/dev/shm").free)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"object_store_memory": room} if LEAST_STORE <= room < RAYS_SHARE * memory else {}
 
 
 def _join(modules: Sequence[str], options: dict[str, Any]) -> str:

@@ -201,7 +201,7 @@ def _serve(recipe: bytes, threads: int, pipe: Connection) -> None:
 
 def as_answer(error: BaseException) -> Exception:
     """What a rank answers for what its learner raised."""
-    if isinstance(error, UserError | RunFailedError):
+    if isinstance(error, UserError | RunFailedError | RankFaultError):
         return error
     if isinstance(error, RanksBrokenError):
         return RankFaultError(str(error))

@@ -119,7 +119,8 @@ class LearnerGroup:
         Raises:
             RankFaultError: of the rank that died, when others only complain that they lost it.
         """
-        results, faults = [], []
+        results: list[Any] = []
+        faults: list[RankFaultError] = []
         for rank in self._ranks:
             try:
                 results.append(rank.answer(AFTERMATH_TIMEOUT_S if faults else ANSWER_TIMEOUT_S))

@@ -157,7 +157,10 @@ class RankWorker:
 
     def update(self) -> tuple[dict[str, float], Array | None]:
         """One update from the batch that was fetched first."""
-        unroll, lost = self._fetched.get(timeout=2 * FETCH_TIMEOUT_S)
+        try:
+            unroll, lost = self._fetched.get(timeout=2 * FETCH_TIMEOUT_S)
+        except queue.Empty:
+            raise RankFaultError(f"the batch did not arrive within {2 * FETCH_TIMEOUT_S:g} s") from None
         if unroll is None:
             raise RankFaultError("all unrolls of the first batch were lost")
         metrics, flat = self._learner().update_from(unroll)
@@ -233,7 +236,8 @@ def start_ray_ranks(
         options["memory"] = 1
         here = ray.get_runtime_context().get_node_id()
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=True)
-    remote = ray.remote(concurrency_groups={"fetch": 1})(RankWorker).options(**options)
+    as_actor: Any = ray.remote(concurrency_groups={"fetch": 1})  # type: ignore[call-overload]  # not in Ray's types
+    remote = as_actor(RankWorker).options(**options)
     ranks = [RayRank(f"learner rank {index}", remote.remote(prepare, threads)) for index in range(size)]
     rendezvous: str | None = None
     if size > 1:

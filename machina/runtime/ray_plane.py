@@ -108,7 +108,8 @@ class RayPlane(Plane):
         super().__init__(setup, runtime, config, bounded=False)
         self._prepare = prepare
         # Once: Ray takes 50 ms to pickle a class, at every decoration.
-        self._worker = ray.remote(concurrency_groups={"watch": 1})(worker).options(
+        as_actor: Any = ray.remote(concurrency_groups={"watch": 1})  # type: ignore[call-overload]  # not in Ray's types
+        self._worker = as_actor(worker).options(
             num_cpus=runtime.cpus_per_actor, scheduling_strategy="SPREAD"
         )
         self._wanted = runtime.actors
@@ -116,7 +117,6 @@ class RayPlane(Plane):
         self._counters: dict[str, Array] = {}
         self._episodes: deque[Episode] = deque()
         self._former_seconds: list[dict[str, float]] = []
-        self._former_env_steps: dict[int, int] = {}
         self._restarts: dict[int, int] = {}
         self._deaths: list[Death] = []
         self._failure: BaseException | None = None
