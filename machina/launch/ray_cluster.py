@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -97,6 +98,12 @@ def open_cluster(config: AnyRunConfig, cores: int) -> OpenCluster:
     runtime = config.runtime
     registered = registrations(config)
     cluster = connect(runtime.address, cores, user_modules(modules_of(config, registered)))
+    if not cluster.authenticated:
+        print(
+            f"machina: the Ray cluster at {cluster.address} asks for no token: who reaches its ports runs code on it "
+            "(docs/cluster.md)",
+            file=sys.stderr,
+        )
     try:
         actors = cluster.num_actors(runtime.actors, runtime.cpus_per_actor)
         gpus = gpus_per_learner(runtime.learners, runtime.device, cluster.nodes())

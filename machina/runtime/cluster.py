@@ -90,8 +90,11 @@ class Cluster:
             RunFailedError: the cluster's head does not answer.
         """
         found: list[Node] = []
-        if not _done_within(ANSWER_TIMEOUT_S, lambda: found.extend(_nodes())):
-            raise RunFailedError(f"the head of the Ray cluster at {self.address} does not answer any more")
+        if not _done_within(ANSWER_TIMEOUT_S, lambda: found.extend(ray_nodes())):
+            raise RunFailedError(
+                f"the head of the Ray cluster at {self.address} does not answer any more; start the cluster again and "
+                "resume the run"
+            )
         return found
 
     def free_cpus(self) -> float:
@@ -223,7 +226,8 @@ def _check_own_node(head: str) -> None:
         )
 
 
-def _nodes() -> list[Node]:
+def ray_nodes() -> list[Node]:
+    """The nodes of the cluster that this process is connected to; hangs when its head is gone."""
     import ray
     import ray._private.state
 

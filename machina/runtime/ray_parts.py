@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from machina.runtime.unrolls import slice_slots
 from machina.types import Array, Episode, IntArray, Unroll
 
 FETCH_TIMEOUT_S = 60.0
-"""How long a learner rank waits for an unroll of another node."""
+"""How long a learner rank waits for the unrolls of a batch that lie on other nodes."""
 
 MEETING_TIMEOUT_S = 60.0
 """How long the driver waits for the first learner rank's process."""
@@ -141,9 +142,12 @@ class RankWorker:
         """Bring the parts of a batch here; those that are lost with their node are left out."""
         got: list[Part] = []
         lost = 0
+        deadline = time.monotonic() + FETCH_TIMEOUT_S
+        # All at once: 16 unrolls take twice as long one after the other, more over a network (docs/benchmarks.md).
+        ray.wait([part.unroll for part in parts], num_returns=len(parts), timeout=FETCH_TIMEOUT_S)
         for part in parts:
             try:
-                unroll = ray.get(part.unroll, timeout=FETCH_TIMEOUT_S)
+                unroll = ray.get(part.unroll, timeout=max(0.0, deadline - time.monotonic()))
             except ray.exceptions.RayError:
                 lost += part.stop - part.start
                 continue

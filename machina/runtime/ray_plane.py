@@ -23,6 +23,7 @@ from machina.metrics import merged_seconds
 from machina.runtime.actor import Fault
 from machina.runtime.batches import Batch, Handover
 from machina.runtime.building import ActorSetup
+from machina.runtime.cluster import ray_nodes, room_for_actors
 from machina.runtime.group import COUNTERS, RESET_TIMEOUT_PER_SLOT_S, group_key
 from machina.runtime.plane import ActorStatus, Plane, PlaneConfig, PlaneStats
 from machina.runtime.ray_parts import RolloutWorker, RoundReport
@@ -109,9 +110,7 @@ class RayPlane(Plane):
         self._prepare = prepare
         # Once: Ray takes 50 ms to pickle a class, at every decoration.
         as_actor: Any = ray.remote(concurrency_groups={"watch": 1})  # type: ignore[call-overload]  # not in Ray's types
-        self._worker = as_actor(worker).options(
-            num_cpus=runtime.cpus_per_actor, scheduling_strategy="SPREAD"
-        )
+        self._worker = as_actor(worker).options(num_cpus=runtime.cpus_per_actor, scheduling_strategy="SPREAD")
         self._wanted = runtime.actors
         self._remotes: dict[int, RemoteActor] = {}
         self._counters: dict[str, Array] = {}
@@ -235,7 +234,7 @@ class RayPlane(Plane):
             self._watch(remote)
         present, wanted = len(self._remotes), self._wanted
         # More than there are CPUs for would wait inside Ray for ever.
-        room = int(_free_cpus() / self._runtime.cpus_per_actor + 1e-6)
+        room = room_for_actors(ray_nodes(), self._runtime.cpus_per_actor).free
         if wanted == "auto":
             # What an actor takes shows late in the free CPUs: one that starts may not be counted there yet.
             wanted = present + (0 if any(remote.state == "starting" for remote in self._remotes.values()) else room)
@@ -310,16 +309,17 @@ class RayPlane(Plane):
     def _explain_deaths(self) -> None:
         """Report lost actors: a fault, or gone with their node."""
         living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        waiting = []
-        for death in self._deaths:
-            if death.remote.node_id and death.remote.node_id not in living:
+        for death in list(self._deaths):
+            node = death.remote.node_id
+            left = bool(node) and node not in living
+            if node and not left and time.monotonic() - death.at < NODE_NEWS_S:
+                continue
+            self._deaths.remove(death)
+            if left:
                 message = f"actor {death.remote.index}: node {death.remote.node} has left"
                 self._note_fault(death.fault._replace(message=message, counts=False))
-            elif time.monotonic() - death.at > NODE_NEWS_S or not death.remote.node_id:
-                self._note_fault(death.fault)
             else:
-                waiting.append(death)
-        self._deaths = waiting
+                self._note_fault(death.fault)
 
     def _forget(self, remote: RemoteActor) -> None:
         del self._remotes[remote.index]
@@ -347,7 +347,9 @@ class RayPlane(Plane):
         shares = merged_seconds([*self._former_seconds, *(remote.seconds for remote in remotes)])
         started = sum(remote.slots_started for remote in remotes)
         status = tuple(remote.status() for remote in remotes)
-        return PlaneStats(self.queue.account, shares, *self._faults_so_far(), started, status)
+        faults, cut = self._faults_so_far()
+        cut += sum(death.fault.env_steps_cut for death in list(self._deaths))
+        return PlaneStats(self.queue.account, shares, faults, cut, started, status)
 
     def state(self) -> dict[str, Array]:
         """Counters that keep the random streams from repeating; episodes restart on resume."""
@@ -374,7 +376,3 @@ def node_name(address: str, node_id: str) -> str:
 
 def _nothing() -> None:
     """A reference needs no giving back."""
-
-
-def _free_cpus() -> float:
-    return float(ray.available_resources().get("CPU", 0.0))

@@ -1,4 +1,4 @@
-"""Runs by the real command in a cluster of several Ray nodes, the faults that befall them, and how they get over them."""
+"""Runs by the real command in a cluster of several Ray nodes, the faults that befall them, and what these cost."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from processes import start
 from ray.cluster_utils import Cluster
+from struck_env import strike_file
 
 from machina.checkpoint import RunDirectory
 from machina.errors import UserError
@@ -22,10 +23,13 @@ UNROLL_LENGTH = 20
 BATCH_SIZE = 4
 TINY = (
     *("--config", "defaults", "--precision", "float32", "--hidden-sizes", "16", "--log-seconds", "1"),
-    *("--learner-threads", "1", "--actor-threads", "1", "--env-threads", "1", "--processes", "False"),
+    *("--learner-threads", "1", "--actor-threads", "1", "--env-threads", "1"),
     *("--unroll-length", str(UNROLL_LENGTH), "--batch-size", str(BATCH_SIZE), "--envs-per-task", "4"),
 )
 """Options of a run that leaves the machine room for its faults."""
+
+FOLDER = Path(__file__).parent
+"""Where the commands run; they import ``struck_env`` from there."""
 
 START_S = 150.0
 """How long a run may take to make its first updates: Ray starts its processes one after another."""
@@ -33,6 +37,13 @@ START_S = 150.0
 ACTOR_RECOVERY_S = 30.0
 NODE_RECOVERY_S = 60.0
 RANK_RECOVERY_S = 60.0
+
+TOLD = {
+    "raises": "step raised RuntimeError: the engine stalled",
+    "nan": "observation of slot 0 (task 'struck_env:Struck-v0') is not finite",
+    "sleeps": "environment 'struck_env:Struck-v0': no answer for ",
+}
+"""What the log says of the faults of ``struck_env``."""
 
 ACTOR, RANK = "ray::RolloutWorker", "ray::RankWorker"
 """Titles of the processes that hold an actor or a learner rank; what they do follows."""
@@ -73,8 +84,9 @@ class Job:
             time.sleep(0.1)
 
     def wait_for_actors(self, number: int) -> None:
-        """Wait until so many actors have produced and the learner has learned."""
+        """Wait until so many actors have produced, and the learner has learned and said so."""
         self.wait(lambda status: status["updates"] > 0 and num_producing(status) == number, START_S)
+        when(lambda: bool((self.run.path / "metrics.jsonl").read_text(encoding="utf-8")), 30)
 
     def wait_for_replacement(self, number: int, restarts: int, seconds: float) -> float:
         """Wait until as many actors as before produce, after so many restarts in all."""
@@ -84,6 +96,13 @@ class Job:
             return total >= restarts and num_producing(status) == number
 
         return self.wait(recovered, seconds)
+
+    def fail_environment(self, fault: str) -> float:
+        """Bring a fault of ``struck_env`` down; how long until the run has dealt with it and learned on."""
+        before = self.faults_log().count(TOLD[fault])
+        strike_file(fault).touch()
+        seconds = self.wait(lambda _: self.faults_log().count(TOLD[fault]) > before, ACTOR_RECOVERY_S)
+        return seconds + self.wait_for_progress()
 
     def wait_for_progress(self, seconds: float = 60.0) -> float:
         """Wait until the learner has learned more than now."""
@@ -95,6 +114,15 @@ class Job:
         log = self.run.path / "faults.log"
         return log.read_text(encoding="utf-8") if log.exists() else ""
 
+    def num_restarts(self) -> int:
+        """Of the actors that are there."""
+        return sum(actor["restarts"] for actor in self.status()["actors"])
+
+    def env_steps_cut(self) -> float:
+        """Env steps of unfinished unrolls that were lost, up to the last line of metrics."""
+        cut: float = last_metrics(self.run.path)["faults/env_steps_cut"]
+        return cut
+
     def interrupt(self) -> None:
         """Ctrl-C; the run must end well, with an exact account and a good checkpoint."""
         self.process.send_signal(signal.SIGINT)
@@ -105,7 +133,9 @@ class Job:
         self.output, err = self.process.communicate(timeout=seconds)
         assert (self.process.returncode, err) == (0, ""), (self.output, err)
         last = last_metrics(self.run.path)
-        accepted, learned, dropped, queued = (last[f"queue/{key}"] for key in ("accepted", "learned", "dropped", "queued"))
+        accepted, learned, dropped, queued = (
+            last[f"queue/{key}"] for key in ("accepted", "learned", "dropped", "queued")
+        )
         assert accepted == learned + dropped + queued
         latest = self.run.latest()
         assert not latest.warnings
@@ -118,12 +148,26 @@ class Job:
             self.process.communicate()
 
 
-def start_job(nodes: Cluster, runs_dir: Path, *options: str, environment: str = "struck_env:Struck-v0") -> Job:
-    """`machina train impala` in this cluster."""
-    place = ("--place", "ray", "--address", nodes.address, "--minutes", "5")
-    where = ("--runs-dir", runs_dir, "--name", "run")
-    process = start("train", "impala", environment, *TINY, *place, *where, *options, cwd=Path(__file__).parent)
+def start_job(
+    runs_dir: Path, *options: str, environment: str = "struck_env:Struck-v0", start_new_session: bool = False
+) -> Job:
+    """`machina train impala`, for five minutes unless the options say otherwise."""
+    processes = ("--processes", "False") if "Struck" in environment and "--processes" not in options else ()
+    minutes = () if "--minutes" in options else ("--minutes", "5")
+    where = (*minutes, "--runs-dir", runs_dir, "--name", "run")
+    arguments = ("train", "impala", environment, *TINY, *processes, *where, *options)
+    process = start(*arguments, cwd=FOLDER, start_new_session=start_new_session)
     return Job(process, RunDirectory(runs_dir / "run"))
+
+
+def resume_job(job: Job) -> Job:
+    """`machina resume`."""
+    return Job(start("resume", job.run.path, cwd=FOLDER), job.run)
+
+
+def cluster_options(nodes: Cluster) -> tuple[str, ...]:
+    """Join this cluster."""
+    return ("--place", "ray", "--address", nodes.address)
 
 
 def last_metrics(run: Path) -> dict[str, Any]:

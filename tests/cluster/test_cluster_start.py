@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 import socket
@@ -268,6 +269,8 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "limbs.py").write_text("LEGS = 4\n", encoding="utf-8")
     (folder / "robot" / "__init__.py").write_text("", encoding="utf-8")
     (folder / "robot" / "parts" / "__init__.py").write_text("def late():\n    import spare\n", encoding="utf-8")
+    (folder / "robot" / ".git").mkdir()
+    (folder / "robot" / "data.txt").write_text("", encoding="utf-8")
     (folder / "spare.py").write_text("", encoding="utf-8")
     (folder / "unused.py").write_text("", encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
@@ -283,38 +286,41 @@ def test_what_the_named_modules_import_travels_and_nothing_else(own_folder: Path
     assert names("json", "gymnasium", "machina", "nowhere", "__main__") == []
 
 
-def where_gait_is() -> Any:
-    """Answers where a process finds the user's module, and what that module knows."""
+def where_they_are() -> Any:
+    """Answers where a process finds the user's module and package, and what is there."""
 
     def look() -> Any:
-        import importlib
         import sys
 
+        found: tuple[Any, ...]
         try:
-            gait = importlib.import_module("gait")
-            found = (gait.__file__, gait.LEGS, sys.path)
+            gait, robot = importlib.import_module("gait"), importlib.import_module("robot")
+            files = {path.name for path in Path(robot.__path__[0]).iterdir()}
+            found = (gait.__file__, gait.LEGS, files, sys.path)
         except ModuleNotFoundError as error:
-            found = (str(error), None, sys.path)
+            found = (str(error), None, None, sys.path)
         return ray.get_runtime_context().get_node_id(), found
 
     return look
 
 
 def test_a_module_of_the_drivers_path_is_imported_on_another_node(two_nodes: RayNodes, own_folder: Path) -> None:
-    cluster = connect(two_nodes.address, 1, user_modules(["gait"]))
-    file, legs, path = on_other_node(cluster, where_gait_is())
+    cluster = connect(two_nodes.address, 1, user_modules(["gait", "robot"]))
+    file, legs, files, path = on_other_node(cluster, where_they_are())
     assert legs == 4
+    assert {"__init__.py", "parts", "data.txt"} <= files
+    assert ".git" not in files
     assert "py_modules_files" in file
     assert str(own_folder) not in path
     cluster.close()
     without = connect(two_nodes.address, 1)
-    assert on_other_node(without, where_gait_is())[0] == "No module named 'gait'"
+    assert on_other_node(without, where_they_are())[0] == "No module named 'gait'"
     without.close()
 
 
 def test_what_the_program_registered_is_known_on_another_node(two_nodes: RayNodes, own_folder: Path) -> None:
-    (own_folder / "own_network.py").write_text("def build(spec, config):\n    return 'a network'\n", encoding="utf-8")
-    from own_network import build  # type: ignore[import-not-found]
+    (own_folder / "wide_network.py").write_text("def build(spec, config):\n    return 'a network'\n", encoding="utf-8")
+    build = importlib.import_module("wide_network").build
 
     class Idle(gymnasium.Env[Any, Any]):
         observation_space = gymnasium.spaces.Box(0.0, 1.0, (3,))
@@ -333,7 +339,7 @@ def test_what_the_program_registered_is_known_on_another_node(two_nodes: RayNode
     try:
         config, _ = job_config("impala", "Idle-v0", None)
         registered = registrations(config)
-        assert "own_network" in modules_of(config, registered)
+        assert "wide_network" in modules_of(config, registered)
         cluster = connect(two_nodes.address, 1, user_modules(modules_of(config, registered)))
 
         def look(prepare: Any) -> Any:
