@@ -39,6 +39,7 @@ from machina.runtime.building import ActorSetup
 from machina.runtime.group import group_key
 from machina.runtime.learners import LearnerGroup, Lost
 from machina.runtime.plane import PlaneConfig
+from machina.runtime.ray_access import make_token, stay_on_loopback, use_authentication
 from machina.runtime.ray_parts import RoundReport, start_ray_ranks
 from machina.runtime.ray_plane import RayPlane
 from machina.runtime.unrolls import UnrollBuffer
@@ -50,6 +51,9 @@ CPUS_PER_ACTOR = 0.01
 START_TIMEOUT_S = 150.0
 OBJECT_STORE_BYTES = 2 * 2**30
 WARM_UP_S = 2.0
+LEAST_UPDATES = 4
+"""In a window, however long it takes."""
+
 BROADCASTS = 10
 
 KEPT_PACE = 0.85
@@ -58,7 +62,7 @@ KEPT_PACE = 0.85
 OF_THE_DRIVER = ("ray_thread", "python")
 """Parts of the driver's CPU."""
 
-LARGE_BATCH = 8
+LARGE_BATCH = 4
 """The costs of an update and of a round are told apart by a second batch, so many times as large."""
 
 
@@ -111,7 +115,9 @@ def main() -> None:
     flat = learner.flat_parameters().numpy()
     setup = ActorSetup(parts.factory, _no_policy, config.algo.unroll_length, 1, 60.0, False, 1)
     work = Workload(unroll_bytes(setup), flat.nbytes, options.slots, options.round_s)
+    report = len(ray.cloudpickle.dumps(a_report(["slot0/", "slot8/"], 0, 0)))
     print(f"{work.unroll_bytes:,} bytes per unroll, {work.parameter_bytes:,} bytes of parameters", flush=True)
+    print(f"to the driver: {report:,} bytes per round of {options.slots} unrolls, and references", flush=True)
     with learner_node() as nodes:
         add_node(nodes)
         rows = sweep(options, setup, flat, options.batch_size, options.actors)
@@ -143,6 +149,13 @@ def unroll_bytes(setup: ActorSetup) -> int:
 # What runs in other processes
 
 
+def a_report(group_keys: Sequence[str], policy_version: int, rounds: int) -> RoundReport:
+    """What an actor says of a round without finished episodes."""
+    counters = {key + name: np.array(rounds) for key in group_keys for name in ("drawn", "restarts")}
+    seconds = {"acting": 0.0, "env": 0.0, "waiting": 0.0}
+    return RoundReport(None, policy_version, (), (), seconds, rounds, 0.0, counters)
+
+
 def synthetic_actor(round_s: float) -> type[Any]:
     """The class of an actor that answers as ``machina.runtime.ray_parts.RolloutWorker`` does, once in ``round_s``."""
 
@@ -167,11 +180,8 @@ def synthetic_actor(round_s: float) -> type[Any]:
                 self._parameters, self._version = flat.copy(), policy_version
             self._rounds += 1
             self._unroll.policy_version[...] = policy_version
-            counters = {key + name: np.array(self._rounds) for key in self._keys for name in ("drawn", "restarts")}
-            seconds = {"acting": 0.0, "env": self._rounds * round_s, "waiting": 0.0}
-            report = RoundReport(None, policy_version, (), (), seconds, self._rounds, 1 / round_s, counters)
             time.sleep(max(0.0, due - time.monotonic()))
-            return report, self._unroll
+            return a_report(self._keys, policy_version, self._rounds), self._unroll
 
         @ray.method(concurrency_group="watch")
         def progress(self) -> tuple[int, int]:
@@ -200,10 +210,13 @@ class Consumer:
 def learner_node() -> Iterator[Cluster]:
     """A cluster of one node, that of the driver and the learner, which has no CPU for actors."""
     with tempfile.TemporaryDirectory(prefix="scale-") as home:
-        os.environ |= {"HOME": home, "RAY_worker_niceness": "0"}
+        os.environ |= {"HOME": home, "RAY_TMPDIR": home, "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+        make_token()
+        use_authentication("token")
+        stay_on_loopback(True)
         nodes = Cluster()
         try:
-            nodes.add_node(num_cpus=0, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False)
+            add_node(nodes, num_cpus=0, include_dashboard=False)
             # Before there are others: it takes any node that has this machine's address for its own.
             ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.ERROR)
             yield nodes
@@ -212,9 +225,14 @@ def learner_node() -> Iterator[Cluster]:
             nodes.shutdown()
 
 
-def add_node(nodes: Cluster) -> None:
-    """A node for actors."""
-    nodes.add_node(num_cpus=2, object_store_memory=OBJECT_STORE_BYTES)
+def add_node(nodes: Cluster, **options: Any) -> None:
+    """A node, for actors unless ``options`` say otherwise."""
+    defaults: dict[str, Any] = {
+        "num_cpus": 2,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "node_ip_address": "127.0.0.1",
+    }
+    nodes.add_node(**(defaults | options))
 
 
 # Measuring
@@ -240,7 +258,7 @@ def sweep(options: Options, setup: ActorSetup, flat: Array, batch_size: int, act
         for count in actors:
             plane.scale(count)
             loop.until_collecting(count)
-            loop.for_seconds(WARM_UP_S)
+            loop.run(WARM_UP_S)
             rows.append(window(loop, count, options))
             print(" ".join(f"{value:10,.0f}" if value > 9 else f"{value:10,.2f}" for value in rows[-1]), flush=True)
     finally:
@@ -308,9 +326,10 @@ class Loop:
             self.updates += 1
             self.plane.publish(self.updates, answer.parameters)
 
-    def for_seconds(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+    def run(self, seconds: float, updates: int = 0) -> None:
+        """For so long, and until so many updates more were made."""
+        end, last = time.monotonic() + seconds, self.updates + updates
+        while time.monotonic() < end or self.updates < last:
             self.turn()
 
     def until_collecting(self, actors: int) -> None:
@@ -325,7 +344,7 @@ def window(loop: Loop, actors: int, options: Options) -> Row:
     """Let it run for a while and divide what was spent."""
     started, before = time.monotonic(), cpu_seconds()
     learned, updates = loop.plane.queue.account.learned, loop.updates
-    loop.for_seconds(options.seconds)
+    loop.run(options.seconds, LEAST_UPDATES)
     spent, wall = cpu_seconds(), time.monotonic() - started
     spent = {kind: seconds - before.get(kind, 0.0) for kind, seconds in spent.items()}
     unrolls, updates = loop.plane.queue.account.learned - learned, loop.updates - updates
@@ -363,8 +382,8 @@ def cpu_seconds() -> dict[str, float]:
     python = {thread.native_id for thread in threading.enumerate() if thread.name in ("MainThread", "dispatch")}
     for folder in Path("/proc/self/task").iterdir():
         with suppress(OSError):
-            name, _, used = _stat(folder)
-            total["ray_thread"] += used * (name == "worker.io")
+            used = int((folder / "schedstat").read_text(encoding="ascii").split()[0]) / 1e9
+            total["ray_thread"] += used * (_stat(folder)[0] == "worker.io")
             total["python"] += used * (int(folder.name) in python)
     return total
 

@@ -50,7 +50,7 @@ class RuntimeConfig(Config):
         description="inline: one thread, fixed order, repeatable. local: actor and learner threads. ray: processes "
         "of this machine or of a Ray cluster.",
     )
-    actors: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    actors: int | Literal["auto"] = Field(
         default=1,
         description="Actors; each steps two groups of environments. auto (place ray): as many as the cluster has free "
         "CPUs, growing and shrinking with it.",
@@ -88,6 +88,8 @@ class RuntimeConfig(Config):
 
     @model_validator(mode="after")
     def _fits_the_place(self) -> RuntimeConfig:
+        if self.actors != "auto" and self.actors < 1:
+            raise ValueError(f"actors={self.actors}: at least 1, or auto in place ray")
         if self.place != "ray":
             if self.actors == "auto":
                 raise ValueError(f"actors=auto needs place=ray; give place {self.place} a number")

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 from machina.cli.options import parse
 
 SILENT_S = 30.0
-"""A run writes its status every second; one that did not for so long has ended or hangs."""
+"""A run writes its status every second; one that did not for so long was killed or hangs."""
 
 
 class StatusOptions(BaseModel):
@@ -33,8 +33,10 @@ def run(arguments: list[str]) -> int:
     age = time.time() - status["time"]
     console = Console()
     heading = f"{options.run}: process {status['pid']}, {age:.0f} s ago"
-    if age > SILENT_S:
-        heading += f"; it has ended or hangs: machina resume {options.run}"
+    if status["ended"] is not None:
+        heading += f"; it has ended: {status['ended']}"
+    elif age > SILENT_S:
+        heading += f"; it was killed or hangs: machina resume {options.run}"
     console.print(heading, highlight=False, soft_wrap=True)
     for table in status_tables(status):
         console.print()

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -192,6 +192,8 @@ class Trainer:
         try:
             if not self._means.empty:
                 self._log()
+            with suppress(RunFailedError):  # a cluster without its head has no nodes to tell of
+                self._run.write_status(self._status(ended=self._stop_reason or "a fault"))
         finally:
             self._metrics.close()
             self._plane.close()
@@ -277,12 +279,13 @@ class Trainer:
         except UserError as error:
             self._view.notice(str(error))
 
-    def _status(self) -> dict[str, Any]:
+    def _status(self, ended: str | None = None) -> dict[str, Any]:
         """What `machina status` shows."""
         stats, progress = self._plane.stats(), self._now()
         return {
             "time": time.time(),
             "pid": os.getpid(),
+            "ended": ended,
             "env_steps": progress.env_steps,
             "updates": progress.updates,
             "account": stats.account._asdict(),

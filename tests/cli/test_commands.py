@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -264,3 +266,35 @@ def test_help_of_every_command(cli: Command) -> None:
     for option in ("--learning-rate", "--lstm-size", "--sticky-actions", "--step-timeout-s", "--until-return"):
         assert option in out
     assert "machina 0." in cli.good("--version")
+
+
+def test_status_shows_how_a_run_did_and_scale_leaves_a_wish(cli: Command) -> None:
+    run = cli.train("impala", "catch", "--envs-per-task", "4", "--total-frames", "100")
+    shown = cli.good("status", run)
+    assert "100, " in shown
+    assert "20 accepted = 20 learned + 0 dropped + 0 queued" in shown
+    assert "this machine" in shown
+    assert "the schedule is complete" in shown
+    assert "3 actors asked for, it has 1" in cli.good("scale", run, "--actors", "3")
+    assert RunDirectory.open(run).take_request() == 3
+    assert RunDirectory.open(run).take_request() is None
+    (run / "status.json").unlink()
+    assert "has no status.json" in cli.refused("status", run)
+
+
+@pytest.mark.parametrize("place", ["inline", "local"])
+def test_a_place_that_cannot_be_scaled_says_so_and_goes_on(place: str, cli: Command) -> None:
+    """The wish is there before the run's first look, a second after its start."""
+    run = cli.runs / "run"
+
+    def wish() -> None:
+        while not run.joinpath("status.json").exists():
+            time.sleep(0.05)
+        RunDirectory.open(run).request_actors(7)
+
+    wisher = threading.Thread(target=wish)
+    wisher.start()
+    options = ("--place", place, "--envs-per-task", "4", "--minutes", "0.1")
+    out = cli.good("train", "impala", "catch", *TINY[2:], *options, "--runs-dir", cli.runs, "--name", "run")
+    wisher.join()
+    assert f"actors=7: place {place} keeps its actors; only place ray can be scaled" in out
