@@ -76,8 +76,7 @@ def memory(driver: int) -> dict[str, float]:
         except OSError:  # it has ended, or is not ours
             continue
         fields = {row.split(":")[0]: float(row.split()[1]) / 1024 for row in rollup.splitlines()[1:]}
-        if "/raylet " in line:
-            sizes["object store"] += fields["Pss_Shmem"]
+        sizes["object store"] += fields["Pss_Shmem"]  # each page counts once, shared out over those who touched it
         for kind, mark in KINDS.items():
             if mark in line:
                 sizes[kind] += fields["Pss_Anon"]

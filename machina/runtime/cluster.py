@@ -199,6 +199,8 @@ def _join(modules: Sequence[str], options: dict[str, Any]) -> str:
     # Faults of actors are told by the run, in words of its own; Ray prints a page for each, whatever log_to_driver
     # says. Its debugger silences it like this too.
     ray._private.worker._worker_logs_enabled = False
+    # What a broken learner group still had under way is asked of nobody; Ray would print its traceback.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if modules:
         options["runtime_env"] = {"py_modules": list(modules), "excludes": SHIPPED_WITHOUT}
     in_main_thread = threading.current_thread() is threading.main_thread()

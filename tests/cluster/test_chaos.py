@@ -119,11 +119,11 @@ def add_node(nodes: Cluster) -> None:
 
 @pytest.fixture
 def nodes(private_home: Path) -> Iterator[Cluster]:
-    """Two nodes; each has CPUs for all actors."""
+    """Two nodes with CPUs for all actors each, and a head for the driver."""
     assert private_home.exists()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")
-        cluster = start_nodes(ACTORS, ACTORS)
+        cluster = start_nodes(0, ACTORS, ACTORS)
         yield cluster
     cluster.shutdown()
 

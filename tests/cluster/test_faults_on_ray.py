@@ -6,6 +6,7 @@ What each fault costs stands in docs/reliability.md; `pytest -m cluster -s` prin
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -101,7 +102,7 @@ def test_a_killed_learner_rank_restarts_the_group(nodes: Cluster, tmp_path: Path
         job.interrupt()
     finally:
         job.kill()
-    assert "learner rank 1 died" in job.faults_log()
+    assert re.search("learner rank [01] died", job.faults_log())
     last = last_metrics(job.run.path)
     steps = last["faults/updates_undone"] * BATCH_SIZE * UNROLL_LENGTH
     lost = f"{last['faults/updates_undone']:.0f} updates ({steps:.0f} env steps), {last['queue/dropped']:.0f} unrolls"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
+from faults import assert_account_is_exact, node_without_driver, when
 from ray.cluster_utils import Cluster
 from ray_nodes import start_nodes
 
@@ -21,17 +19,6 @@ import machina
 from machina.checkpoint import RunDirectory
 
 UPDATES = 12
-
-
-def last_metrics(run: Path) -> dict[str, Any]:
-    """The last line of a run's metrics."""
-    line: dict[str, Any] = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    return line
-
-
-def assert_account_is_exact(status: dict[str, Any]) -> None:
-    account = status["account"]
-    assert account["accepted"] == account["learned"] + account["dropped"] + account["queued"]
 
 
 def train_in_lock_step(tmp_path: Path, place: str) -> dict[str, torch.Tensor]:
@@ -65,25 +52,10 @@ def test_the_same_seeds_give_the_same_model_in_every_place(tmp_path: Path) -> No
         assert torch.equal(tensor, cluster[key])
 
 
-def node_without_driver(nodes: Cluster) -> Any:
-    """A node that can die without the driver's connection."""
-    own = ray.get_runtime_context().get_node_id()
-    sockets = {node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] != own}
-    return next(node for node in nodes.list_all_nodes() if node.raylet_socket_name in sockets)
-
-
 def faults_of(run: RunDirectory) -> str:
     """The run's log of faults so far."""
     log = run.path / "faults.log"
     return log.read_text(encoding="utf-8") if log.exists() else ""
-
-
-def when(condition: Any, seconds: float) -> None:
-    """Wait until ``condition`` answers true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that in time"
-        time.sleep(0.2)
 
 
 @pytest.fixture
