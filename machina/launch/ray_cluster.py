@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,10 @@ from machina.runtime.user_modules import user_modules
 
 EVALUATOR_NICENESS = 10
 """The evaluator takes what the learner and the actors leave of its machine."""
+
+
+EVALUATION_TIMEOUT_S = 3600.0
+"""How long an evaluation may take; 57 games of 10 episodes need half of it on one core."""
 
 
 class RemoteEvaluation:
@@ -39,6 +44,7 @@ class RemoteEvaluation:
         stop: Callable[[], bool],
     ) -> None:
         self._stop = stop
+        self._deadline = time.monotonic() + EVALUATION_TIMEOUT_S
         # No CPU of its own: a cluster whose CPUs are all taken by actors must evaluate as well.
         remote = ray.remote(num_cpus=0, max_retries=1)(_evaluate)
         self._result = remote.remote(prepare, play, parameters)
@@ -50,7 +56,10 @@ class RemoteEvaluation:
             raise RunFailedError("evaluation stopped before its end; it has no score")
         ready, _ = ray.wait([self._result], timeout=0)
         if not ready:
-            return None
+            if time.monotonic() < self._deadline:
+                return None
+            ray.cancel(self._result, force=True)
+            raise RunFailedError(f"the evaluator gave no scores for {EVALUATION_TIMEOUT_S:g} s")
         try:
             result: EvaluationResult = ray.get(ready[0])
         except ray.exceptions.RayTaskError as error:
