@@ -133,11 +133,11 @@ def test_time_shares() -> None:
     assert 0.015 < actor.seconds()["env"] < 1
     actor.add("acting", 1.0)
     learner.add("acting", 2.0)
-    before = merged_seconds([actor, learner])
+    before = merged_seconds([actor.seconds(), learner.seconds()])
     assert before["acting"] == 3.0
     learner.add("learning", 3.0)
     learner.add("acting", 1.0)
-    assert time_fractions(merged_seconds([actor, learner]), before) == pytest.approx(
+    assert time_fractions(merged_seconds([actor.seconds(), learner.seconds()]), before) == pytest.approx(
         {"env": 0.0, "acting": 0.25, "learning": 0.75}
     )
     assert time_fractions({}) == {}
