@@ -1,5 +1,6 @@
 """A user's own environments and wrappers, as they would lie in the working directory."""
 
+import importlib
 import time
 from typing import Any
 
@@ -53,7 +54,7 @@ class Drawn(Corridor):
 
     def render(self) -> Any:
         if self.trouble == "library":
-            import no_such_library  # noqa: F401
+            importlib.import_module("no_such_library")
         if self.trouble == "raises":
             raise RuntimeError("no display\nsecond line")
         if self.trouble == "nothing":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,10 +47,15 @@ class Faulty(PolicyNetwork):
         return features[:1] if self.fault == "short" else features
 
 
+def builder_of(fault: str) -> Callable[[EnvSpec, NetworkConfig], PolicyNetwork]:
+    """Builds a network with this fault."""
+    return lambda _spec, _config: Faulty(fault)
+
+
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
     for fault in ("", "builder", "layer", "late", "squeezes", "short"):
-        register_network(fault or "sound", lambda _spec, _config, fault=fault: Faulty(fault))
+        register_network(fault or "sound", builder_of(fault))
     yield
     NETWORKS.clear()
 
