@@ -88,6 +88,8 @@ class Death(NamedTuple):
     at: float
     remote: RemoteActor
     fault: Fault
+    living: set[str]
+    """Ids of the nodes that Ray took for alive then."""
 
 
 class RayPlane(Plane):
@@ -302,21 +304,22 @@ class RayPlane(Plane):
         ray.kill(remote.handle)
         self._restarts[remote.index] = remote.restarts + 1
         under_way = self._setup.unroll_length * remote.num_slots if remote.state == "collecting" else 0
-        self._deaths.append(
-            Death(time.monotonic(), remote, Fault(f"actor {remote.index}: {reason}", under_way, details))
-        )
+        living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        fault = Fault(f"actor {remote.index}: {reason}", under_way, details)
+        self._deaths.append(Death(time.monotonic(), remote, fault, living))
 
     def _explain_deaths(self) -> None:
         """Report lost actors: a fault, or gone with their node."""
         living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         for death in list(self._deaths):
-            node = death.remote.node_id
-            left = bool(node) and node not in living
-            if node and not left and time.monotonic() - death.at < NODE_NEWS_S:
+            # One that died while it started has not said where; it may have been on a node that left meanwhile.
+            homes = {death.remote.node_id} if death.remote.node_id else death.living
+            left = not homes <= living
+            if not left and time.monotonic() - death.at < NODE_NEWS_S:
                 continue
             self._deaths.remove(death)
             if left:
-                message = f"actor {death.remote.index}: node {death.remote.node} has left"
+                message = f"actor {death.remote.index}: node {death.remote.node or 'it started on'} has left"
                 self._note_fault(death.fault._replace(message=message, counts=False))
             else:
                 self._note_fault(death.fault)
