@@ -21,7 +21,6 @@ from machina.runtime.user_modules import user_modules
 EVALUATOR_NICENESS = 10
 """The evaluator takes what the learner and the actors leave of its machine."""
 
-
 EVALUATION_TIMEOUT_S = 3600.0
 """How long an evaluation may take; 57 games of 10 episodes need half of it on one core."""
 

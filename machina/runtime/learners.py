@@ -188,7 +188,8 @@ class LearnerGroup:
         self._keep(self.state())
 
     def skipped_batch(self) -> Unroll[Array] | None:
-        """The last batch, when its update was skipped for NaN."""
+        """The last batch, when its update was skipped for NaN; waits for the updates under way."""
+        self.drain()
         shares = [share for share in self._ask("skipped") if share is not None]
         return concatenate_slots(shares) if shares else None
 

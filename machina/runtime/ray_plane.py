@@ -304,13 +304,13 @@ class RayPlane(Plane):
         ray.kill(remote.handle)
         self._restarts[remote.index] = remote.restarts + 1
         under_way = self._setup.unroll_length * remote.num_slots if remote.state == "collecting" else 0
-        living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        living = _living_nodes()
         fault = Fault(f"actor {remote.index}: {reason}", under_way, details)
         self._deaths.append(Death(time.monotonic(), remote, fault, living))
 
     def _explain_deaths(self) -> None:
         """Report lost actors: a fault, or gone with their node."""
-        living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        living = _living_nodes()
         for death in list(self._deaths):
             # One that died while it started has not said where; it may have been on a node that left meanwhile.
             homes = {death.remote.node_id} if death.remote.node_id else death.living
@@ -375,6 +375,10 @@ class RayPlane(Plane):
 def node_name(address: str, node_id: str) -> str:
     """How people are told of a node; several may have one address."""
     return f"{address} ({node_id[:6]})"
+
+
+def _living_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def _nothing() -> None:

@@ -80,6 +80,9 @@ def test_a_killed_rank_restarts_the_group(monkeypatch: pytest.MonkeyPatch) -> No
         assert faults[0].startswith("learner rank 1 died (exit code -9)")
         assert learners.state().values == state.values
         torch.testing.assert_close(learners.state().tensors["model"], state.tensors["model"], rtol=0, atol=0)
+        monkeypatch.setattr("machina.runtime.learners.KEPT_STATE_S", 1000.0)  # keeping the state would wait as well
+        assert not update()
+        assert learners.skipped_batch() is None, "asked while an update is under way, it waits for that one"
         again = update() + learners.drain()
         assert [type(answer) for answer in again] == [Updated]
 
