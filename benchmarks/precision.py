@@ -50,7 +50,7 @@ def main() -> None:
             learner.load_state(state)
             learner.update(batch)
             gradients.append(
-                torch.cat([p.grad.reshape(-1) for p in learner.network.parameters() if p.grad is not None])
+                torch.cat([p.grad.reshape(-1) for p in learner.model.network.parameters() if p.grad is not None])
             )
         cosines.append(float(torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0)))
     print(

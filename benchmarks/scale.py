@@ -153,7 +153,7 @@ def a_report(group_keys: Sequence[str], policy_version: int, rounds: int) -> Rou
     """What an actor says of a round without finished episodes."""
     counters = {key + name: np.array(rounds) for key in group_keys for name in ("drawn", "restarts")}
     seconds = {"acting": 0.0, "env": 0.0, "waiting": 0.0}
-    return RoundReport(None, policy_version, (), (), seconds, rounds, 0.0, counters)
+    return RoundReport(None, policy_version, (), (), (), seconds, rounds, 0.0, counters)
 
 
 def synthetic_actor(round_s: float) -> type[Any]:
@@ -174,7 +174,7 @@ def synthetic_actor(round_s: float) -> type[Any]:
             return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
 
         @ray.method(num_returns=2)
-        def run_round(self, policy_version: int, flat: Array) -> tuple[RoundReport, Unroll[Array]]:
+        def run_round(self, policy_version: int, flat: Array, _opponents: None) -> tuple[RoundReport, Unroll[Array]]:
             due = time.monotonic() + round_s
             if policy_version != self._version:
                 self._parameters, self._version = flat.copy(), policy_version

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from machina.config import Config, EnvConfig
 from machina.envs.atari_games import ATARI57, NUM_FULL_ACTIONS
-from machina.envs.config import AtariConfig, GymnasiumConfig, ToyConfig
+from machina.envs.config import AtariConfig, GameConfig, GymnasiumConfig, ToyConfig
+from machina.envs.games import GAMES, game_factory, is_game
 from machina.errors import UserError, nearest, told, told_with_place
 from machina.interfaces import EnvFactory, SlotEnv
 from machina.plugins import load_function
-from machina.specs import ArraySpec, EnvSpec
+from machina.specs import ArraySpec, EnvSpec, discrete
 from machina.types import OBSERVATION
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def register_environment(name: str, function: Callable[[int], AnyVectorEnv]) -> 
     Raises:
         UserError: the name is taken.
     """
-    if name in ENVIRONMENTS or name in TOY_TASKS or name in ATARI57 or name == "atari57":
+    if any(name in names for names in (ENVIRONMENTS, TOY_TASKS, ATARI57, GAMES, ("atari57",))):
         raise UserError(f"environment name {name!r} is taken; choose another one")
     ENVIRONMENTS[name] = function
 
@@ -61,6 +62,8 @@ def describe(name: str) -> type[EnvConfig]:
         return EnvConfig
     if name in TOY_TASKS:
         return ToyConfig
+    if is_game(name):
+        return GameConfig
     if name == "atari57" or all(game in ATARI57 for game in name.split(",")):
         return AtariConfig
     if ":" in name or "/" in name or re.search(r"-v\d+$", name):
@@ -73,8 +76,9 @@ def parse_environment(name: str, config: EnvConfig, wrapper: str | None = None, 
     """The factory of the environment ``name``.
 
     Args:
-        name: ``atari57``, a game, games joined by commas, a gymnasium id, ``module:Env-v0``, a toy, or a
-            name given to ``register_environment``.
+        name: ``atari57``, a game, games joined by commas, a game for several agents, a gymnasium id,
+            ``module:Env-v0``, a PettingZoo environment (``pettingzoo:ID``, a module, ``module:parallel_env`` or
+            ``module:env``), a toy, or a name given to ``register_environment``.
         config: of the class that ``describe`` names.
         wrapper: ``module:function``, applied to the whole vector environment of every group.
         env_threads: threads that step one game's environments.
@@ -86,6 +90,12 @@ def parse_environment(name: str, config: EnvConfig, wrapper: str | None = None, 
         raise UserError(f"environment {name!r} takes {describe(name).__name__}, got {type(config).__name__}")
     if name in ENVIRONMENTS:
         return _registered_factory(name, wrapper)
+    if isinstance(config, GameConfig):
+        if wrapper is not None:
+            raise UserError(
+                f"wrapper {wrapper!r}: environment {name!r} has several agents, no wrapper fits; leave it out"
+            )
+        return game_factory(name, config)
     if isinstance(config, AtariConfig):
         return _atari_factory(name, config, wrapper, env_threads)
     if isinstance(config, GymnasiumConfig):
@@ -243,7 +253,7 @@ def _check_games(name: str) -> tuple[str, ...]:
         if unknown := [game for game in unknown if game not in known]:
             import gymnasium
 
-            names = [*known, "atari57", *TOY_TASKS, *ENVIRONMENTS, *gymnasium.registry]
+            names = [*known, "atari57", *TOY_TASKS, *GAMES, *ENVIRONMENTS, *gymnasium.registry]
             hint = nearest(unknown[0], names) or "; see `machina list`"
             raise UserError(f"unknown environment {unknown[0]!r}{hint}")
     if twice := [game for game in dict.fromkeys(games) if games.count(game) > 1]:
@@ -263,7 +273,7 @@ def _atari_factory(name: str, config: AtariConfig, wrapper: str | None, env_thre
         name=name,
         tasks=games,
         observation={OBSERVATION: frames},
-        num_actions=NUM_FULL_ACTIONS if full else atari.minimal_num_actions(games[0]),
+        action=discrete(NUM_FULL_ACTIONS if full else atari.minimal_num_actions(games[0])),
         frame_stack=config.frame_stack,
         frames_per_step=config.frame_skip,
         protocol={
@@ -283,7 +293,7 @@ def _gymnasium_factory(name: str, config: GymnasiumConfig, wrapper: str | None) 
     registered = gymnasium_envs.find_spec(name)
     protocol = {} if registered.max_episode_steps is None else {"max_episode_steps": registered.max_episode_steps}
     env = _built(name, lambda: gymnasium_envs.make_in_process(registered, 1))
-    spec = _spec_of(env, name, (name,), protocol, wrapper)
+    spec = _spec_of(env, name, (name,), protocol, wrapper, config.action_bins)
     return GymnasiumFactory(spec=spec, wrapper=wrapper, config=config)
 
 
@@ -303,10 +313,16 @@ def _registered_factory(name: str, wrapper: str | None) -> RegisteredFactory:
 
 
 def _spec_of(
-    env: AnyVectorEnv, name: str, tasks: tuple[str, ...], protocol: dict[str, Any], wrapper: str | None
+    env: AnyVectorEnv,
+    name: str,
+    tasks: tuple[str, ...],
+    protocol: dict[str, Any],
+    wrapper: str | None,
+    bins: int | None = None,
 ) -> EnvSpec:
     """The spec read off a small environment, which is closed."""
-    from machina.envs.slots import num_actions, observation_specs
+    from machina.envs.actions import action_spec
+    from machina.envs.slots import observation_specs
 
     wrapped = _wrapped(env, wrapper)
     try:
@@ -314,7 +330,7 @@ def _spec_of(
             name=name,
             tasks=tasks,
             observation=observation_specs(name, wrapped.single_observation_space),
-            num_actions=num_actions(name, wrapped.single_action_space),
+            action=action_spec(name, wrapped.single_action_space, bins),
             protocol=protocol if wrapper is None else {**protocol, "wrapper": wrapper},
         )
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from machina.config import EnvConfig
@@ -37,6 +39,26 @@ class GymnasiumConfig(EnvConfig):
     processes: bool | None = Field(
         default=None,
         description="Step in worker processes; None: yes unless the environment has a vectorised form of its own.",
+    )
+    action_bins: int | None = Field(
+        default=None, ge=2, description="Cut every real number of an action into so many choices; None: real numbers."
+    )
+
+
+class GameConfig(EnvConfig):
+    """Games for several agents: the shipped ones, and PettingZoo environments."""
+
+    envs_per_task: int = Field(default=16, ge=1, description="Games at once, over all actors.")
+    max_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Env steps (of a turn-based game: turns) after which a game is truncated; None: the game's own "
+        "limit.",
+    )
+    teams: Literal["names", "agents"] | None = Field(
+        default=None,
+        description="Of a PettingZoo environment. names: agents whose names agree before the last _ are one team. "
+        "agents: each is its own. None: names.",
     )
 
 

@@ -11,10 +11,11 @@ from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from machina.envs.actions import checked_actions, native_actions
 from machina.envs.workers import WorkerEnvs, end_workers
 from machina.errors import EnvironmentFaultError, UserError, told
-from machina.specs import ArraySpec, EnvSpec
-from machina.types import OBSERVATION, Array, BoolArray, IntArray, Observation, StepResult
+from machina.specs import ActionSpec, ArraySpec, EnvSpec
+from machina.types import OBSERVATION, Array, BoolArray, IntArray, Observation, StepResult, single_agent_step
 
 AnyVectorEnv = VectorEnv[Any, Any, Any]
 
@@ -32,20 +33,6 @@ def observation_specs(name: str, space: spaces.Space[Any]) -> dict[str, ArraySpe
     raise UserError(
         f"environment {name!r}: observation space {space} is neither a Box nor a flat Dict of Boxes; "
         "turn it into one with a wrapper (--wrapper module:function)"
-    )
-
-
-def num_actions(name: str, space: spaces.Space[Any]) -> int:
-    """The number of actions of a discrete action space.
-
-    Raises:
-        UserError: the space is not a Discrete space that starts at 0.
-    """
-    if isinstance(space, spaces.Discrete) and space.start == 0:
-        return int(space.n)
-    raise UserError(
-        f"environment {name!r}: action space {space} is not Discrete from 0; "
-        "the algorithms take discrete actions (continuous ones come with PPO)"
     )
 
 
@@ -73,10 +60,8 @@ class GymnasiumSlots:
                 f"environment {spec.name!r}: autoreset mode is {mode}, it must be AutoresetMode.NEXT_STEP; "
                 "build the vector environment with autoreset_mode=NEXT_STEP and say so in its metadata"
             )
-        if num_actions(spec.name, env.single_action_space) != spec.num_actions:
-            raise UserError(
-                f"environment {spec.name!r}: {env.single_action_space} but the policy has {spec.num_actions} actions"
-            )
+        if not self._takes(spec.action, env.single_action_space):
+            raise UserError(f"environment {spec.name!r}: {env.single_action_space} but the policy has {spec.action}")
         if env.num_envs != len(task_ids):
             raise UserError(
                 f"environment {spec.name!r}: {env.num_envs} slots were built, {len(task_ids)} were asked for"
@@ -88,6 +73,8 @@ class GymnasiumSlots:
         self._wrapped = env is not env.unwrapped
         self._num_slots = len(task_ids)
         self._copies = self._wrapped or not getattr(self._base, "fresh_observations", False)
+        action_space = env.action_space
+        self._action_shape = action_space.shape if isinstance(action_space, spaces.Box) else None
         self._life_losses = life_losses
         self._lives: IntArray = np.zeros(self._num_slots, dtype=np.int64)
         self._entry: StepResult | None = None
@@ -108,12 +95,13 @@ class GymnasiumSlots:
         nothing = np.zeros(self._num_slots, dtype=np.bool_)
         return self._answer(observation, np.zeros(self._num_slots, np.float32), nothing, nothing, infos, ~nothing)
 
-    def step(self, actions: IntArray) -> StepResult:
+    def step(self, actions: Array) -> StepResult:
         """Step every slot; a slot whose episode ended with the last entry is reset, its action ignored."""
         if self._entry is None:
             raise ValueError("reset comes before step")
-        if actions.shape != (self._num_slots,) or actions.min() < 0 or actions.max() >= self.spec.num_actions:
-            raise ValueError(f"actions must be [{self._num_slots}] in [0, {self.spec.num_actions}), got {actions}")
+        actions = native_actions(self.spec.action, checked_actions(self.spec.action, actions, self._num_slots))
+        if self._action_shape is not None:
+            actions = actions.reshape(self._action_shape)
         resets = self._entry.terminated | self._entry.truncated
         try:
             observation, reward, terminated, truncated, infos = self._env.step(actions)
@@ -193,6 +181,15 @@ class GymnasiumSlots:
         else:
             self._env.close()
 
+    @staticmethod
+    def _takes(action: ActionSpec, space: spaces.Space[Any]) -> bool:
+        """Whether an action space takes the policy's actions."""
+        if isinstance(space, spaces.Discrete):
+            return action.choices == (space.n,)
+        if isinstance(space, spaces.MultiDiscrete):
+            return action.choices == tuple(space.nvec)
+        return isinstance(space, spaces.Box) and len(action.low) == space.low.size
+
     def _env_seed(self, seeds: Sequence[int]) -> Any:
         """gymnasium's own vectorised environments take one seed for all slots, the others one per slot."""
         if isinstance(self._base, (SyncVectorEnv, AsyncVectorEnv)) or getattr(self._base, "seed_per_slot", False):
@@ -217,7 +214,7 @@ class GymnasiumSlots:
                 )
             lives = self._checked("lives", infos["lives"], (), np.int64)
         ended: BoolArray = self._checked("terminated", terminated, (), np.bool_)
-        entry = StepResult(
+        entry = single_agent_step(
             observation=self._checked_observation(observation),
             # A user's wrapper may shift rewards, that of a reset step too; it belongs to no episode.
             reward=np.where(resets, np.float32(0), self._checked("reward", reward, (), np.float32)),

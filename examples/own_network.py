@@ -22,7 +22,7 @@ class SmallNetwork(PolicyNetwork):
         size = spec.observation["observation"].shape[0]
         self.core_state_shapes = ()
         self.hidden = nn.Linear(size, 64)
-        self.policy_head = nn.Linear(64, spec.num_actions)
+        self.policy_head = nn.Linear(64, spec.action.num_parameters)
         self.value_head = nn.Linear(64, spec.num_tasks)
 
     def forward(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:

@@ -100,6 +100,29 @@ class RuntimeConfig(Config):
         return self
 
 
+class LeagueConfig(Config):
+    """Self-play against past selves; pool_share and quality_step are OpenAI Five's (Berner et al. 2019, appendix N)."""
+
+    snapshot_updates: int | None = Field(
+        default=None,
+        ge=1,
+        description="A snapshot of the policy joins the pool every so many updates; None: no league, the policy "
+        "plays itself.",
+    )
+    pool_share: float = Field(
+        default=0.2, ge=0, le=1, description="Share of games against the pool; the others are against the present self."
+    )
+    quality_step: float = Field(
+        default=0.01, ge=0, description="eta: a win lowers the beaten snapshot's quality by eta / (N p)."
+    )
+    opponents_in_memory: int = Field(
+        default=4, ge=1, description="Different opponents whose parameters an actor holds at once."
+    )
+    rating_games: int = Field(
+        default=40, ge=2, description="Games that every snapshot plays for its rating, both seats together."
+    )
+
+
 A = TypeVar("A", bound=AlgorithmConfig)
 E = TypeVar("E", bound=EnvConfig)
 
@@ -133,6 +156,7 @@ class RunConfig(Config, Generic[A, E]):
     algo: A
     env: E
     runtime: RuntimeConfig = RuntimeConfig()
+    league: LeagueConfig = LeagueConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig[A, E]:

@@ -9,7 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from machina.specs import EnvSpec
-from machina.types import ActorOutput, Array, CoreState, FloatArray, IntArray, Observation, StepResult, Unroll
+from machina.types import (
+    ActorOutput,
+    Array,
+    BoolArray,
+    CoreState,
+    FloatArray,
+    IntArray,
+    Observation,
+    StepResult,
+    Unroll,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +36,7 @@ class SlotEnv(Protocol):
     spec: EnvSpec
     task_ids: IntArray
     """``[B]``: the task of each slot."""
+    # Slots of one game are neighbours, in the order of ``spec.seats``; they end and start together.
 
     @property
     def waiting_for(self) -> str:
@@ -36,7 +47,9 @@ class SlotEnv(Protocol):
         """Start an episode in every slot; one seed per slot."""
         ...
 
-    def step(self, actions: IntArray) -> StepResult: ...
+    def step(self, actions: Array) -> StepResult:
+        """Take ``actions`` ``[B, *action.shape]``; those of ended and of waiting slots are ignored."""
+        ...
 
     def recover(self) -> StepResult | None:
         """Called from another thread while ``step`` hangs: replace the stuck part and finish the step.
@@ -76,14 +89,14 @@ class EnvFactory(Protocol):
     def spec(self) -> EnvSpec: ...
 
     def make(self, task_ids: Sequence[int], progress: Callable[[int], None] | None = None) -> SlotEnv:
-        """An environment with one slot per entry of ``task_ids``.
+        """An environment with one slot per entry of ``task_ids``; whole games where the spec has seats.
 
         ``progress`` is told how many slots were started since its last call; Atari takes 0.1 s per slot.
         """
         ...
 
     def make_for_video(self, task_id: int) -> SlotEnv:
-        """An environment of one slot whose ``render`` answers a picture."""
+        """An environment of one slot, or one game, whose ``render`` answers a picture."""
         ...
 
 
@@ -96,7 +109,9 @@ class Policy(Protocol):
         self,
         observation: Observation,
         reward: FloatArray,
-        previous_action: IntArray,
+        previous_action: Array,
+        first: BoolArray,
+        task_id: IntArray,
         core_state: CoreState,
         uniforms: FloatArray,
     ) -> ActorOutput:
@@ -105,9 +120,11 @@ class Policy(Protocol):
         Args:
             observation: ``[B, ...]`` arrays; image stacks as the environment gives them.
             reward: ``[B]``, the reward that arrived with the observation.
-            previous_action: ``[B]``, ``NO_ACTION`` at an episode's first entry.
-            core_state: ``[B, ...]`` arrays, zero at an episode's first entry.
-            uniforms: ``[B]`` in [0, 1), one random stream per slot.
+            previous_action: ``[B, *action.shape]``, ``spec.action.none`` before an episode's first.
+            first: ``[B]``: the entry opens an episode; the core state starts from zero there.
+            task_id: ``[B]``: for networks with parts of their own for each role.
+            core_state: ``[B, ...]`` arrays.
+            uniforms: ``[B, *action.shape]`` in [0, 1), one random stream per slot.
         """
         ...
 
@@ -117,6 +134,69 @@ class Policy(Protocol):
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy a checkpoint's "model" into the network. Raises ``UserError`` when it is another network's."""
+        ...
+
+
+class Drawn(NamedTuple):
+    """The opponent of one game."""
+
+    name: str
+    probability: float
+    """With which it was drawn, given that the game is against the pool."""
+
+
+class Opponents(Protocol):
+    """Other players than the policy that learns, for the games of one actor."""
+
+    def load(self, view: Any) -> None:
+        """Draw from these from now on, see ``PublishedParameters.opponents``; running games keep theirs."""
+        ...
+
+    @property
+    def available(self) -> bool:
+        """Whether ``draw`` can answer anything but None."""
+        ...
+
+    def draw(self, uniforms: Sequence[float]) -> Drawn | None:
+        """The opponent of a new game, held until ``release``; None is the present self.
+
+        Args:
+            uniforms: two numbers in [0, 1).
+        """
+        ...
+
+    def hold(self, name: str) -> None:
+        """Hold the opponent of a game that goes on from a saved state, until ``release``.
+
+        Raises:
+            UserError: there is none of that name, or the memory is full.
+        """
+        ...
+
+    def release(self, name: str) -> None:
+        """A game of this opponent is over."""
+        ...
+
+    def act(
+        self,
+        name: str,
+        observation: Observation,
+        reward: FloatArray,
+        previous_action: Array,
+        first: BoolArray,
+        task_id: IntArray,
+        core_state: CoreState,
+        uniforms: FloatArray,
+    ) -> ActorOutput:
+        """Answer slots for an opponent that is held; see ``Policy.act``."""
+        ...
+
+    def state(self) -> dict[str, Array]:
+        """What the next draws depend on, as named arrays."""
+        ...
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Go on from ``state``, after ``load`` and before any game."""
         ...
 
 

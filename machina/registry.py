@@ -48,6 +48,11 @@ ALGORITHMS: dict[str, AlgorithmEntry] = {
         "machina.algorithms.impala_popart.config:ImpalaPopArtConfig",
         "machina.algorithms.impala.builder:ImpalaAlgorithm",
     ),
+    "ppo": _entry(
+        "Proximal policy optimisation, for one agent and for teams and leagues",
+        "machina.algorithms.ppo.config:PPOConfig",
+        "machina.algorithms.ppo.builder:PPOAlgorithm",
+    ),
 }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from machina.types import OBSERVATION
+from machina.types import NO_ACTION, OBSERVATION, Array
 
 
 class ArraySpec(BaseModel):
@@ -16,15 +19,67 @@ class ArraySpec(BaseModel):
     dtype: str
 
 
+class ActionSpec(BaseModel):
+    """What a policy answers: one choice, several choices at once, or real numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["discrete", "multi_discrete", "continuous"]
+    choices: tuple[int, ...] = Field(default=(), description="Number of choices of each discrete component.")
+    low: tuple[float, ...] = Field(default=(), description="Of each number; the policy's -1, unless infinite.")
+    high: tuple[float, ...] = Field(default=(), description="Of each number; the policy's 1, unless infinite.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one action."""
+        if self.kind == "discrete":
+            return ()
+        return (len(self.choices) or len(self.low),)
+
+    @property
+    def dtype(self) -> str:
+        return "float32" if self.kind == "continuous" else "int64"
+
+    @property
+    def num_parameters(self) -> int:
+        """P: logits of all choices, or mean and logarithm of the deviation of each number."""
+        return 2 * len(self.low) if self.kind == "continuous" else sum(self.choices)
+
+    def none(self, num_slots: int) -> Array:
+        """``[num_slots, *shape]``: the previous action where there is none."""
+        return np.full((num_slots, *self.shape), 0 if self.kind == "continuous" else NO_ACTION, self.dtype)
+
+
+def discrete(num_actions: int) -> ActionSpec:
+    """One of ``num_actions`` actions."""
+    return ActionSpec(kind="discrete", choices=(num_actions,))
+
+
+class Seat(BaseModel):
+    """One agent of a game for several agents."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    agent: str = Field(description="The environment's name of it.")
+    role: int = Field(description="Index of its role among the tasks; roles may have networks of their own.")
+    team: int = Field(description="Agents of equal number win and lose together.")
+    par: float = Field(
+        default=0.0, description="Return that is neither good nor bad for it; what a team's score counts from."
+    )
+
+
 class EnvSpec(BaseModel):
     """The contract between an environment and the networks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="What the user typed.")
-    tasks: tuple[str, ...] = Field(description="Task names; `task_id` is the index.")
+    tasks: tuple[str, ...] = Field(description="Names of tasks, or of roles; `task_id` is the index.")
+    seats: tuple[Seat, ...] = Field(
+        default=(), description="The agents of one game, a slot each; empty where every slot is a world of its own."
+    )
     observation: dict[str, ArraySpec] = Field(description="Observation arrays by key.")
-    num_actions: int = Field(ge=1, description="Number of discrete actions of the policy.")
+    action: ActionSpec
     frame_stack: int = Field(
         default=1,
         ge=1,
@@ -39,6 +94,19 @@ class EnvSpec(BaseModel):
     @property
     def num_tasks(self) -> int:
         return len(self.tasks)
+
+    @property
+    def slots_per_game(self) -> int:
+        """Slots that step in one game."""
+        return max(1, len(self.seats))
+
+    @property
+    def num_teams(self) -> int:
+        return len({seat.team for seat in self.seats})
+
+    def task_of(self, slot: int) -> int:
+        """Slots of a game follow one another in the order of its seats; else neighbours have different tasks."""
+        return self.seats[slot % len(self.seats)].role if self.seats else slot % self.num_tasks
 
     @property
     def stores_frames_once(self) -> bool:

@@ -8,7 +8,7 @@ its action and logits are zero. ``machina.losses.alignment`` turns this into T a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -24,8 +24,11 @@ CoreState = tuple[FloatArray, ...]
 OBSERVATION = "observation"
 """The key of an observation that the environment gives as one array."""
 
+ACTION_MASK = "action_mask"
+"""The key of an observation that says which actions are allowed now; ``[sum of choices]`` bool."""
+
 NO_ACTION = -1
-"""The previous action at the first entry of an episode."""
+"""The previous discrete action before the first of an episode; a continuous one is zero there."""
 
 AnyArray = TypeVar("AnyArray")
 
@@ -40,21 +43,31 @@ class Unroll(NamedTuple, Generic[AnyArray]):
     observation: Mapping[str, AnyArray]
     """``[T + 1, B, ...]`` each."""
     reward: AnyArray
-    """``[T + 1, B]`` float32, as the environment gave it."""
+    """``[T + 1, B]`` float32, the agent's own, as the environment gave it."""
+    team_reward: AnyArray
+    """``[T + 1, B]`` float32: mean over the agent's team, itself included; its own without a team."""
+    enemy_reward: AnyArray
+    """``[T + 1, B]`` float32: mean over all agents of other teams; 0 without any."""
     terminated: AnyArray
     """``[T + 1, B]`` bool: observation t is the last one of an episode that the task ended."""
     truncated: AnyArray
     """``[T + 1, B]`` bool: observation t is the last one of an episode that a limit cut."""
     life_lost: AnyArray
     """``[T + 1, B]`` bool: the return stops here, the episode goes on (zero discount, no reset)."""
+    on_turn: AnyArray
+    """``[T + 1, B]`` bool: False where others move; the action there is ignored."""
+    foreign: AnyArray
+    """``[T + 1, B]`` bool: another player than the policy that learns acts here; nothing may be learned from it."""
     action: AnyArray
-    """``[T + 1, B]`` int64."""
+    """``[T + 1, B, *action.shape]``; off turn the agent's last own action."""
     behaviour_logits: AnyArray
-    """``[T + 1, B, A]`` float32."""
+    """``[T + 1, B, P]`` float32: parameters of the behaviour policy's distribution over actions."""
     core_state: tuple[AnyArray, ...]
     """``[B, ...]`` each: the recurrent state with which entry 0 was answered."""
     previous_action: AnyArray
-    """``[B]`` int64: the action before entry 0, ``NO_ACTION`` when entry 0 opens an episode."""
+    """``[B, *action.shape]``: the agent's last own action before entry 0, none when the episode has none yet."""
+    first: AnyArray
+    """``[B]`` bool: entry 0 opens an episode."""
     task_id: AnyArray
     """``[B]`` int64."""
     slot: AnyArray
@@ -63,23 +76,56 @@ class Unroll(NamedTuple, Generic[AnyArray]):
     """``[B]`` int64: the learner update whose parameters acted."""
 
 
+ARRIVING = ("reward", "team_reward", "enemy_reward", "terminated", "truncated", "life_lost", "on_turn")
+"""Fields of an unroll that arrive with the observation."""
+
+TIME_MAJOR = (*ARRIVING, "foreign", "action", "behaviour_logits")
+"""Fields of an unroll with an entry per step, the observation aside."""
+
+PER_SLOT = ("previous_action", "first", "task_id", "slot", "policy_version")
+"""Fields of an unroll with an entry per slot, the core state aside."""
+
+
 class StepResult(NamedTuple):
-    """What a vector environment of B slots answers to a reset or a step."""
+    """What a vector environment of B slots answers to a reset or a step; ``[B]`` each, as in ``Unroll``.
+
+    An agent whose episode ended before those of the others repeats its end until its game is over: each such entry
+    ends an episode of no steps.
+    """
 
     observation: Observation
     reward: FloatArray
     terminated: BoolArray
     truncated: BoolArray
     life_lost: BoolArray
+    on_turn: BoolArray
+    team_reward: FloatArray
+    enemy_reward: FloatArray
+
+
+def single_agent_step(
+    observation: Observation, reward: FloatArray, terminated: BoolArray, truncated: BoolArray, life_lost: BoolArray
+) -> StepResult:
+    """The answer of an environment whose slots have nothing to do with one another."""
+    return StepResult(
+        observation,
+        reward,
+        terminated,
+        truncated,
+        life_lost,
+        on_turn=np.ones_like(terminated),
+        team_reward=reward,
+        enemy_reward=np.zeros_like(reward),
+    )
 
 
 class ActorOutput(NamedTuple):
     """What the behaviour policy answers for B slots."""
 
-    action: IntArray
-    """``[B]``."""
+    action: Array
+    """``[B, *action.shape]``."""
     behaviour_logits: FloatArray
-    """``[B, A]``."""
+    """``[B, P]``."""
     core_state: CoreState
 
 
@@ -90,3 +136,30 @@ class Episode(NamedTuple):
     episode_return: float
     length: int
     """In env steps."""
+
+
+PRESENT_SELF = ""
+"""The policy that learns, among the names of a game's players."""
+
+
+class GameResult(NamedTuple):
+    """A finished game of several agents."""
+
+    players: tuple[str, ...]
+    """Who played each team, in the order of the teams' numbers."""
+    scores: tuple[float, ...]
+    """Of each team: the mean over its agents of the undiscounted, unclipped return above their par."""
+    length: int
+    """In env steps."""
+    probability: float = 1.0
+    """With which the opponent was drawn from the pool; 1 where none was."""
+
+
+def names_as_array(names: Iterable[str]) -> Array:
+    """Names as one array of bytes, for a checkpoint's tensors; none may hold a line break."""
+    return np.frombuffer("".join(f"{name}\n" for name in names).encode(), np.uint8).copy()
+
+
+def names_of(array: Array) -> list[str]:
+    """The inverse of ``names_as_array``."""
+    return array.astype(np.uint8).tobytes().decode().split("\n")[:-1]

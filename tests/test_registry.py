@@ -19,13 +19,13 @@ from machina.registry import (
     run_config_type,
     shipped_configurations,
 )
-from machina.specs import ArraySpec, EnvSpec
+from machina.specs import ArraySpec, EnvSpec, discrete
 
 SPEC = EnvSpec(
     name="vector",
     tasks=("one", "two"),
     observation={"observation": ArraySpec(shape=(3,), dtype="float32")},
-    num_actions=4,
+    action=discrete(4),
 )
 
 
@@ -67,7 +67,8 @@ def test_every_shipped_configuration_is_valid_and_says_what_it_is_for(name: str)
     same = [key for key, value in written.items() if flat(defaults.model_dump(mode="json"))[key] == value]
     assert same == ["algorithm", "environment"], "a file holds only what differs from the defaults"
     expected = f"{config.algorithm}_{config.environment}"
-    assert name in (expected, "demo"), "the name by which `machina train` finds it"
+    league = f"league_{config.environment}"
+    assert name in (expected, league, "demo"), "the name by which `machina train` and `machina league` find it"
 
 
 def flat(tree: dict[str, object], prefix: str = "") -> dict[str, object]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from machina.algorithms.impala.acting import ImpalaPolicy
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
 from machina.interfaces import Ranks
+from machina.nets.policy import SampledPolicy
 from machina.nets.register import build_network
 from machina.specs import EnvSpec
 
@@ -16,9 +16,9 @@ class ImpalaAlgorithm:
     def __init__(self, config: ImpalaConfig) -> None:
         self.config = config
 
-    def make_policy(self, spec: EnvSpec, device: str, precision: str) -> ImpalaPolicy:
+    def make_policy(self, spec: EnvSpec, device: str, precision: str) -> SampledPolicy:
         """A behaviour policy; it acts sensibly once parameters are loaded."""
-        return ImpalaPolicy(self.config, spec, device, precision)
+        return SampledPolicy(self.config.network, spec, device, precision)
 
     def make_learner(
         self, spec: EnvSpec, total_env_steps: int, device: str, precision: str, seed: int, ranks: Ranks

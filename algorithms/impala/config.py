@@ -23,7 +23,7 @@ class ImpalaConfig(AlgorithmConfig):
     rmsprop_epsilon: float = Field(default=0.01, gt=0, description="Added to the squared gradients, inside the root.")
     rmsprop_momentum: float = Field(default=0.0, ge=0, lt=1, description="Momentum of RMSProp.")
     adam_epsilon: float = Field(default=1e-8, gt=0, description="Epsilon of Adam (PyTorch's default).")
-    gamma: float = Field(default=0.99, ge=0, le=1, description="Discount per env step.")
+    gamma: float = Field(default=0.99, gt=0, le=1, description="Discount per env step.")
     entropy_cost: float = Field(default=0.01, ge=0, description="Weight of the entropy bonus, summed over steps.")
     baseline_cost: float = Field(
         default=0.5, ge=0, description="Weight of half the squared value error, summed over steps."

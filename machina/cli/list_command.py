@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from machina.cli.options import parse
 from machina.envs.atari_games import ATARI57
 from machina.envs.builders import ENVIRONMENTS, TOY_TASKS
+from machina.envs.games import GAMES
 from machina.registry import ALGORITHMS, shipped_configurations
 
 
@@ -28,7 +29,11 @@ def run(arguments: list[str]) -> int:
             "GAME,GAME,…": "a set of games, one agent",
             "ID": "any gymnasium id: CartPole-v1, LunarLander-v3, …",
             "MODULE:ID": "an environment of your own, registered with gymnasium by MODULE",
+            "pettingzoo:ID": "any PettingZoo id: pettingzoo:classic/tictactoe-v3, …",
+            "MODULE": "a PettingZoo module: mpe2.simple_spread_v3, …",
+            "MODULE:env": "a PettingZoo environment of your own; MODULE:parallel_env one of simultaneous moves",
         }
+        | {name: f"game: {game.summary}" for name, game in GAMES.items()}
         | {name: f"toy with {len(tasks)} task(s), its best return known" for name, tasks in TOY_TASKS.items()}
         | own
     )

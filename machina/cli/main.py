@@ -12,10 +12,13 @@ from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nea
 
 COMMANDS = {
     "train": "train a policy: machina train impala_popart atari57",
+    "league": "train a policy against itself and its past selves: machina league connect_four",
     "resume": "continue a run: machina resume runs/NAME",
     "eval": "score a run on environments of its own: machina eval runs/NAME --episodes 30",
-    "watch": "film an episode (mp4): machina watch runs/NAME",
+    "match": "a fair match between runs, snapshots, scripted players: machina match runs/NAME one_ply",
+    "watch": "film an episode or a game (mp4): machina watch runs/NAME",
     "plot": "draw learning curves and scores (png): machina plot runs/NAME…",
+    "report": "pictures, tables and a film of a run on one page: machina report runs/NAME",
     "status": "nodes, actors, queue and faults of a running job: machina status runs/NAME",
     "scale": "change the actors of a running job (place ray): machina scale runs/NAME --actors 200",
     "inspect": "list what a run or a checkpoint holds: machina inspect runs/NAME",

@@ -15,7 +15,10 @@ SILENT_S = 30.0
 
 
 class StatusOptions(BaseModel):
-    """Say how a run does: nodes, actors, learner ranks, queue, policy lag, throughput, faults."""
+    """Say how a run does: nodes, actors, learner ranks, queue, policy lag, throughput, faults.
+
+    Of a league also its ratings and its opponent pool.
+    """
 
     run: Positional[Path] = Field(description="Run directory, on the machine where the run was started.")
 
@@ -27,9 +30,11 @@ def run(arguments: list[str]) -> int:
     from rich.console import Console
 
     from machina.checkpoint import RunDirectory
+    from machina.report.league import league_tables, read_league
     from machina.report.status import status_tables
 
     status = RunDirectory.open(options.run).status()
+    league = read_league(options.run)
     age = time.time() - status["time"]
     console = Console()
     heading = f"{options.run}: process {status['pid']}, {age:.0f} s ago"
@@ -38,7 +43,7 @@ def run(arguments: list[str]) -> int:
     elif age > SILENT_S:
         heading += f"; it was killed or hangs: machina resume {options.run}"
     console.print(heading, highlight=False, soft_wrap=True)
-    for table in status_tables(status):
+    for table in [*status_tables(status), *([] if league is None else league_tables(league))]:
         console.print()
         console.print(table)
     return 0

@@ -11,12 +11,19 @@ from machina.cli.options import parse
 
 
 class WatchOptions(BaseModel):
-    """Film one episode as mp4, in the run's ``videos`` folder."""
+    """Film one episode, or one game of several agents, as mp4, in the run's ``videos`` folder."""
 
     run: Positional[Path] = Field(description="Run directory.")
     game: str | None = Field(default=None, description="Task to play; the run's first when left out.")
     seed: int = Field(default=0, ge=0, description="Seeds environment and action sampling.")
     best: bool = Field(default=False, description="Take the best checkpoint instead of the latest.")
+    against: str | None = Field(
+        default=None,
+        description="Player of all teams but the first, named as for machina match; the policy itself when left out.",
+    )
+    snapshot: str | None = Field(
+        default=None, description="Take this snapshot of the run's league (u000400) instead of the latest checkpoint."
+    )
     max_steps: int = Field(default=5000, ge=1, description="Longest film, in env steps.")
 
 
@@ -26,6 +33,9 @@ def run(arguments: list[str]) -> int:
 
     from machina.launch.filming import film
 
-    result = film(options.run, options.game, options.seed, options.best, options.max_steps)
-    print(f"{result.file}: {result.task}, {result.frames} pictures, return {result.episode_return:g}{result.remark}")
+    result = film(
+        options.run, options.game, options.seed, options.best, options.max_steps, options.against, options.snapshot
+    )
+    returns = ", ".join(f"{label} {score:g}" for label, score in result.scores) or f"return {result.episode_return:g}"
+    print(f"{result.file}: {result.task}, {result.frames} pictures, {returns}{result.remark}")
     return 0

@@ -3,48 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from machina.envs.actions import native_actions
 from machina.errors import UserError
 from machina.interfaces import Policy
+from machina.runtime.group import where_slots
 from machina.runtime.streams import SlotStreams
 from machina.specs import EnvSpec
-from machina.types import NO_ACTION, OBSERVATION, Array, CoreState, FloatArray, IntArray, Observation
+from machina.types import OBSERVATION, Array, BoolArray, CoreState, FloatArray, IntArray, Observation
 
 
 class PolicyState:
     """A policy with what acting needs between steps: core state and previous action.
 
     Args:
-        policy: answers for ``num_slots`` slots.
-        num_slots: B.
+        policy: answers for B slots.
+        spec: of the environment.
+        task_ids: ``[B]``.
         seed: seeds action sampling, one stream per slot.
     """
 
-    def __init__(self, policy: Policy, num_slots: int, seed: int) -> None:
+    def __init__(self, policy: Policy, spec: EnvSpec, task_ids: IntArray, seed: int) -> None:
+        num_slots = len(task_ids)
         self._policy = policy
-        self._streams = SlotStreams(seed, np.arange(num_slots))
+        self._task_ids = task_ids
+        self._none = spec.action.none(num_slots)
+        self._streams = SlotStreams(seed, np.arange(num_slots), spec.action.shape)
         self._num_slots = num_slots
         self.reset(np.ones(num_slots, np.bool_))
 
     def reset(self, slots: Array) -> None:
         """Forget what came before in the slots where ``slots`` ``[B]`` is true."""
+        self._first = slots.copy()
         if slots.all():
             self._core_state: CoreState = self._policy.initial_core_state(self._num_slots)
-            self._previous_action = np.full(self._num_slots, NO_ACTION, np.int64)
+            self._previous_action = self._none
             return
-        self._previous_action = np.where(slots, NO_ACTION, self._previous_action)
-        self._core_state = tuple(
-            np.where(slots.reshape(-1, *[1] * (array.ndim - 1)), 0, array) for array in self._core_state
-        )
+        self._previous_action = where_slots(slots, self._none, self._previous_action)
+        self._core_state = tuple(where_slots(slots, np.zeros_like(array), array) for array in self._core_state)
 
-    def act(self, observation: Observation, reward: FloatArray) -> IntArray:
-        """Sample an action per slot, ``[B]``."""
-        answer = self._policy.act(observation, reward, self._previous_action, self._core_state, self._streams.next())
+    def act(self, observation: Observation, reward: FloatArray, on_turn: BoolArray) -> Array:
+        """Sample an action per slot, ``[B, *action.shape]``; those of slots not ``on_turn`` ``[B]`` are ignored."""
+        answer = self._policy.act(
+            observation,
+            reward,
+            self._previous_action,
+            self._first,
+            self._task_ids,
+            self._core_state,
+            self._streams.next(),
+        )
         self._core_state = answer.core_state
-        self._previous_action = answer.action
+        self._previous_action = where_slots(on_turn, answer.action, self._previous_action)
+        self._first = np.zeros_like(self._first)
         return answer.action
 
 
@@ -60,14 +75,14 @@ class LoadedPolicy:
 
     def __init__(self, policy: Policy, spec: EnvSpec, seed: int) -> None:
         self._spec = spec
-        self._state = PolicyState(policy, num_slots=1, seed=seed)
+        self._state = PolicyState(policy, spec, np.zeros(1, np.int64), seed=seed)
 
     def reset(self) -> None:
         """Start an episode."""
         self._state.reset(np.ones(1, np.bool_))
 
-    def act(self, observation: npt.ArrayLike | Observation, reward: float = 0.0) -> int:
-        """Sample an action.
+    def act(self, observation: npt.ArrayLike | Observation, reward: float = 0.0) -> Any:
+        """Sample an action: an integer, or an array of integers or of numbers, as the environment takes it.
 
         Args:
             observation: one observation as the environment gives it, without batch axis; an image stack as
@@ -86,4 +101,6 @@ class LoadedPolicy:
             if array.shape != expected.shape:
                 raise UserError(f"observation {key!r} has shape {array.shape}, the policy needs {expected.shape}")
             batch[key] = array[None]
-        return int(self._state.act(batch, np.full(1, reward, np.float32))[0])
+        action = self._state.act(batch, np.full(1, reward, np.float32), np.ones(1, np.bool_))
+        native = native_actions(self._spec.action, action)[0]
+        return int(native) if self._spec.action.kind == "discrete" else native

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from machina.config import cache_folder
+from machina.envs.actions import random_actions
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.parts import MachinePlan, Parts, policy_maker
 from machina.nets.ranks import SINGLE_RANK
 from machina.runtime.plane import assign_slots
 from machina.runtime.unrolls import UnrollBuffer
-from machina.types import Array, Unroll
+from machina.types import ACTION_MASK, Array, Unroll
 
 SECONDS_PER_PART = 4.0
 CEILINGS = "ceilings.json"
@@ -47,7 +48,7 @@ def measure_ceiling(config: AnyRunConfig, parts: Parts, seconds: float = SECONDS
     threads = torch.get_num_threads()
     torch.set_num_threads(parts.machine.cores)
     try:
-        slots = assign_slots(parts.factory.spec.num_tasks, config.env.envs_per_task, parts.machine.actors)[0][0]
+        slots = assign_slots(parts.factory.spec, config.env.envs_per_task, parts.machine.actors)[0][0]
         task_ids = [int(slot) % parts.factory.spec.num_tasks for slot in slots]
         ceiling = Ceiling(
             _environment(parts, task_ids, seconds),
@@ -112,10 +113,12 @@ def _environment(parts: Parts, task_ids: list[int], seconds: float) -> float:
     env = parts.factory.make(task_ids)
     generator = np.random.default_rng(0)
     try:
-        env.reset(list(range(len(task_ids))))
+        observation = env.reset(list(range(len(task_ids)))).observation
 
         def step() -> int:
-            env.step(generator.integers(0, parts.factory.spec.num_actions, len(task_ids)))
+            nonlocal observation
+            actions = random_actions(parts.factory.spec.action, len(task_ids), generator, observation.get(ACTION_MASK))
+            observation = env.step(actions).observation
             return len(task_ids)
 
         return _rate(step, seconds)
@@ -128,11 +131,13 @@ def _acting(config: AnyRunConfig, parts: Parts, num_slots: int, seconds: float) 
     observation = {
         key: np.zeros((num_slots, *array.shape), array.dtype) for key, array in parts.factory.spec.observation.items()
     }
-    reward, action = np.zeros(num_slots, np.float32), np.zeros(num_slots, np.int64)
+    reward, action = np.zeros(num_slots, np.float32), parts.factory.spec.action.none(num_slots)
+    first, task_ids = np.zeros(num_slots, np.bool_), np.zeros(num_slots, np.int64)
+    uniforms = np.full(action.shape, 0.5, np.float32)
     core = policy.initial_core_state(num_slots)
 
     def act() -> int:
-        policy.act(observation, reward, action, core, np.full(num_slots, 0.5, np.float32))
+        policy.act(observation, reward, action, first, task_ids, core, uniforms)
         return num_slots
 
     return _rate(act, seconds)
@@ -157,7 +162,9 @@ def random_batch(config: AnyRunConfig, parts: Parts) -> Unroll[Array]:
     size = config.algo.batch_size
     slots = np.arange(size)
     core = policy_maker(config, parts)().initial_core_state(size)
-    batch = UnrollBuffer(spec, config.algo.unroll_length, slots, slots % spec.num_tasks, core).unroll
+    task_ids = np.array([spec.task_of(int(slot)) for slot in slots])
+    batch = UnrollBuffer(spec, config.algo.unroll_length, slots, task_ids, core).unroll
+    batch.on_turn[...] = True
     generator = np.random.default_rng(0)
     for array in batch.observation.values():
         array[...] = generator.random(array.shape) * (255 if array.dtype == np.uint8 else 1)

@@ -65,7 +65,7 @@ def evaluate(
     try:
         result = _play(
             stepper,
-            PolicyState(policy, len(task_ids), int(seeds[-1])),
+            PolicyState(policy, factory.spec, np.array(task_ids, np.int64), int(seeds[-1])),
             [int(each >> 1) for each in seeds[:-1]],
             quota,
             step_timeout_s,
@@ -107,14 +107,14 @@ def _play(
     while any(len(done) < wanted for done, wanted in zip(finished, quota, strict=True)):
         if stop():
             raise RunFailedError("evaluation stopped before its end; it has no score")
-        stepper.send(player.act(entry.observation, entry.reward))
+        stepper.send(player.act(entry.observation, entry.reward, entry.on_turn))
         was_done = entry.terminated | entry.truncated
         player.reset(was_done)
         entry = stepper.receive(timeout_s)
         returns += entry.reward  # 0 at a reset step
         lengths += ~was_done
         for slot in np.flatnonzero(entry.terminated | entry.truncated):
-            if len(finished[slot]) < quota[slot]:
+            if lengths[slot] and len(finished[slot]) < quota[slot]:
                 finished[slot].append((float(returns[slot]), int(lengths[slot])))
                 if progress is not None:
                     progress(sum(map(len, finished)), int(quota.sum()))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -12,6 +13,9 @@ from machina.launch.configuration import AnyRunConfig
 from machina.launch.evaluation import evaluate
 from machina.launch.parts import Parts, policy_maker, total_env_steps
 from machina.launch.registrations import registrations
+from machina.league.opponents import PoolOpponents
+from machina.league.pool import Snapshot
+from machina.league.snapshots import SnapshotStore
 from machina.nets.ranks import SINGLE_RANK, join_ranks
 from machina.report.evaluation import EvaluationResult
 from machina.runtime.building import ActorSetup
@@ -55,6 +59,14 @@ class Place(Protocol):
         """Score these parameters; ``stop`` is asked whether to give up."""
         ...
 
+    def share(self, snapshot: Snapshot, store: SnapshotStore) -> Any:
+        """What actors get a snapshot's parameters from."""
+        ...
+
+    def flat(self, parameters: Any) -> torch.Tensor:
+        """The flat vector that a learner's published parameters stand for."""
+        ...
+
     def nodes(self) -> list[dict[str, Any]]:
         """The machines of the run, for `machina status`."""
         ...
@@ -73,7 +85,9 @@ class OneMachine:
         """The plane of the place ``inline`` or ``local``."""
         plane = InlinePlane if self._config.runtime.place == "inline" else LocalPlane
         return plane(
-            actor_setup(self._config, self._parts), self._config.runtime, plane_config(self._config, self._parts)
+            actor_setup(self._config, self._parts, lambda load: load()),
+            self._config.runtime,
+            plane_config(self._config, self._parts),
         )
 
     def make_learners(self, on_fault: Callable[[str], None]) -> LearnerGroup:
@@ -97,6 +111,14 @@ class OneMachine:
     def evaluate(self, parameters: Any, env_steps: int, run: str, stop: Callable[[], bool]) -> Evaluation:
         """Score these parameters now; training waits."""
         return PlayedHere(lambda: evaluate_parameters(self._config, self._parts, parameters, env_steps, run, stop))
+
+    def share(self, snapshot: Snapshot, store: SnapshotStore) -> Any:
+        """The snapshot's file; it is checked at every load."""
+        return functools.partial(store.load, snapshot)
+
+    def flat(self, parameters: Any) -> torch.Tensor:
+        """The vector itself."""
+        return cast(torch.Tensor, parameters)
 
     def nodes(self) -> list[dict[str, Any]]:
         """This machine."""
@@ -130,9 +152,10 @@ class RayCluster:
 
     def make_plane(self) -> Plane:
         """Actors in processes of the cluster."""
+        from machina.runtime.ray_parts import shared_parameters
         from machina.runtime.ray_plane import RayPlane
 
-        setup = actor_setup(self._config, self._parts)
+        setup = actor_setup(self._config, self._parts, shared_parameters)
         return RayPlane(setup, self._config.runtime, plane_config(self._config, self._parts), self._open.prepare)
 
     def make_learners(self, on_fault: Callable[[str], None]) -> LearnerGroup:
@@ -158,6 +181,19 @@ class RayCluster:
             return evaluate_parameters(config, parts, torch.from_numpy(flat), env_steps, run, lambda: False)
 
         return RemoteEvaluation(self._open.prepare, play, parameters, stop)
+
+    def share(self, snapshot: Snapshot, store: SnapshotStore) -> Any:
+        """A reference, which every node can follow."""
+        import ray
+
+        return ray.put(store.load(snapshot).numpy())
+
+    def flat(self, parameters: Any) -> torch.Tensor:
+        """The vector that a reference stands for."""
+        from machina.runtime.ray_parts import shared_parameters
+
+        flat: torch.Tensor = shared_parameters(parameters)
+        return flat
 
     def nodes(self) -> list[dict[str, Any]]:
         """The nodes of the cluster."""
@@ -201,11 +237,16 @@ def updates_ahead(config: AnyRunConfig) -> int:
     return 0 if config.runtime.lock_step else UPDATES_AHEAD
 
 
-def actor_setup(config: AnyRunConfig, parts: Parts) -> ActorSetup:
-    """What every actor is built from."""
+def actor_setup(config: AnyRunConfig, parts: Parts, fetch: Callable[[Any], torch.Tensor]) -> ActorSetup:
+    """What every actor is built from; ``fetch`` turns what ``Place.share`` gave into a snapshot's parameters."""
+    make_policy = policy_maker(config, parts)
+    league = config.league
     return ActorSetup(
         factory=parts.factory,
-        make_policy=policy_maker(config, parts),
+        make_policy=make_policy,
+        make_opponents=None
+        if league.snapshot_updates is None
+        else lambda: PoolOpponents(make_policy, league.opponents_in_memory, fetch),
         unroll_length=config.algo.unroll_length,
         seed=config.seed,
         step_timeout_s=config.runtime.step_timeout_s,

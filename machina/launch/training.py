@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from types import FrameType
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +17,11 @@ from machina.checkpoint.files import write_atomically
 from machina.errors import RunFailedError, UserError
 from machina.interfaces import LearnerState
 from machina.launch.configuration import AnyRunConfig
+from machina.launch.league import League
 from machina.launch.parts import Parts, total_env_steps
 from machina.launch.places import Evaluation, Place
 from machina.launch.progress import Means, Meter, Progress
+from machina.launch.signals import handled_signals
 from machina.launch.watching import RunView
 from machina.metrics import EpisodeTracker, MetricsWriter, TimeShares
 from machina.runtime.batches import Batch
@@ -79,6 +79,10 @@ class Trainer:
         self._plane = place.make_plane()
         self.learners = place.make_learners(self._note_learner_fault)
         self.episodes = EpisodeTracker(self._spec.num_tasks)
+        self._league: League | None = None
+        if config.league.snapshot_updates is not None:
+            inline = config.runtime.place == "inline"
+            self._league = League(config, parts, run, place.share, beside=not inline)
         self.progress = Progress(next_evaluation=config.eval_every or 0)
         self._shares = TimeShares()
         self._means = Means()
@@ -105,6 +109,8 @@ class Trainer:
         self._plane_state = {name: tensor.numpy() for name, tensor in tensors.pop("plane").items()}
         self.learners.load_state(LearnerState(tensors, checkpoint.values["learner"]))
         self.episodes.load_state(checkpoint.values["episodes"])
+        if self._league is not None:
+            self._league.load_state(checkpoint.values["league"])
         progress = Progress(**checkpoint.values["progress"])
         lost = progress.unrolls_lost + checkpoint.values["unrolls_at_hand"]
         self.progress = progress._replace(unrolls_lost=lost)
@@ -121,6 +127,9 @@ class Trainer:
             "protocol": self._spec.protocol,
             "unrolls_at_hand": self._plane.unrolls_at_hand(),
         }
+        if self._league is not None:
+            values["league"] = self._league.state()
+            self._league.write_table()
         tensors: dict[str, Mapping[str, Tensor | Array]] = {**state.tensors, "plane": self._plane.state()}
         self._view.checkpoint = self._run.save(progress.env_steps, tensors, values, self._config.keep_checkpoints)
         self._saved_at = time.monotonic()
@@ -146,7 +155,7 @@ class Trainer:
         """
         self._started = self._saved_at = self._looked_at = time.monotonic()
         self._stop_reason = self._goal_met(self._started)
-        with _signals(self._request_stop):
+        with handled_signals(self._request_stop):
             try:
                 reason = self._stop_reason or self._train()
                 if self._is_new or self._has_learned:
@@ -163,6 +172,8 @@ class Trainer:
 
     def _train(self) -> str:
         """The loop; returns why it ended."""
+        if self._league is not None:
+            self._plane.store.set_opponents(self._league.view())
         self._plane.publish(self.progress.updates, self.learners.parameters())
         self._plane.start(self._plane_state)
         self._meter.restart(self.progress, self._seconds())
@@ -196,6 +207,8 @@ class Trainer:
                 self._run.write_status(self._status(ended=self._stop_reason or "a fault"))
         finally:
             self._metrics.close()
+            if self._league is not None:
+                self._league.close()
             self._plane.close()
             self.learners.close()
 
@@ -222,6 +235,10 @@ class Trainer:
         self.progress = self.progress._replace(
             env_steps=self.progress.env_steps + steps, updates=self.progress.updates + 1
         )
+        if self._league is not None and self._league.is_due(self.progress.updates):
+            flat = self._place.flat(updated.parameters)
+            self._league.add_snapshot(self.progress.updates, self.progress.env_steps, flat)
+            self._plane.store.set_opponents(self._league.view())
         self._plane.publish(self.progress.updates, updated.parameters)
         metrics |= {"actor/policy_lag_mean": float(lags.mean()), "actor/policy_lag_max": float(lags.max())}
         self._means.add(metrics)
@@ -248,6 +265,8 @@ class Trainer:
         """Everything that is not learning: episodes, log, evaluation, checkpoint, and whether to stop."""
         for episode in self._plane.drain_episodes():
             self.episodes.record(episode)
+        if self._league is not None:
+            self._follow(self._league)
         for fault in self._plane.drain_faults():
             self._view.notice(f"replaced: {fault.message}")
             self._run.log_fault(fault.message, fault.details)
@@ -266,6 +285,16 @@ class Trainer:
         self._evaluate_if_due()
         if now - self._saved_at >= 60 * self._config.checkpoint_minutes:
             self._save_or_notice("the run goes on")
+
+    def _follow(self, league: League) -> None:
+        """Take in the games that ended; who wins against a snapshot will meet it less often."""
+        serial = league.pool.serial
+        for game in self._plane.drain_games():
+            league.record(game)
+        if league.pool.serial != serial:
+            self._plane.store.set_opponents(league.view())
+        if league.collect() or self._view.league is None:
+            self._view.league = league.table()
 
     def _look_around(self) -> None:
         """Say how the run does, and hear whether it is to be scaled."""
@@ -323,6 +352,7 @@ class Trainer:
             "faults/updates_undone": self.learners.updates_undone,
             **self._means.take(),
             **self.episodes.metrics(self._spec.tasks),
+            **({} if self._league is None else self._league.metrics()),
             **(extra or {}),
         }
         self._metrics.write(
@@ -377,24 +407,3 @@ class Trainer:
         except (RunFailedError, UserError) as error:
             self._evaluation = None
             self._view.notice(f"no evaluation: {error}; the run goes on")
-
-
-@contextmanager
-def _signals(request_stop: Callable[[str], None]) -> Iterator[None]:
-    """First SIGINT or SIGTERM: stop after this update and save. Second: abort at once."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        request_stop(f"{signal.Signals(number).name} received")
-
-    try:
-        former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals stay with whoever has it
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

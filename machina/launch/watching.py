@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from machina.launch.progress import Meter, Progress
 from machina.metrics import EpisodeTracker
@@ -42,6 +43,8 @@ class RunView:
         self.latest: dict[str, float] = {}
         """Metrics of the newest update."""
         self.checkpoint: Path | None = None
+        self.league: dict[str, Any] | None = None
+        """Ratings and pool, see ``machina.report.league``."""
 
     def starting(self, stats: PlaneStats, total_slots: int) -> None:
         """Show how far the environments are before the first update."""
@@ -86,6 +89,7 @@ class RunView:
             checkpoint=self.checkpoint,
             faults=faults,
             tasks=self.rows(episodes),
+            league=self.league,
         )
 
     def _session_s(self, progress: Progress) -> float:

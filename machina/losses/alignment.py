@@ -5,7 +5,7 @@ chosen there. The consequence of that action therefore lies one entry later::
 
     entry        0        1        2     ...    T
     observation  x0       x1       x2           xT
-    action       a0       a1       a2           (zero: the next unroll answers it)
+    action       a0       a1       a2           (nothing: the next unroll answers it)
     reward       (old)    r(a0)    r(a1)        r(a[T-1])
     flags        (old)    f(a0)    f(a1)        f(a[T-1])
 
@@ -27,23 +27,30 @@ class Steps(NamedTuple):
     """T aligned steps of B slots, and what the network needs to read the T + 1 entries."""
 
     actions: Tensor
-    """``[T, B]`` int64."""
+    """``[T, B, *action.shape]``."""
     behaviour_logits: Tensor
-    """``[T, B, A]``."""
+    """``[T, B, P]``."""
     rewards: Tensor
     """``[T, B]``: the answer to the action, as the environment gave it."""
-    discounts: Tensor
-    """``[T, B]``: gamma, zero where the task ended or a life was lost. A truncated step keeps gamma."""
+    team_rewards: Tensor
+    """``[T, B]``: the same, mean over the team."""
+    enemy_rewards: Tensor
+    """``[T, B]``: the same, mean over the other teams."""
+    continues: Tensor
+    """``[T, B]`` float32: 0 where the task ended or a life was lost, else 1, also where a limit cut."""
     mask: Tensor
-    """``[T, B]`` bool: False for reset steps, whose action was ignored; no loss may count them."""
+    """``[T, B]`` bool: False for reset steps, whose action was ignored, and for those of another player than the
+    policy that learns; no loss may count them."""
+    on_turn: Tensor
+    """``[T, B]`` bool: False where others moved; the action was ignored, the step's value counts."""
     first: Tensor
     """``[T + 1, B]`` bool: the entry opens an episode."""
     previous_actions: Tensor
-    """``[T + 1, B]`` int64: the action before each entry, ``NO_ACTION`` where the entry opens an episode."""
+    """``[T + 1, B, *action.shape]``: the agent's action before each entry, none where the entry opens an episode."""
 
 
-def aligned(unroll: Unroll[Tensor], gamma: float) -> Steps:
-    """Shift rewards and flags by one entry, and fold termination into discounts.
+def aligned(unroll: Unroll[Tensor]) -> Steps:
+    """Shift rewards and flags by one entry.
 
     An entry with ``terminated`` or ``truncated`` is the last of its episode. Environments reset in the step after
     it, so the transition from there to the next entry is no transition of the task: it is masked out. The final
@@ -51,14 +58,18 @@ def aligned(unroll: Unroll[Tensor], gamma: float) -> Steps:
     """
     done = unroll.terminated | unroll.truncated
     ends_return = unroll.terminated | unroll.life_lost
-    first = torch.cat([(unroll.previous_action == NO_ACTION)[None], done[:-1]])
+    first = torch.cat([unroll.first[None], done[:-1]])
     previous_actions = torch.cat([unroll.previous_action[None], unroll.action[:-1]])
+    opens = first.reshape(*first.shape, *[1] * (previous_actions.ndim - 2))
     return Steps(
         actions=unroll.action[:-1],
         behaviour_logits=unroll.behaviour_logits[:-1],
         rewards=unroll.reward[1:],
-        discounts=gamma * (~ends_return[1:]).to(unroll.reward.dtype),
-        mask=~done[:-1],
+        team_rewards=unroll.team_reward[1:],
+        enemy_rewards=unroll.enemy_reward[1:],
+        continues=(~ends_return[1:]).to(unroll.reward.dtype),
+        mask=~(done[:-1] | unroll.foreign[:-1]),
+        on_turn=unroll.on_turn[:-1],
         first=first,
-        previous_actions=previous_actions.masked_fill(first, NO_ACTION),
+        previous_actions=previous_actions.masked_fill(opens, 0 if unroll.action.is_floating_point() else NO_ACTION),
     )

@@ -12,10 +12,12 @@ from machina.config import Config
 class NetworkConfig(Config):
     """Torso, optional LSTM, policy head, and one value head per task."""
 
-    torso: Literal["auto", "shallow", "deep", "mlp"] = Field(
+    torso: Literal["auto", "shallow", "deep", "mlp", "units"] = Field(
         default="auto",
         description="shallow: convolutions and one hidden layer; deep: IMPALA's residual net (arXiv 1802.01561, "
-        "figure 3); mlp: hidden layers only; auto: shallow for images, mlp for the rest.",
+        "figure 3); mlp: hidden layers only; units: an observation array `units` as a set, each embedded alike, then "
+        "the maximum over them (arXiv 1912.06680, figure 17); auto: units where there is such an array, shallow for "
+        "images, mlp for the rest.",
     )
     filters: tuple[int, ...] = Field(
         default=(32, 64, 64), min_length=1, description="Shallow net: filters of each convolution (as DQN)."
@@ -25,10 +27,24 @@ class NetworkConfig(Config):
     hidden_sizes: tuple[int, ...] | None = Field(
         default=None,
         description="Units of the hidden layers; None: 512 for shallow (as DQN), 256 for deep (as IMPALA), "
-        "128,128 for mlp.",
+        "128,128 for mlp and units.",
     )
     lstm_size: int = Field(
         default=0, ge=0, description="Units of an LSTM after the torso (256 in IMPALA); 0: feed-forward."
+    )
+    separate_value: bool = Field(
+        default=False, description="The value function gets a torso of its own (as PPO's networks for MuJoCo)."
+    )
+    initial_log_deviation: float = Field(
+        default=0.0, description="Continuous actions: logarithm of the policy's standard deviation at the start."
+    )
+    observation_filter: bool = Field(
+        default=False,
+        description="Observed floats lose their running mean, are divided by their running deviation and cut to "
+        "[-5, 5] (arXiv 1912.06680, appendix E).",
+    )
+    separate_roles: bool = Field(
+        default=False, description="Each role has a network of its own, or each task; else all share one."
     )
     network_name: str | None = Field(
         default=None,
@@ -46,4 +62,6 @@ class NetworkConfig(Config):
             sizes = getattr(self, field)
             if sizes is not None and any(size < 1 for size in sizes):
                 raise ValueError(f"{field} must be at least 1 each, got {sizes}")
+        if self.separate_value and self.lstm_size:
+            raise ValueError(f"separate_value needs lstm_size=0, got {self.lstm_size}: one LSTM serves both heads")
         return self

@@ -12,30 +12,35 @@ from torch.nn import functional
 
 from machina.errors import RunFailedError, told_with_place
 from machina.nets.config import NetworkConfig
+from machina.nets.distributions import masked
+from machina.nets.observation_filter import ObservationFilter
 from machina.nets.torsos import Encoder
-from machina.specs import EnvSpec
+from machina.specs import ActionSpec, EnvSpec
+from machina.types import ACTION_MASK
 
 CoreTensors = tuple[Tensor, ...]
 
 
 class NetworkInput(NamedTuple):
-    """What a network may read. The task is not among it: the policy must not know which task it plays."""
+    """What a network may read. One that all tasks share leaves ``task_id`` alone: it can't know which it plays."""
 
     observation: Mapping[str, Tensor]
     """``[T, B, ...]`` each; frame stacks as ``[T, B, stack, H, W]``."""
     reward: Tensor
     """``[T, B]``: the reward that arrived with the observation."""
     previous_action: Tensor
-    """``[T, B]`` int64: ``NO_ACTION`` where the entry opens an episode."""
+    """``[T, B, *action.shape]`` int64 or float32: ``NO_ACTION``, or zero, where the entry opens an episode."""
     first: Tensor
     """``[T, B]`` bool: the entry opens an episode; the core state starts from zero there."""
+    task_id: Tensor
+    """``[T, B]`` int64, constant over time: read only by networks with separate parts for each role."""
 
 
 class NetworkOutput(NamedTuple):
     """What a network answers, in float32."""
 
     logits: Tensor
-    """``[T, B, A]``."""
+    """``[T, B, P]``: parameters of the distribution over actions (``machina.nets.distributions``)."""
     values: Tensor
     """``[T, B, num_tasks]``: normalized when PopArt is on."""
     core_state: CoreTensors
@@ -47,7 +52,8 @@ class NetworkContract(NamedTuple):
 
     name: str
     """Of the network, as the user gave it."""
-    num_actions: int
+    num_parameters: int
+    """P: the last axis of ``logits``."""
     num_tasks: int
 
     def checked(self, output: object, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
@@ -61,7 +67,7 @@ class NetworkContract(NamedTuple):
                 f"network {self.name!r}: forward must return a NetworkOutput, got {type(output).__name__}"
             )
         entries, slots = inputs.reward.shape
-        heads = [(entries, slots, self.num_actions), (entries, slots, self.num_tasks)]
+        heads = [(entries, slots, self.num_parameters), (entries, slots, self.num_tasks)]
         expected = [*heads, *(tuple(state.shape) for state in core_state)]
         got = [tuple(tensor.shape) for tensor in (output.logits, output.values, *output.core_state)]
         if got != expected:
@@ -88,11 +94,17 @@ class PolicyNetwork(nn.Module):
     """What every answer of a user's network is held to; our own networks have none."""
 
     def __call__(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
-        """``forward``; a user's network that fails there is told in one line that names it.
+        """``forward``, with the logits of actions that the observation's mask forbids put out of reach.
 
         Raises:
-            RunFailedError: a user's network raised, or answered with wrong shapes.
+            RunFailedError: a user's network raised, or answered with wrong shapes; one line that names it.
         """
+        output = self._answer(inputs, core_state)
+        if ACTION_MASK not in inputs.observation:
+            return output
+        return output._replace(logits=masked(output.logits, inputs.observation[ACTION_MASK]))
+
+    def _answer(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
         if self.contract is None:
             return cast(NetworkOutput, super().__call__(inputs, core_state))
         try:
@@ -111,17 +123,19 @@ class PolicyNetwork(nn.Module):
 
 
 class RecurrentCore(nn.Module):
-    """An LSTM fed with features, the previous action (one-hot) and the reward clipped to [-1, 1] (IMPALA)."""
+    """An LSTM fed with features, the previous action (one-hot) and the reward clipped to [-1, 1] (IMPALA).
 
-    def __init__(self, features: int, num_actions: int, size: int) -> None:
+    Of several choices each is one-hot; a continuous action is fed as its numbers, clipped to [-1, 1] too.
+    """
+
+    def __init__(self, features: int, action: ActionSpec, size: int) -> None:
         super().__init__()
-        self.num_actions = num_actions
-        self.lstm = nn.LSTM(features + num_actions + 1, size)
+        self.action = action
+        self.lstm = nn.LSTM(features + (sum(action.choices) or len(action.low)) + 1, size)
 
     def forward(self, features: Tensor, inputs: NetworkInput, core_state: CoreTensors) -> tuple[Tensor, CoreTensors]:
         """``[T, B, features]`` to ``[T, B, size]`` and the state ``[B, size]`` twice (hidden, cell)."""
-        chosen = inputs.previous_action >= 0
-        previous = functional.one_hot(inputs.previous_action.clamp(min=0), self.num_actions) * chosen.unsqueeze(-1)
+        previous = self._read(inputs.previous_action)
         reward = inputs.reward.clamp(-1, 1).unsqueeze(-1)
         features = torch.cat([features, previous.to(features.dtype), reward.to(features.dtype)], dim=-1)
         hidden, cell = core_state
@@ -134,6 +148,17 @@ class RecurrentCore(nn.Module):
             hidden, cell = hidden[0], cell[0]
             outputs.append(span)
         return torch.cat(outputs), (hidden, cell)
+
+    def _read(self, previous_action: Tensor) -> Tensor:
+        """``[T, B, *action.shape]`` to ``[T, B, numbers]``; all zero where there was no action."""
+        if self.action.kind == "continuous":
+            return previous_action.clamp(-1, 1)
+        choices = previous_action.unbind(-1) if self.action.shape else (previous_action,)
+        one_hot = [
+            functional.one_hot(choice.clamp(min=0), count) * (choice >= 0).unsqueeze(-1)
+            for choice, count in zip(choices, self.action.choices, strict=True)
+        ]
+        return torch.cat(one_hot, dim=-1)
 
 
 def start_orthogonal(module: nn.Module, gain: float) -> None:
@@ -150,34 +175,56 @@ def start_orthogonal(module: nn.Module, gain: float) -> None:
 
 
 class ActorCritic(PolicyNetwork):
-    """The networks of the IMPALA paper, for images and vectors, with one value head per task."""
+    """The networks of the IMPALA and PPO papers, for images, vectors and sets of units; a value head per task.
+
+    The deviations of a continuous policy are parameters of their own, whatever it observes (as PPO's published code).
+    """
 
     def __init__(self, spec: EnvSpec, config: NetworkConfig) -> None:
-        """Raises UserError when the torso asked for does not suit the observation."""
+        """Raises UserError when the torso or the filter asked for does not suit the observation."""
         super().__init__()
         self.encoder = Encoder(spec, config)
         size = config.lstm_size
-        self.core = RecurrentCore(self.encoder.output_size, spec.num_actions, size) if size else None
+        self.core = RecurrentCore(self.encoder.output_size, spec.action, size) if size else None
         self.core_state_shapes = ((size,), (size,)) if size else ()
         features = size or self.encoder.output_size
-        self.policy_head = nn.Linear(features, spec.num_actions)
+        self.policy_head = nn.Linear(features, sum(spec.action.choices) or len(spec.action.low))
         self.value_head = nn.Linear(features, spec.num_tasks)
         start_orthogonal(self.encoder, gain=math.sqrt(2))
         start_orthogonal(self.policy_head, gain=0.01)
         start_orthogonal(self.value_head, gain=1.0)
+        self.value_encoder: Encoder | None = None
+        if config.separate_value:
+            self.value_encoder = Encoder(spec, config)
+            start_orthogonal(self.value_encoder, gain=math.sqrt(2))
+        self.log_deviation: nn.Parameter | None = None
+        if spec.action.kind == "continuous":
+            self.log_deviation = nn.Parameter(torch.full(spec.action.shape, config.initial_log_deviation))
+        self.observation_filter = ObservationFilter(spec) if config.observation_filter else None
 
     def forward(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
-        """Answer T entries of B slots; only the torso follows a surrounding autocast."""
-        features = self.encoder(inputs.observation)
+        """Answer T entries of B slots; only the torsos follow a surrounding autocast."""
+        observation = inputs.observation
+        if self.observation_filter is not None:
+            observation = self.observation_filter(observation)
+        features = self.encoder(observation)
+        value_features = features if self.value_encoder is None else self.value_encoder(observation)
         with torch.autocast(features.device.type, enabled=False):
             features = features.float().unflatten(0, inputs.reward.shape)
+            value_features = value_features.float().unflatten(0, inputs.reward.shape)
             if self.core is not None:
                 features, core_state = self.core(features, inputs, core_state)
-            return NetworkOutput(self.policy_head(features), self.value_head(features), core_state)
+                value_features = features
+            logits = self.policy_head(features)
+            if self.log_deviation is not None:
+                logits = torch.cat([logits, self.log_deviation.expand_as(logits)], dim=-1)
+            return NetworkOutput(logits, self.value_head(value_features), core_state)
 
     def cast_for_acting(self, dtype: torch.dtype) -> None:
-        """Keep the torso's weights in ``dtype``; converting them costs as much as acting for a few slots."""
+        """Keep the torsos' weights in ``dtype``; converting them costs as much as acting for a few slots."""
         self.encoder.to(dtype)
+        if self.value_encoder is not None:
+            self.value_encoder.to(dtype)
 
 
 def _span_starts(first: Tensor) -> list[int]:

@@ -11,14 +11,16 @@ from torch import nn
 from machina.errors import RunFailedError, UserError, nearest, told_with_place
 from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, NetworkContract, NetworkInput, PolicyNetwork
+from machina.nets.roles import RoleNetworks
 from machina.plugins import load_function
-from machina.specs import EnvSpec
-from machina.types import NO_ACTION
+from machina.specs import ArraySpec, EnvSpec
+from machina.types import ACTION_MASK
 
 NetworkBuilder = Callable[[EnvSpec, NetworkConfig], PolicyNetwork]
 
 NETWORKS: dict[str, NetworkBuilder] = {}
-"""Users' networks; ``--network-name NAME`` picks one, ``module:function`` is imported. Else it is ``ActorCritic``."""
+"""Users' networks; ``--network-name NAME`` picks one, ``module:function`` is imported. Else it is ``ActorCritic``,
+or one for each role."""
 
 _BUILDING = threading.Lock()
 """Actors are built in threads, but weights are drawn from a generator that they share."""
@@ -40,15 +42,31 @@ def build_network(spec: EnvSpec, config: NetworkConfig, seed: int) -> PolicyNetw
     Convolution weights are channels-last. PyTorch's global random stream is left as it was.
 
     Raises:
-        UserError: an unknown name, or a network that breaks the contract of ``PolicyNetwork``.
+        UserError: an unknown name, a network that breaks the contract of ``PolicyNetwork``, or an action mask that
+            does not fit the actions.
     """
+    _check_mask(spec)
     name = config.network_name
-    build = ActorCritic if name is None else _find(name)
+    ours: NetworkBuilder = RoleNetworks if config.separate_roles else ActorCritic
+    build = ours if name is None else _find(name)
     with _BUILDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build(spec, config) if name is None else _built(name, build, spec, config)
     channels_last: PolicyNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return channels_last
+
+
+def _check_mask(spec: EnvSpec) -> None:
+    if ACTION_MASK not in spec.observation:
+        return
+    if spec.action.kind == "continuous":
+        raise UserError(f"environment {spec.name!r}: an {ACTION_MASK} needs discrete actions, these are continuous")
+    expected, got = ArraySpec(shape=(spec.action.num_parameters,), dtype="bool"), spec.observation[ACTION_MASK]
+    if got != expected:
+        raise UserError(
+            f"environment {spec.name!r}: {ACTION_MASK} must be {expected.dtype} {expected.shape}, one for each choice, "
+            f"got {got.dtype} {got.shape}"
+        )
 
 
 def _find(name: str) -> NetworkBuilder:
@@ -75,7 +93,7 @@ def _built(name: str, build: NetworkBuilder, spec: EnvSpec, config: NetworkConfi
         reason = told_with_place(error, getattr(build, "__module__", ""))
         raise UserError(f"network {name!r}: the builder raised {reason}") from error
     _check_parts(name, network, spec)
-    network.contract = NetworkContract(name, spec.num_actions, spec.num_tasks)
+    network.contract = NetworkContract(name, spec.action.num_parameters, spec.num_tasks)
     # One entry as in acting, several as in learning, and a single slot, where a `squeeze` too many shows.
     for entries, slots in ((1, 2), (3, 2), (1, 1)):
         _ask(network, spec, entries, slots)
@@ -103,8 +121,9 @@ def _ask(network: PolicyNetwork, spec: EnvSpec, entries: int, slots: int) -> Non
             for key, array in spec.observation.items()
         },
         reward=torch.zeros(entries, slots),
-        previous_action=torch.full((entries, slots), NO_ACTION),
+        previous_action=torch.from_numpy(spec.action.none(slots)).repeat(entries, 1, *[1] * len(spec.action.shape)),
         first=torch.ones(entries, slots, dtype=torch.bool),
+        task_id=torch.zeros(entries, slots, dtype=torch.int64),
     )
     core_state = tuple(torch.zeros(slots, *shape) for shape in network.core_state_shapes)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,17 @@ from torch.nn import functional
 from machina.errors import UserError
 from machina.nets.config import NetworkConfig
 from machina.specs import ArraySpec, EnvSpec
-from machina.types import OBSERVATION
+from machina.types import ACTION_MASK, OBSERVATION
 
-RESERVED_KEYS = ("privileged", "action_mask")
+PRIVILEGED = "privileged"
+"""The key of what only the value function may see."""
+
+UNITS = "units"
+"""The key of an array ``[units, features]`` float32, whose rows are a set: their order means nothing."""
+
+UNITS_MASK = "units_mask"
+"""The key of an array ``[units]`` bool beside it: False in the rows that hold no unit now."""
+
 DEEP_CHANNELS = (16, 32, 32)
 
 
@@ -28,16 +36,24 @@ class ImageShape(NamedTuple):
     layout: Literal["HW", "CHW", "HWC"]
 
 
+def seen_arrays(spec: EnvSpec) -> dict[str, ArraySpec]:
+    """The arrays that a torso reads: all but the action mask, which only the answer is held to."""
+    return {key: array for key, array in spec.observation.items() if key != ACTION_MASK}
+
+
 def image_shape(spec: EnvSpec) -> ImageShape | None:
-    """The observation as an image, or None when it is not one array of two or three axes."""
-    if set(spec.observation) != {OBSERVATION}:
+    """The observation as an image, or None when it is not one array of two or three axes.
+
+    The axis of the channels is the last one where that is the shortest, as most environments have it; else the first.
+    """
+    if set(seen_arrays(spec)) != {OBSERVATION}:
         return None
     shape = spec.observation[OBSERVATION].shape
     if len(shape) == 2:
         return ImageShape(1, *shape, "HW")
     if len(shape) != 3:
         return None
-    if not spec.stores_frames_once and shape[2] <= 4 < shape[0]:
+    if not spec.stores_frames_once and shape[2] < min(shape[:2]):
         return ImageShape(shape[2], shape[0], shape[1], "HWC")
     return ImageShape(*shape, "CHW")
 
@@ -92,10 +108,17 @@ def shallow_torso(image: ImageShape, config: NetworkConfig, scale: float) -> tup
             layers.append(nn.Conv2d(channels, filters, kernel, stride))
         layers.append(nn.ReLU(inplace=True))
         channels = filters
-    hidden_sizes = (512,) if config.hidden_sizes is None else config.hidden_sizes
+    hidden_sizes = _hidden_sizes(config, (512,))
     flat = channels * prod(size)
     layers += [nn.Flatten(), *hidden_layers(flat, hidden_sizes, nn.ReLU)]
     return nn.Sequential(*layers), (hidden_sizes or (flat,))[-1]
+
+
+def flat_torso(arrays: Mapping[str, ArraySpec], config: NetworkConfig) -> tuple[nn.Sequential, int]:
+    """Hidden layers with tanh for all arrays flattened and joined; the module and its number of features."""
+    sizes = _hidden_sizes(config, (128, 128))
+    inputs = _size(arrays)
+    return nn.Sequential(*hidden_layers(inputs, sizes, nn.Tanh)), (sizes or (inputs,))[-1]
 
 
 class ResidualBlock(nn.Module):
@@ -129,10 +152,54 @@ def deep_torso(image: ImageShape, config: NetworkConfig, scale: float) -> tuple[
         layers.append(nn.MaxPool2d(3, stride=2, padding=(height % 2, width % 2), ceil_mode=True))
         layers += [ResidualBlock(filters), ResidualBlock(filters)]
         channels, height, width = filters, -(-height // 2), -(-width // 2)
-    hidden_sizes = (256,) if config.hidden_sizes is None else config.hidden_sizes
+    hidden_sizes = _hidden_sizes(config, (256,))
     flat = channels * height * width
     layers += [nn.ReLU(), nn.Flatten(), *hidden_layers(flat, hidden_sizes, nn.ReLU)]
     return nn.Sequential(*layers), (hidden_sizes or (flat,))[-1]
+
+
+class UnitsTorso(nn.Module):
+    """Sets of units as OpenAI Five reads them (arXiv 1912.06680, figure 17), then hidden layers.
+
+    Every unit goes through the same two layers and the maximum is taken over units; beside it the other arrays, such as
+    the controlled unit's own, go through a layer of theirs. ReLU throughout: where no unit is there, the maximum is 0.
+    """
+
+    def __init__(self, name: str, arrays: Mapping[str, ArraySpec], config: NetworkConfig) -> None:
+        """Raises UserError, which names environment ``name``, when there are no units or their mask does not fit."""
+        super().__init__()
+        units, mask = arrays.get(UNITS), arrays.get(UNITS_MASK)
+        if not _is_units(units):
+            shapes = {key: f"{array.dtype} {array.shape}" for key, array in arrays.items()}
+            raise UserError(
+                f"torso units: needs an array {UNITS!r} of floats [units, features], {name!r} gives {shapes}; choose "
+                "--torso mlp"
+            )
+        if mask is not None and mask != ArraySpec(shape=units.shape[:1], dtype="bool"):
+            raise UserError(
+                f"environment {name!r}: {UNITS_MASK} must be bool {units.shape[:1]}, got {mask.dtype} {mask.shape}"
+            )
+        others = {key: array for key, array in arrays.items() if key not in (UNITS, UNITS_MASK)}
+        self.masked = mask is not None
+        self.scales = {key: _scale(array) for key, array in others.items()}
+        sizes = _hidden_sizes(config, (128, 128))
+        width = (sizes or (128,))[0]
+        self.embedding = nn.Sequential(*hidden_layers(units.shape[1], (width, width), nn.ReLU))
+        self.others = nn.Sequential(*hidden_layers(_size(others), (width,), nn.ReLU)) if others else None
+        joined = 2 * width if others else width
+        self.hidden = nn.Sequential(*hidden_layers(joined, sizes, nn.ReLU))
+        self.output_size = (sizes or (joined,))[-1]
+
+    def forward(self, arrays: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """Arrays ``[N, ...]`` to ``[N, output_size]``."""
+        embedded: Tensor = self.embedding(arrays[UNITS].to(dtype))
+        if self.masked:
+            embedded = embedded.masked_fill(~arrays[UNITS_MASK].unsqueeze(-1), 0)
+        features = embedded.amax(dim=1)
+        if self.others is not None:
+            features = torch.cat([features, self.others(_joined(arrays, self.scales, dtype))], dim=1)
+        hidden: Tensor = self.hidden(features)
+        return hidden
 
 
 class Encoder(nn.Module):
@@ -144,36 +211,37 @@ class Encoder(nn.Module):
     def __init__(self, spec: EnvSpec, config: NetworkConfig) -> None:
         """Raises UserError when the torso asked for does not suit the observation."""
         super().__init__()
-        for key in RESERVED_KEYS:
-            if key in spec.observation:
-                raise UserError(f"environment {spec.name!r}: the observation key {key!r} is not supported yet")
-        image = image_shape(spec)
-        kind = config.torso
-        if kind == "auto":
-            fits = image is not None and _size_after_convolutions(image, config) is not None
-            kind = "shallow" if fits else "mlp"
+        if PRIVILEGED in spec.observation:
+            raise UserError(f"environment {spec.name!r}: the observation key {PRIVILEGED!r} is not supported yet")
+        arrays = seen_arrays(spec)
+        kind = _suitable_torso(spec, config) if config.torso == "auto" else config.torso
+        self.scales = {key: _scale(array) for key, array in arrays.items()}
         self.image: ImageShape | None = None
+        self.torso: nn.Module
         if kind == "mlp":
-            self.scales = {key: _scale(array) for key, array in spec.observation.items()}
-            sizes = (128, 128) if config.hidden_sizes is None else config.hidden_sizes
-            inputs = sum(prod(array.shape) for array in spec.observation.values())
-            self.torso = nn.Sequential(*hidden_layers(inputs, sizes, nn.Tanh))
-            self.output_size = (sizes or (inputs,))[-1]
+            self.torso, self.output_size = flat_torso(arrays, config)
             return
-        if image is None:
-            shapes = {key: array.shape for key, array in spec.observation.items()}
+        if kind == "units":
+            self.torso = units = UnitsTorso(spec.name, arrays, config)
+            self.output_size = units.output_size
+            return
+        self.image = image_shape(spec)
+        if self.image is None:
+            shapes = {key: array.shape for key, array in arrays.items()}
             raise UserError(f"torso {kind}: needs one image, {spec.name!r} gives {shapes}; choose --torso mlp")
         build = shallow_torso if kind == "shallow" else deep_torso
-        self.image = image
-        self.torso, self.output_size = build(image, config, _scale(spec.observation[OBSERVATION]))
+        self.torso, self.output_size = build(self.image, config, self.scales[OBSERVATION])
 
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Arrays ``[T, B, ...]`` to ``[T * B, output_size]``."""
         dtype = self._compute_dtype(observation)
         features: Tensor
         if self.image is None:
-            parts = [observation[key].flatten(0, 1).flatten(1).to(dtype) * self.scales[key] for key in self.scales]
-            features = self.torso(torch.cat(parts, dim=1))
+            arrays = {key: observation[key].flatten(0, 1) for key in self.scales}
+            if isinstance(self.torso, UnitsTorso):
+                features = self.torso(arrays, dtype)
+            else:
+                features = self.torso(_joined(arrays, self.scales, dtype))
             return features
         images = observation[OBSERVATION].flatten(0, 1)
         if self.image.layout == "HW":
@@ -197,6 +265,30 @@ def _channels_last(images: Tensor) -> Tensor:
     if images.is_contiguous(memory_format=torch.channels_last):
         return images
     return torch.stack(images.unbind(1), dim=-1).permute(0, 3, 1, 2)
+
+
+def _suitable_torso(spec: EnvSpec, config: NetworkConfig) -> Literal["units", "shallow", "mlp"]:
+    if _is_units(spec.observation.get(UNITS)):
+        return "units"
+    image = image_shape(spec)
+    return "mlp" if image is None or _size_after_convolutions(image, config) is None else "shallow"
+
+
+def _is_units(array: ArraySpec | None) -> TypeGuard[ArraySpec]:
+    return array is not None and len(array.shape) == 2 and array.dtype == "float32"
+
+
+def _hidden_sizes(config: NetworkConfig, default: tuple[int, ...]) -> tuple[int, ...]:
+    return default if config.hidden_sizes is None else config.hidden_sizes
+
+
+def _size(arrays: Mapping[str, ArraySpec]) -> int:
+    return sum(prod(array.shape) for array in arrays.values())
+
+
+def _joined(arrays: Mapping[str, Tensor], scales: Mapping[str, float], dtype: torch.dtype) -> Tensor:
+    """The arrays named in ``scales``, ``[N, ...]`` each, as one ``[N, numbers]``."""
+    return torch.cat([arrays[key].flatten(1).to(dtype) * scale for key, scale in scales.items()], dim=1)
 
 
 def _scale(array: ArraySpec) -> float:

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.text import Text
 
@@ -15,6 +15,7 @@ PAGE_S = 6
 
 _SHARE_COLOURS = ("green", "cyan", "magenta", "yellow", "blue", "red")
 _GAP = "   "
+_LEAGUE_NAMES = 5
 
 
 class RunFacts(NamedTuple):
@@ -66,6 +67,8 @@ class Snapshot(NamedTuple):
     faults: str
     """What went wrong and was repaired; empty when nothing."""
     tasks: Sequence[TaskRow]
+    league: Mapping[str, Any] | None = None
+    """Ratings and pool of a league, see ``machina.report.league``."""
 
 
 class _Column(NamedTuple):
@@ -79,9 +82,27 @@ _EPISODES = _Column("episodes", 8)
 _SIGMA = _Column("sigma", 8)
 
 
+def league_lines(table: Mapping[str, Any]) -> list[Text]:
+    """The best ratings, and whom the pool offers most."""
+    ratings = [
+        f"{row['name']} {row['mu']:.1f}" + (f" ± {2 * row['sigma']:.1f}" if row["sigma"] else "")
+        for row in table["ratings"][:_LEAGUE_NAMES]
+    ]
+    likely = sorted(table["snapshots"], key=lambda row: -row["probability"])[:_LEAGUE_NAMES]
+    offered = ", ".join(f"{row['name']} {row['probability']:.0%}" for row in likely)
+    games = table["games"]
+    pool = f"{len(table['snapshots'])} snapshots; {games['self']:,} games against itself, {games['pool']:,} against "
+    return [
+        _labelled("ratings", _GAP.join(ratings)),
+        _labelled("pool", pool + (f"them; next: {offered}" if offered else "them")),
+    ]
+
+
 def render(facts: RunFacts, snapshot: Snapshot, notices: Sequence[str], width: int, height: int) -> Text:
     """The live view, at most ``height`` lines of at most ``width`` cells."""
     lines = [*_head(facts, snapshot, width), *(_labelled("", notice, "yellow") for notice in notices)]
+    if snapshot.league is not None:
+        lines += league_lines(snapshot.league)
     room = height - len(lines) - 1
     if room >= 2:
         lines += [Text(""), *task_lines(snapshot.tasks, width, room, page=int(snapshot.elapsed_s // PAGE_S))]

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError
-from machina.interfaces import Policy
+from machina.interfaces import Opponents, Policy
 from machina.metrics import TimeShares
 from machina.runtime.batches import Handover
 from machina.runtime.group import SlotGroup, group_key
 from machina.runtime.parameters import PublishedParameters
-from machina.types import Array, Episode
+from machina.types import Array, Episode, GameResult
 
 
 class Fault(NamedTuple):
@@ -48,6 +48,7 @@ class Actor:
         queue: where full unrolls go.
         on_fault: told of every environment that failed, before it is replaced; may raise to stop the run.
         ordered: rank unrolls by round and slot instead of arrival (lock-step mode).
+        opponents: other players in the groups' games.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class Actor:
         queue: UnrollSink,
         on_fault: Callable[[Fault], None],
         ordered: bool,
+        opponents: Opponents | None = None,
     ) -> None:
         self._policy = policy
+        self.opponents = opponents
         self.groups = groups
         self._queue = queue
         self._on_fault = on_fault
@@ -82,6 +85,8 @@ class Actor:
         if parameters.policy_version != self._policy_version:
             self._policy.load_parameters(parameters.flat)
             self._policy_version = parameters.policy_version
+        if self.opponents is not None:
+            self.opponents.load(parameters.opponents)
         for group in self.groups:
             group.open_unroll(self._policy_version)
             self._act(group)
@@ -133,6 +138,12 @@ class Actor:
         for group in self.groups:
             while group.finished_episodes:
                 yield group.finished_episodes.popleft()
+
+    def drain_games(self) -> Iterator[GameResult]:
+        """Games of several agents that ended since the last call."""
+        for group in self.groups:
+            while group.finished_games:
+                yield group.finished_games.popleft()
 
     def counters(self) -> dict[str, Array]:
         """What keeps random streams from repeating when the actor starts again, by group."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from machina.errors import EnvironmentFaultError, RunFailedError
-from machina.interfaces import EnvFactory, Policy, SlotEnv
+from machina.interfaces import EnvFactory, Opponents, Policy, SlotEnv
 from machina.runtime.actor import Actor, Fault, UnrollSink
 from machina.runtime.group import SlotGroup, group_key
 from machina.runtime.stepping import Stepper
@@ -27,6 +27,13 @@ class ActorSetup(NamedTuple):
     lock_step: bool
     torch_threads: int
     """Torch threads of each actor."""
+    make_opponents: Callable[[], Opponents] | None = None
+    """Other players in games of several agents, one object per actor; None where the policy only plays itself."""
+
+
+def opponents_key(slots: Sequence[IntArray]) -> str:
+    """Prefix of the arrays of an actor's opponents in the plane's state."""
+    return f"opponents{int(slots[0][0])}/"
 
 
 class ActorBuilder:
@@ -55,26 +62,32 @@ class ActorBuilder:
         self.slots_started = 0
         """Environments built so far, replacements included."""
 
-    def build(self, slots: Sequence[IntArray], state: dict[str, Array]) -> Actor:
+    def build(self, slots: Sequence[IntArray], state: dict[str, Array], opponents_view: Any = None) -> Actor:
         """An actor with its environments started.
 
         Args:
             slots: indices in the whole run, one array per group.
-            state: of a former session's groups, by ``group_key``.
+            state: of a former session's groups, by ``group_key``, and of its opponents.
+            opponents_view: whom the first games may be against, see ``PublishedParameters.opponents``.
 
         Raises:
             UserError: an environment can't be built.
             RunFailedError: an environment can't start its first episode.
         """
         policy = self._setup.make_policy()
+        opponents = None if self._setup.make_opponents is None else self._setup.make_opponents()
+        if opponents is not None:
+            opponents.load(opponents_view)
+            if kept := section(state, opponents_key(slots)):
+                opponents.load_state(kept)
         # Building an Atari environment holds the interpreter lock, resetting it does not: while one group resets,
         # the next is built (57 games, 4 environments each: measured in docs/benchmarks.md).
         with ThreadPoolExecutor() as pool:
-            groups = [pool.submit(self._make_group, policy, group, state) for group in slots]
+            groups = [pool.submit(self._make_group, policy, opponents, group, state) for group in slots]
         failures = [failure for group in groups if (failure := group.exception()) is not None]
         if not failures:
             built = [group.result() for group in groups]
-            return Actor(policy, built, self._queue, self._on_fault, ordered=self._setup.lock_step)
+            return Actor(policy, built, self._queue, self._on_fault, ordered=self._setup.lock_step, opponents=opponents)
         for group in groups:
             if group.exception() is None:
                 group.result().close()
@@ -82,11 +95,14 @@ class ActorBuilder:
             raise RunFailedError(f"{failures[0]}; the run can't start") from failures[0]
         raise failures[0]
 
-    def _make_group(self, policy: Policy, slots: IntArray, state: dict[str, Array]) -> SlotGroup:
-        task_ids = [int(slot) % self._setup.factory.spec.num_tasks for slot in slots]
+    def _make_group(
+        self, policy: Policy, opponents: Opponents | None, slots: IntArray, state: dict[str, Array]
+    ) -> SlotGroup:
+        task_ids = [self._setup.factory.spec.task_of(int(slot)) for slot in slots]
         return SlotGroup(
             make_stepper=lambda: self._make_env(task_ids),
             policy=policy,
+            opponents=opponents,
             slots=slots,
             seed=self._setup.seed,
             unroll_length=self._setup.unroll_length,

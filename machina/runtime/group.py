@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from machina.interfaces import Policy
+from machina.interfaces import Opponents, Policy
+from machina.runtime.seating import Seating
 from machina.runtime.stepping import Stepper
-from machina.runtime.streams import SlotStreams, env_seeds
+from machina.runtime.streams import SEATING_STREAM, SlotStreams, env_seeds
 from machina.runtime.unrolls import UnrollBuffer, section
-from machina.types import NO_ACTION, Array, CoreState, Episode, IntArray, StepResult, Unroll
+from machina.types import Array, BoolArray, CoreState, Episode, IntArray, StepResult, Unroll
 
 RESET_TIMEOUT_PER_SLOT_S = 2.0
 """A reset plays no-ops in every environment; with hundreds of them on busy cores it takes minutes."""
@@ -30,6 +31,7 @@ class SlotGroup:
     Args:
         make_stepper: builds the environment and what steps it; called again after a fault.
         policy: answers for this group; shared with the actor's other group.
+        opponents: other players in games of several agents, shared likewise.
         slots: ``[B]`` indices in the whole run.
         seed: the run's seed.
         unroll_length: T.
@@ -44,6 +46,7 @@ class SlotGroup:
         self,
         make_stepper: MakeStepper,
         policy: Policy,
+        opponents: Opponents | None,
         slots: IntArray,
         seed: int,
         unroll_length: int,
@@ -56,7 +59,6 @@ class SlotGroup:
         self._seed = seed
         self._unroll_length = unroll_length
         self._timeout_s = step_timeout_s
-        self._streams = SlotStreams(seed, slots, drawn=int(state.get("drawn", 0)))
         self._free: queue.SimpleQueue[UnrollBuffer] = queue.SimpleQueue()
         # Without the environment's own state its episodes start afresh, from seeds not used before.
         self.restarts = int(state.get("restarts", -1)) + ("returns" not in state)
@@ -67,6 +69,12 @@ class SlotGroup:
         """Filled by the actor's thread, drained by the trainer's."""
         self._stepper = make_stepper()
         self._spec = self._stepper.env.spec
+        self._streams = SlotStreams(seed, slots, self._spec.action.shape, drawn=int(state.get("drawn", 0)))
+        self._seating = Seating(self._spec, len(slots), opponents, (seed, SEATING_STREAM, int(slots[0])))
+        self.finished_games = self._seating.finished_games
+        """Filled and drained like the episodes."""
+        if "seating/drawn" in state:
+            self._seating.load_counters(section(state, "seating/"))
         self._task_ids = self._stepper.env.task_ids
         try:
             self._begin_episodes(self._reset())
@@ -86,9 +94,12 @@ class SlotGroup:
         num_slots = len(self.slots)
         self._entry = result
         self._core_state: CoreState = self._policy.initial_core_state(num_slots)
-        self._previous_action = np.full(num_slots, NO_ACTION, np.int64)
+        self._none = self._spec.action.none(num_slots)
+        self._previous_action = self._none
+        self._first = np.ones(num_slots, np.bool_)
         self._returns = np.zeros(num_slots, np.float64)
         self._lengths = np.zeros(num_slots, np.int64)
+        self._seating.begin()
 
     def _new_buffer(self) -> UnrollBuffer:
         return UnrollBuffer(self._spec, self._unroll_length, self.slots, self._task_ids, self._core_state)
@@ -97,20 +108,26 @@ class SlotGroup:
         """Start an unroll with the entry at hand and act on it."""
         self.filled = 0
         self.full = False
-        self._buffer.open(self._core_state, self._previous_action, policy_version)
+        self._buffer.open(self._core_state, self._previous_action, self._first, policy_version)
         self._buffer.write_entry(0, self._entry)
 
     def act(self) -> None:
         """Answer the newest entry and send the actions to the environment."""
-        answer = self._policy.act(
-            self._entry.observation, self._entry.reward, self._previous_action, self._core_state, self._streams.next()
+        entry = self._entry
+        answer = self._seating.answer(
+            self._policy,
+            entry,
+            self._previous_action,
+            self._first,
+            self._task_ids,
+            self._core_state,
+            self._streams.next(),
         )
-        self._buffer.write_answer(self.filled, answer)
-        done = self._entry.terminated | self._entry.truncated
-        self._previous_action = np.where(done, NO_ACTION, answer.action)
-        self._core_state = tuple(
-            np.where(done.reshape(-1, *[1] * (array.ndim - 1)), 0, array) for array in answer.core_state
-        )
+        action = where_slots(entry.on_turn, answer.action, self._previous_action)
+        self._buffer.write_answer(self.filled, action, answer, self._seating.foreign)
+        self._first = entry.terminated | entry.truncated
+        self._previous_action = where_slots(self._first, self._none, action)
+        self._core_state = tuple(where_slots(self._first, np.zeros_like(array), array) for array in answer.core_state)
         self._stepper.send(answer.action)
 
     def receive(self) -> None:
@@ -125,11 +142,14 @@ class SlotGroup:
         self.full = self.filled == self._unroll_length
         self._buffer.write_entry(self.filled, self._entry)
         self._count_episodes(reset_step)
+        self._seating.receive(self._entry)
 
     def _count_episodes(self, reset_step: Array) -> None:
         self._returns += self._entry.reward  # 0 at a reset step
         self._lengths += ~reset_step
         for slot in np.flatnonzero(self._entry.terminated | self._entry.truncated):
+            if not self._lengths[slot]:
+                continue  # it repeats its end until its game is over
             self.finished_episodes.append(
                 Episode(int(self._task_ids[slot]), float(self._returns[slot]), int(self._lengths[slot]))
             )
@@ -159,7 +179,10 @@ class SlotGroup:
 
     def counters(self) -> dict[str, Array]:
         """What keeps random streams from repeating when the group starts again."""
-        return {"drawn": np.array(self._streams.drawn), "restarts": np.array(self.restarts)}
+        counters = {"drawn": np.array(self._streams.drawn), "restarts": np.array(self.restarts)}
+        if self._spec.seats:
+            counters |= {f"seating/{key}": array for key, array in self._seating.counters().items()}
+        return counters
 
     def state(self) -> dict[str, Array]:
         """Everything needed to go on from an unroll's boundary, as named arrays.
@@ -172,8 +195,10 @@ class SlotGroup:
         return {
             **self.counters(),
             **{f"env/{key}": array for key, array in env_state.items()},
+            **{f"seating/{key}": array for key, array in self._seating.state().items()},
             **{f"core_state/{i}": array for i, array in enumerate(self._core_state)},
             "previous_action": self._previous_action,
+            "first": self._first,
             "returns": self._returns,
             "lengths": self._lengths,
         }
@@ -182,8 +207,15 @@ class SlotGroup:
         self._entry = self._stepper.env.set_state(section(state, "env/"))
         self._core_state = tuple(state[f"core_state/{i}"] for i in range(len(self._core_state)))
         self._previous_action = state["previous_action"]
+        self._first = state["first"]
         self._returns = state["returns"]
         self._lengths = state["lengths"]
+        self._seating.load_state(section(state, "seating/"))
+
+
+def where_slots(slots: BoolArray, chosen: Array, other: Array) -> Array:
+    """``chosen`` ``[B, ...]`` in the slots where ``slots`` ``[B]`` is true, ``other`` elsewhere."""
+    return np.where(slots.reshape(-1, *[1] * (chosen.ndim - 1)), chosen, other)
 
 
 COUNTERS = ("/drawn", "/restarts")

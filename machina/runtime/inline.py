@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from machina.config import RuntimeConfig
 from machina.runtime.batches import Batch, Handover
-from machina.runtime.building import ActorSetup
+from machina.runtime.building import ActorSetup, opponents_key
 from machina.runtime.group import group_key
 from machina.runtime.plane import InProcessPlane, PlaneConfig
 from machina.runtime.stepping import InlineStepper
@@ -25,7 +25,7 @@ class InlinePlane(InProcessPlane):
             unroll = from_arrays(waiting)
             self.queue.put(Handover(unroll, num_slots(unroll), int(unroll.policy_version.min()), lambda: None))
         for slots in self._slots:
-            self._actors.append(self._builder.build(slots, state))
+            self._actors.append(self._builder.build(slots, state, self.store.latest().opponents))
 
     def next_batch(self, timeout_s: float) -> Batch:  # noqa: ARG002 (never waits)
         """The next batch; runs a round of every actor while the queue is short."""
@@ -37,9 +37,12 @@ class InlinePlane(InProcessPlane):
     def state(self) -> dict[str, Array]:
         """Every group's state and the unrolls that wait, as named arrays."""
         state: dict[str, Array] = {}
-        for actor in self._actors:
+        for slots, actor in zip(self._slots, self._actors, strict=False):
             for group in actor.groups:
                 state |= {group_key(group.slots) + key: array for key, array in group.state().items()}
+            if actor.opponents is not None:
+                key = opponents_key(slots)
+                state |= {key + name: array for name, array in actor.opponents.state().items()}
         waiting = self.queue.waiting()
         if waiting is not None:
             state |= {f"queue/{key}": array for key, array in to_arrays(waiting).items()}

@@ -46,7 +46,7 @@ class LocalPlane(InProcessPlane):
 
         torch.set_num_threads(self._setup.torch_threads)
         try:
-            actor = self._builder.build(slots, self._initial)
+            actor = self._builder.build(slots, self._initial, self.store.latest().opponents)
             self._actors.append(actor)
             try:
                 while not self._stopping.is_set():

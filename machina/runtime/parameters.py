@@ -13,6 +13,8 @@ class PublishedParameters(NamedTuple):
     """Number of learner updates that made them."""
     flat: Any
     """All parameters as one float32 vector; in the place ``ray`` a reference to it."""
+    opponents: Any = None
+    """What actors draw their opponents from; None where they meet nobody but themselves."""
 
 
 class ParameterStore:
@@ -21,14 +23,22 @@ class ParameterStore:
     def __init__(self) -> None:
         self._latest: PublishedParameters | None = None
         self._publications = 0
+        self._opponents: Any = None
         self._changed = threading.Condition()
 
     def publish(self, policy_version: int, flat: Any) -> None:
         """Make a new version visible; ``flat`` belongs to the store from now on."""
         with self._changed:
-            self._latest = PublishedParameters(policy_version, flat)
+            self._latest = PublishedParameters(policy_version, flat, self._opponents)
             self._publications += 1
             self._changed.notify_all()
+
+    def set_opponents(self, opponents: Any) -> None:
+        """Publish with the parameters, from now on, whom actors may play against; never changed afterwards."""
+        with self._changed:
+            self._opponents = opponents
+            if self._latest is not None:
+                self._latest = self._latest._replace(opponents=opponents)
 
     def count_up_to(self, publications: int) -> None:
         """Count the newest version as if it had been published so many times; wakes who waits for that."""

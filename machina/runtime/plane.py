@@ -23,7 +23,8 @@ from machina.runtime.building import ActorBuilder, ActorSetup
 from machina.runtime.parameters import ParameterStore
 from machina.runtime.queue import QueueAccount, UnrollQueue
 from machina.runtime.stepping import Stepper
-from machina.types import Array, Episode, IntArray
+from machina.specs import EnvSpec
+from machina.types import Array, Episode, GameResult, IntArray
 
 THIS_MACHINE = "this machine"
 
@@ -71,20 +72,21 @@ class PlaneStats(NamedTuple):
     actors: tuple[ActorStatus, ...]
 
 
-def assign_slots(num_tasks: int, envs_per_task: int, actors: int) -> list[list[IntArray]]:
+def assign_slots(spec: EnvSpec, envs_per_task: int, actors: int) -> list[list[IntArray]]:
     """Indices of the slots of each actor's groups.
 
-    Slot i has task ``i % num_tasks``, so neighbours in a batch are different games and every game
-    gets the same share of frames.
+    Neighbours in a batch have different tasks, so that every task gets the same share of frames. The slots of a game
+    for several agents stay together.
 
     Raises:
         UserError: more actors than slots.
     """
-    total = num_tasks * envs_per_task
+    total = envs_per_task if spec.seats else spec.num_tasks * envs_per_task
     if total < actors:
         raise UserError(f"actors={actors}: only {total} environments to step; use fewer actors or more --envs-per-task")
     groups = GROUPS_PER_ACTOR if total >= GROUPS_PER_ACTOR * actors else 1
-    chunks = [chunk.astype(np.int64) for chunk in np.array_split(np.arange(total), actors * groups)]
+    slots = np.arange(total * spec.slots_per_game, dtype=np.int64).reshape(total, spec.slots_per_game)
+    chunks = [chunk.reshape(-1) for chunk in np.array_split(slots, actors * groups)]
     return [chunks[i * groups : (i + 1) * groups] for i in range(actors)]
 
 
@@ -122,7 +124,7 @@ class Plane(ABC):
         self._setup = setup
         self._runtime = runtime
         self._config = config
-        self._slots = assign_slots(setup.factory.spec.num_tasks, config.envs_per_task, config.actors)
+        self._slots = assign_slots(setup.factory.spec, config.envs_per_task, config.actors)
         self._capacity = queue_capacity(self._slots, runtime, config.batch_size)
         self._initial: dict[str, Array] = {}
         self.store = ParameterStore()
@@ -201,6 +203,10 @@ class Plane(ABC):
         """Episodes that ended since the last call."""
 
     @abstractmethod
+    def drain_games(self) -> Iterator[GameResult]:
+        """Games of several agents that ended since the last call."""
+
+    @abstractmethod
     def stats(self) -> PlaneStats:
         """The account, the time shares, the faults and the actors so far."""
 
@@ -238,6 +244,11 @@ class InProcessPlane(Plane):
         """Episodes that ended since the last call."""
         for actor in self._actors:
             yield from actor.drain_episodes()
+
+    def drain_games(self) -> Iterator[GameResult]:
+        """Games of several agents that ended since the last call."""
+        for actor in self._actors:
+            yield from actor.drain_games()
 
     def stats(self) -> PlaneStats:
         """The account, the time shares, the faults and the actors so far."""

@@ -18,7 +18,7 @@ from machina.runtime.learner_ranks import LearnerRank, RankFaultError, RankSetup
 from machina.runtime.parameters import PublishedParameters
 from machina.runtime.stepping import ThreadStepper
 from machina.runtime.unrolls import slice_slots
-from machina.types import Array, Episode, IntArray, Unroll
+from machina.types import Array, Episode, GameResult, IntArray, Unroll
 
 FETCH_TIMEOUT_S = 60.0
 """How long a learner rank waits for the unrolls of a batch that lie on other nodes."""
@@ -34,6 +34,7 @@ class RoundReport(NamedTuple):
     """Rank of its unroll among queued ones; None is arrival order."""
     policy_version: int
     episodes: tuple[Episode, ...]
+    games: tuple[GameResult, ...]
     faults: tuple[Fault, ...]
     seconds: dict[str, float]
     """Per activity since the actor's start."""
@@ -81,13 +82,13 @@ class RolloutWorker:
         return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
 
     @ray.method(num_returns=2)
-    def run_round(self, policy_version: int, flat: Array) -> tuple[RoundReport, Unroll[Array]]:
+    def run_round(self, policy_version: int, flat: Array, opponents: Any) -> tuple[RoundReport, Unroll[Array]]:
         """A report, and an unroll of all slots with these parameters."""
         import torch  # not at the top: processes that only read reports do without
 
         actor = self._actor
         assert actor is not None
-        actor.run_round(PublishedParameters(policy_version, torch.from_numpy(flat)))
+        actor.run_round(PublishedParameters(policy_version, torch.from_numpy(flat), opponents))
         handovers = sorted(self._handovers, key=lambda handover: int(handover.unroll.slot[0]))
         # One object for all groups: Ray's messages about a second one take more than this copy (docs/benchmarks.md).
         unroll = joined([Part(handover.unroll, 0, handover.num_slots) for handover in handovers])
@@ -99,6 +100,7 @@ class RolloutWorker:
             order=handovers[0].order,
             policy_version=policy_version,
             episodes=tuple(actor.drain_episodes()),
+            games=tuple(actor.drain_games()),
             faults=faults,
             seconds=actor.shares.seconds(),
             env_steps=actor.env_steps,
@@ -116,6 +118,13 @@ class RolloutWorker:
         """Close the environments."""
         if self._actor is not None:
             self._actor.close()
+
+
+def shared_parameters(reference: Any) -> Any:
+    """The flat vector that lies in the object store."""
+    import torch
+
+    return torch.from_numpy(ray.get(reference, timeout=FETCH_TIMEOUT_S))
 
 
 class RankWorker:

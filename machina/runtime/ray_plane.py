@@ -25,9 +25,10 @@ from machina.runtime.batches import Batch, Handover
 from machina.runtime.building import ActorSetup
 from machina.runtime.cluster import ray_nodes, room_for_actors
 from machina.runtime.group import COUNTERS, RESET_TIMEOUT_PER_SLOT_S, group_key
+from machina.runtime.parameters import PublishedParameters
 from machina.runtime.plane import ActorStatus, Plane, PlaneConfig, PlaneStats
 from machina.runtime.ray_parts import RolloutWorker, RoundReport
-from machina.types import Array, Episode, IntArray
+from machina.types import Array, Episode, GameResult, IntArray
 
 LOOK_S = 1.0
 """How often the driver looks after the number of actors and whether each one moves."""
@@ -69,9 +70,9 @@ class RemoteActor:
         self.watched: Any = None
         """Reference to an answer of ``progress``."""
 
-    def ask(self, policy_version: int, flat: Any) -> None:
+    def ask(self, parameters: PublishedParameters) -> None:
         """Ask for a round with these parameters."""
-        self.pending, self.unroll = self.handle.run_round.remote(policy_version, flat)
+        self.pending, self.unroll = self.handle.run_round.remote(*parameters)
         self.state = "collecting"
 
     def status(self) -> ActorStatus:
@@ -117,6 +118,7 @@ class RayPlane(Plane):
         self._remotes: dict[int, RemoteActor] = {}
         self._counters: dict[str, Array] = {}
         self._episodes: deque[Episode] = deque()
+        self._games: deque[GameResult] = deque()
         self._former_seconds: list[dict[str, float]] = []
         self._restarts: dict[int, int] = {}
         self._deaths: list[Death] = []
@@ -204,6 +206,7 @@ class RayPlane(Plane):
         remote.env_steps, remote.seconds, remote.speed = report.env_steps, report.seconds, report.speed
         self._counters |= report.counters
         self._episodes.extend(report.episodes)
+        self._games.extend(report.games)
         for fault in report.faults:
             self._note_fault(fault)
         self.queue.put(Handover(remote.unroll, remote.num_slots, report.policy_version, _nothing, report.order))
@@ -224,7 +227,7 @@ class RayPlane(Plane):
                     continue
             elif promised and self.queue.num_waiting + promised + remote.num_slots > room:
                 continue
-            remote.ask(latest.policy_version, latest.flat)
+            remote.ask(latest)
             promised += remote.num_slots
 
     # Actors come and go
@@ -343,6 +346,11 @@ class RayPlane(Plane):
         """Episodes that ended since the last call."""
         while self._episodes:
             yield self._episodes.popleft()
+
+    def drain_games(self) -> Iterator[GameResult]:
+        """Games of several agents that ended since the last call."""
+        while self._games:
+            yield self._games.popleft()
 
     def stats(self) -> PlaneStats:
         """The account, the time shares, the faults and the actors so far."""

@@ -9,23 +9,25 @@ from machina.types import FloatArray, IntArray
 BLOCK = 256
 ACTION_STREAM = 1
 ENV_STREAM = 2
+SEATING_STREAM = 6
 
 
 class SlotStreams:
-    """Uniform numbers for action sampling, one independent stream per slot.
+    """Uniform numbers for action sampling, one independent stream per slot, ``shape`` numbers at a time.
 
     Number n of a slot depends on the seed, the slot's index in the whole run and n alone, so an
     unroll is the same wherever its actor runs, and the whole state is the count of numbers drawn.
     """
 
-    def __init__(self, seed: int, slots: IntArray, drawn: int = 0) -> None:
+    def __init__(self, seed: int, slots: IntArray, shape: tuple[int, ...], drawn: int = 0) -> None:
         self._seed = seed
         self._slots = slots
+        self._shape = shape
         self.drawn = drawn
         self._block = self._make_block(drawn // BLOCK)
 
     def next(self) -> FloatArray:
-        """One number in [0, 1) per slot, ``[B]``."""
+        """Numbers in [0, 1), ``[B, *shape]``."""
         column = self.drawn % BLOCK
         if column == 0:
             self._block = self._make_block(self.drawn // BLOCK)
@@ -34,7 +36,9 @@ class SlotStreams:
 
     def _make_block(self, index: int) -> FloatArray:
         rows = [
-            np.random.default_rng([self._seed, ACTION_STREAM, int(slot), index]).random(BLOCK, np.float32)
+            np.random.default_rng([self._seed, ACTION_STREAM, int(slot), index]).random(
+                (BLOCK, *self._shape), np.float32
+            )
             for slot in self._slots
         ]
         return np.stack(rows)

@@ -7,10 +7,19 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from machina.specs import EnvSpec
-from machina.types import OBSERVATION, ActorOutput, Array, CoreState, IntArray, StepResult, Unroll
-
-TIME_MAJOR = ("reward", "terminated", "truncated", "life_lost", "action", "behaviour_logits")
-PER_SLOT = ("previous_action", "task_id", "slot", "policy_version")
+from machina.types import (
+    ARRIVING,
+    OBSERVATION,
+    PER_SLOT,
+    TIME_MAJOR,
+    ActorOutput,
+    Array,
+    BoolArray,
+    CoreState,
+    IntArray,
+    StepResult,
+    Unroll,
+)
 
 
 class UnrollBuffer:
@@ -27,24 +36,27 @@ class UnrollBuffer:
         }
         self.unroll: Unroll[Array] = Unroll(
             observation=observation,
-            reward=np.zeros((entries, num_slots), np.float32),
-            terminated=np.zeros((entries, num_slots), np.bool_),
-            truncated=np.zeros((entries, num_slots), np.bool_),
-            life_lost=np.zeros((entries, num_slots), np.bool_),
-            action=np.zeros((entries, num_slots), np.int64),
-            behaviour_logits=np.zeros((entries, num_slots, spec.num_actions), np.float32),
+            **{
+                name: np.zeros((entries, num_slots), np.float32 if name.endswith("reward") else np.bool_)
+                for name in ARRIVING
+            },
+            foreign=np.zeros((entries, num_slots), np.bool_),
+            action=np.zeros((entries, num_slots, *spec.action.shape), spec.action.dtype),
+            behaviour_logits=np.zeros((entries, num_slots, spec.action.num_parameters), np.float32),
             core_state=tuple(np.zeros_like(array) for array in core),
-            previous_action=np.zeros(num_slots, np.int64),
+            previous_action=spec.action.none(num_slots),
+            first=np.zeros(num_slots, np.bool_),
             task_id=task_ids.copy(),
             slot=slots.copy(),
             policy_version=np.zeros(num_slots, np.int64),
         )
 
-    def open(self, core_state: CoreState, previous_action: IntArray, policy_version: int) -> None:
+    def open(self, core_state: CoreState, previous_action: Array, first: BoolArray, policy_version: int) -> None:
         """Note with what the first entry is answered."""
         for stored, array in zip(self.unroll.core_state, core_state, strict=True):
             stored[...] = array
         self.unroll.previous_action[...] = previous_action
+        self.unroll.first[...] = first
         self.unroll.policy_version[...] = policy_version
 
     def write_entry(self, t: int, result: StepResult) -> None:
@@ -57,14 +69,13 @@ class UnrollBuffer:
                 stored[t + self._lead] = array[:, -1]
             else:
                 stored[t] = array
-        self.unroll.reward[t] = result.reward
-        self.unroll.terminated[t] = result.terminated
-        self.unroll.truncated[t] = result.truncated
-        self.unroll.life_lost[t] = result.life_lost
+        for name in ARRIVING:
+            getattr(self.unroll, name)[t] = getattr(result, name)
 
-    def write_answer(self, t: int, answer: ActorOutput) -> None:
-        """Store the action taken at entry ``t`` and the behaviour policy's logits there."""
-        self.unroll.action[t] = answer.action
+    def write_answer(self, t: int, action: Array, answer: ActorOutput, foreign: BoolArray | bool) -> None:
+        """Store the action in effect after entry ``t``, and who chose it with what logits."""
+        self.unroll.action[t] = action
+        self.unroll.foreign[t] = foreign
         self.unroll.behaviour_logits[t] = answer.behaviour_logits
 
 

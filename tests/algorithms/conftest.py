@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from machina.specs import ArraySpec, EnvSpec
+from machina.specs import ArraySpec, EnvSpec, discrete
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def vector_spec() -> EnvSpec:
         name="vector",
         tasks=("left", "right", "far"),
         observation={"observation": ArraySpec(shape=(5,), dtype="float32")},
-        num_actions=4,
+        action=discrete(4),
     )
 
 
@@ -23,6 +23,6 @@ def image_spec() -> EnvSpec:
         name="image",
         tasks=("left", "right", "far"),
         observation={"observation": ArraySpec(shape=(4, 36, 36), dtype="uint8")},
-        num_actions=4,
+        action=discrete(4),
         frame_stack=4,
     )

@@ -10,14 +10,13 @@ from rank_processes import PATIENCE_S
 from torch import Tensor, device, nn, ones
 from unrolls import random_unroll
 
-from machina.algorithms.impala.builder import ImpalaAlgorithm
-from machina.algorithms.impala.config import ImpalaConfig
 from machina.interfaces import LearnerState, Ranks
 from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, PolicyNetwork
 from machina.nets.ranks import join_ranks
+from machina.registry import algorithm_entry
 from machina.runtime.unrolls import slice_slots
-from machina.specs import ArraySpec, EnvSpec
+from machina.specs import ArraySpec, EnvSpec, discrete
 from machina.types import Array, Unroll
 
 LENGTH = 5
@@ -25,7 +24,7 @@ SPEC = EnvSpec(
     name="vector",
     tasks=("left", "right", "far"),
     observation={"observation": ArraySpec(shape=(5,), dtype="float32")},
-    num_actions=4,
+    action=discrete(4),
 )
 
 
@@ -40,6 +39,7 @@ class Case(NamedTuple):
     updates: int = 20
     spoilt_update: int | None = None
     """The one whose last slot has rewards that are no numbers."""
+    algorithm: str = "impala"
 
 
 class Course(NamedTuple):
@@ -60,6 +60,7 @@ def with_unused_parameter(spec: EnvSpec, config: NetworkConfig) -> PolicyNetwork
 LSTM = {"lstm_size": 8, "hidden_sizes": [16]}
 MLP = {"hidden_sizes": [16, 16]}
 ADAM = {"optimizer": "adam"}
+PPO = {"epochs": 2, "minibatches": 2, "unroll_length": LENGTH, "learning_rate": 1e-3, "clip": 0.2}
 CASES = {
     "plain": Case(2, 8, {"network": MLP}),
     "popart": Case(2, 8, {"network": MLP, "popart": True, "popart_beta": 0.05, "max_grad_norm": 1.0} | ADAM),
@@ -77,6 +78,12 @@ CASES = {
         updates=8,
     ),
     "not a number": Case(2, 8, {"network": MLP, "popart": True, "popart_beta": 0.05}, updates=8, spoilt_update=5),
+    "ppo": Case(2, 8, PPO | {"network": MLP | {"observation_filter": True}}, algorithm="ppo"),
+    "ppo with lstm": Case(
+        2, 8, PPO | {"network": LSTM, "popart": True, "popart_beta": 0.05, "value_clip": 0.2}, algorithm="ppo"
+    ),
+    "ppo, 2 slots on 3 ranks": Case(3, 2, PPO | {"network": MLP, "target_kl": 0.05}, updates=8, algorithm="ppo"),
+    "ppo, not a number": Case(2, 8, PPO | {"network": MLP}, updates=8, spoilt_update=5, algorithm="ppo"),
 }
 
 
@@ -93,16 +100,17 @@ def batch_of(case: Case, update: int, core_state_shapes: tuple[tuple[int, ...], 
 
 def course(case: Case, ranks: Ranks) -> Course:
     """All updates of a case by one rank of ``ranks``, from its share of each batch."""
-    config = ImpalaConfig.model_validate({"reward_clip": "none", "learning_rate": 3e-3, **case.options})
+    entry = algorithm_entry(case.algorithm)
+    config = entry.config().model_validate({"reward_clip": "none", "learning_rate": 3e-3, **case.options})
     total = (
         2 * case.updates * case.slots * LENGTH
     )  # the learning rate halves, so the env steps must be those of all ranks
-    learner = ImpalaAlgorithm(config).make_learner(SPEC, total, "cpu", "float32", seed=4, ranks=ranks)
+    learner: Any = entry.build(config).make_learner(SPEC, total, "cpu", "float32", seed=4, ranks=ranks)
     start = learner.flat_parameters()
     first, last = (case.slots * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1))
     metrics = []
     for update in range(case.updates):
-        batch = batch_of(case, update, learner.network.core_state_shapes)
+        batch = batch_of(case, update, learner.model.network.core_state_shapes)
         metrics.append(learner.update(slice_slots(batch, first, last)))
     return Course(start, metrics, learner.state())
 

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from machina.algorithms.impala.acting import ImpalaPolicy, sampled
 from machina.algorithms.impala.builder import ImpalaAlgorithm
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.errors import UserError
 from machina.nets.config import NetworkConfig
+from machina.nets.policy import SampledPolicy
 from machina.nets.ranks import SINGLE_RANK
 from machina.specs import EnvSpec
 from machina.types import NO_ACTION, ActorOutput, CoreState, IntArray
@@ -14,7 +14,7 @@ from machina.types import NO_ACTION, ActorOutput, CoreState, IntArray
 RECURRENT = ImpalaConfig(network=NetworkConfig(lstm_size=8, hidden_sizes=(16,)))
 
 
-def policy_with_weights(config: ImpalaConfig, spec: EnvSpec, precision: str = "float32") -> ImpalaPolicy:
+def policy_with_weights(config: ImpalaConfig, spec: EnvSpec, precision: str = "float32") -> SampledPolicy:
     algorithm = ImpalaAlgorithm(config)
     policy = algorithm.make_policy(spec, "cpu", precision)
     policy.load_parameters(
@@ -23,7 +23,7 @@ def policy_with_weights(config: ImpalaConfig, spec: EnvSpec, precision: str = "f
     return policy
 
 
-def act(policy: ImpalaPolicy, spec: EnvSpec, previous_action: IntArray, core_state: CoreState) -> ActorOutput:
+def act(policy: SampledPolicy, spec: EnvSpec, previous_action: IntArray, core_state: CoreState) -> ActorOutput:
     slots = len(previous_action)
     random = np.random.default_rng(0)
     array = spec.observation["observation"]
@@ -31,24 +31,11 @@ def act(policy: ImpalaPolicy, spec: EnvSpec, previous_action: IntArray, core_sta
         {"observation": random.integers(0, 255, (slots, *array.shape)).astype(array.dtype)},
         random.normal(size=slots).astype(np.float32),
         previous_action,
+        previous_action == NO_ACTION,
+        np.zeros(slots, np.int64),
         core_state,
         random.random(slots, dtype=np.float32),
     )
-
-
-def test_samples_follow_the_softmax() -> None:
-    logits = torch.tensor([[0.0, 1.0, -1.0, 2.0]])
-    uniforms = (torch.arange(20_000) + 0.5) / 20_000
-    counts = sampled(logits.expand(len(uniforms), 4), uniforms).bincount(minlength=4)
-    torch.testing.assert_close(counts / len(uniforms), logits[0].softmax(0), rtol=0, atol=1e-4)
-
-
-def test_samples_stay_in_range_at_the_edges() -> None:
-    logits = torch.zeros(2, 3)
-    largest = np.nextafter(np.float32(1), np.float32(0))
-    assert sampled(logits, torch.tensor([0.0, float(largest)])).tolist() == [0, 2]
-    certain = torch.tensor([[-200.0, 0.0, -200.0]])
-    assert sampled(certain, torch.tensor([0.0])).tolist() == [1]
 
 
 @pytest.mark.parametrize("fixture", ["vector_spec", "image_spec"])
@@ -58,7 +45,7 @@ def test_the_answer_has_the_contracts_shapes_and_types(fixture: str, request: py
     output = act(policy, spec, np.array([0, NO_ACTION, 2]), policy.initial_core_state(3))
     assert output.action.shape == (3,)
     assert output.action.dtype == np.int64
-    assert output.behaviour_logits.shape == (3, spec.num_actions)
+    assert output.behaviour_logits.shape == (3, spec.action.num_parameters)
     assert output.behaviour_logits.dtype == np.float32
     assert [state.shape for state in output.core_state] == [(3, 8), (3, 8)]
     assert ImpalaAlgorithm(RECURRENT).core_state_shapes(spec) == ((8,), (8,))
@@ -85,7 +72,7 @@ def test_parameters_travel_as_a_flat_vector_and_as_named_tensors(image_spec: Env
     after = act(by_vector, image_spec, np.array([0, 1]), ()).behaviour_logits
     assert not np.array_equal(before, after)
     assert np.array_equal(after, act(by_name, image_spec, np.array([0, 1]), ()).behaviour_logits)
-    for name, parameter in learner.network.named_parameters():
+    for name, parameter in learner.model.network.named_parameters():
         assert torch.equal(parameter, by_vector.network.get_parameter(name)), name
 
 

@@ -16,12 +16,12 @@ from machina.algorithms.impala.learning import ImpalaLearner
 from machina.algorithms.impala_popart.config import ImpalaPopArtConfig
 from machina.errors import UserError
 from machina.interfaces import LearnerState
-from machina.losses.actor_critic import entropy_loss
 from machina.nets.config import NetworkConfig
+from machina.nets.distributions import Categorical
 from machina.nets.network import NetworkOutput
 from machina.nets.ranks import SINGLE_RANK
 from machina.runtime.unrolls import concatenate_slots
-from machina.specs import ArraySpec, EnvSpec
+from machina.specs import ArraySpec, EnvSpec, discrete
 from machina.types import NO_ACTION, Array, Unroll
 
 TOTAL = 10_000
@@ -34,7 +34,7 @@ def make_learner(spec: EnvSpec, seed: int = 0, **options: Any) -> ImpalaLearner:
 
 def recorded_outputs(learner: ImpalaLearner) -> list[NetworkOutput]:
     outputs: list[NetworkOutput] = []
-    learner.network.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    learner.model.network.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     return outputs
 
 
@@ -51,7 +51,7 @@ def test_the_policy_never_sees_the_task(image_spec: EnvSpec, lstm_size: int) -> 
     logits, vectors = [], []
     for shift in (0, 1):
         learner = make_learner(image_spec, popart=True, network={"lstm_size": lstm_size, "hidden_sizes": [16]})
-        core_state = tuple(np.full((6, lstm_size), 0.1, np.float32) for _ in learner.network.core_state_shapes)
+        core_state = tuple(np.full((6, lstm_size), 0.1, np.float32) for _ in learner.model.network.core_state_shapes)
         batch = random_unroll(image_spec, 5, 6, seed=0, core_state=core_state)
         outputs = recorded_outputs(learner)
         learner.update(batch._replace(task_id=(batch.task_id + shift) % 3))
@@ -63,10 +63,10 @@ def test_the_policy_never_sees_the_task(image_spec: EnvSpec, lstm_size: int) -> 
 
 def test_only_the_slots_own_value_head_learns(vector_spec: EnvSpec) -> None:
     learner = make_learner(vector_spec)
-    before = learner.network.value_head.weight.detach().clone()
+    before = learner.model.network.value_head.weight.detach().clone()
     batch = random_unroll(vector_spec, 5, 4, seed=0)
     learner.update(batch._replace(task_id=np.ones(4, np.int64)))
-    after = learner.network.value_head.weight.detach()
+    after = learner.model.network.value_head.weight.detach()
     assert torch.equal(before[0], after[0])
     assert not torch.equal(before[1], after[1])
     assert torch.equal(before[2], after[2])
@@ -81,8 +81,8 @@ def test_the_gradient_equals_a_hand_derivation(vector_spec: EnvSpec, popart: boo
     """
     learner = make_learner(vector_spec, popart=popart, reward_clip="none", max_grad_norm=1e9)
     task, action, reward = 1, 2, 40.0
-    if learner.popart is not None:
-        learner.popart.load_state({"mu": torch.tensor([1.0, 30.0, 2.0]), "nu": torch.tensor([2.0, 1000.0, 5.0])})
+    if learner.model.popart is not None:
+        learner.model.popart.load_state({"mu": torch.tensor([1.0, 30.0, 2.0]), "nu": torch.tensor([2.0, 1000.0, 5.0])})
     mu, sigma = (30.0, 10.0) if popart else (0.0, 1.0)
     outputs = recorded_outputs(learner)
     batch = random_unroll(vector_spec, 1, 1, seed=1)
@@ -97,11 +97,11 @@ def test_the_gradient_equals_a_hand_derivation(vector_spec: EnvSpec, popart: boo
     )
     learner.update(batch)  # to see the logits
     fresh = make_learner(vector_spec, popart=popart, reward_clip="none", max_grad_norm=1e9)
-    if fresh.popart is not None:
-        fresh.popart.load_state({"mu": torch.tensor([1.0, 30.0, 2.0]), "nu": torch.tensor([2.0, 1000.0, 5.0])})
+    if fresh.model.popart is not None:
+        fresh.model.popart.load_state({"mu": torch.tensor([1.0, 30.0, 2.0]), "nu": torch.tensor([2.0, 1000.0, 5.0])})
     logits, values = outputs[0].logits.detach(), outputs[0].values.detach()
     watched = recorded_outputs(fresh)
-    fresh.network.register_forward_hook(
+    fresh.model.network.register_forward_hook(
         lambda _module, _inputs, output: (output.logits.retain_grad(), output.values.retain_grad(), None)[-1]
     )
     fresh.update(batch._replace(behaviour_logits=logits.numpy()))
@@ -180,7 +180,7 @@ def test_the_gradient_norm_is_clipped(vector_spec: EnvSpec) -> None:
     learner = make_learner(vector_spec, max_grad_norm=0.5)
     metrics = learner.update(random_unroll(vector_spec, 5, 4, seed=0))
     assert metrics["learner/grad_norm"] > 0.5
-    norms = [parameter.grad.norm() for parameter in learner.network.parameters() if parameter.grad is not None]
+    norms = [parameter.grad.norm() for parameter in learner.model.network.parameters() if parameter.grad is not None]
     assert torch.stack(norms).norm().item() == pytest.approx(0.5, rel=1e-4)
 
 
@@ -222,7 +222,7 @@ def test_a_batch_that_is_not_finite_changes_nothing(vector_spec: EnvSpec, bad: f
 )
 def test_a_restored_learner_continues_bit_for_bit(image_spec: EnvSpec, options: dict[str, Any]) -> None:
     learner = make_learner(image_spec, seed=1, **options)
-    core_state = tuple(np.zeros((5, *shape), np.float32) for shape in learner.network.core_state_shapes)
+    core_state = tuple(np.zeros((5, *shape), np.float32) for shape in learner.model.network.core_state_shapes)
     batches = [random_unroll(image_spec, 4, 5, seed, core_state) for seed in range(5)]
     for batch in batches[:3]:
         learner.update(batch)
@@ -247,7 +247,7 @@ def test_a_state_is_a_copy(vector_spec: EnvSpec) -> None:
 def own_values(learner: ImpalaLearner, batch: Unroll[Array]) -> torch.Tensor:
     """Values of the batch in units of the rewards, before the update that shows them."""
     outputs = recorded_outputs(learner)
-    mu, sigma = (0.0, 1.0) if learner.popart is None else (learner.popart.mu, learner.popart.sigma)
+    mu, sigma = (0.0, 1.0) if learner.model.popart is None else (learner.model.popart.mu, learner.model.popart.sigma)
     learner.update(batch)
     return sigma * outputs[0].values.detach() + mu
 
@@ -262,10 +262,10 @@ def test_starting_from_another_runs_policy_and_value(
     model = source.state().tensors["model"]
 
     policy_only = make_learner(vector_spec, seed=2, popart=target_popart)
-    fresh_head = policy_only.network.value_head.weight.detach().clone()
+    fresh_head = policy_only.model.network.value_head.weight.detach().clone()
     policy_only.load_initial(model, with_value=False)
-    assert torch.equal(policy_only.network.value_head.weight, fresh_head)
-    assert torch.equal(policy_only.network.get_parameter("policy_head.weight"), model["policy_head.weight"])
+    assert torch.equal(policy_only.model.network.value_head.weight, fresh_head)
+    assert torch.equal(policy_only.model.network.get_parameter("policy_head.weight"), model["policy_head.weight"])
 
     both = make_learner(vector_spec, seed=2, popart=target_popart)
     both.load_initial(model, with_value=True)
@@ -309,12 +309,12 @@ def test_learns_to_name_the_context_it_sees(popart: bool, reward_scale: float) -
         name="bandit",
         tasks=("bandit",),
         observation={"observation": ArraySpec(shape=(contexts,), dtype="float32")},
-        num_actions=contexts,
+        action=discrete(contexts),
     )
     config = ImpalaConfig(
         optimizer="adam",
         learning_rate=0.02,
-        gamma=0.0,
+        gamma=1e-9,
         popart=popart,
         popart_beta=0.05,
         reward_clip="none",
@@ -335,6 +335,8 @@ def test_learns_to_name_the_context_it_sees(popart: bool, reward_scale: float) -
                 {"observation": observation[t]},
                 np.zeros(slots, np.float32),
                 np.full(slots, NO_ACTION),
+                ~never[t],
+                np.zeros(slots, np.int64),
                 (),
                 random.random(slots, dtype=np.float32),
             )
@@ -347,6 +349,11 @@ def test_learns_to_name_the_context_it_sees(popart: bool, reward_scale: float) -
             Unroll(
                 observation={"observation": observation},
                 reward=reward,
+                team_reward=reward,
+                enemy_reward=np.zeros_like(reward),
+                on_turn=~never,
+                foreign=never,
+                first=~never[0],
                 terminated=never,
                 truncated=never,
                 life_lost=never,
@@ -362,8 +369,14 @@ def test_learns_to_name_the_context_it_sees(popart: bool, reward_scale: float) -
     policy.load_parameters(learner.flat_parameters())
     zeros = np.zeros(contexts, np.float32)
     logits = policy.act(
-        {"observation": np.eye(contexts, dtype=np.float32)}, zeros, np.full(contexts, NO_ACTION), (), zeros
+        {"observation": np.eye(contexts, dtype=np.float32)},
+        zeros,
+        np.full(contexts, NO_ACTION),
+        np.ones(contexts, np.bool_),
+        np.zeros(contexts, np.int64),
+        (),
+        zeros,
     ).behaviour_logits
     probabilities = torch.from_numpy(logits).softmax(-1).diagonal()
     assert (probabilities > 0.9).all(), probabilities
-    assert -entropy_loss(torch.from_numpy(logits)[None]).max() < 1.0
+    assert Categorical().entropies(torch.from_numpy(logits)).max() < 1.0

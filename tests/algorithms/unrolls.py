@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from machina.envs.actions import random_actions
+from machina.runtime.group import where_slots
 from machina.specs import EnvSpec
-from machina.types import NO_ACTION, Array, CoreState, Unroll
+from machina.types import Array, CoreState, Unroll
 
 
 def random_unroll(
@@ -19,16 +21,23 @@ def random_unroll(
     stored = spec.stored_observation["observation"]
     shape = (T + spec.frame_stack, B, *stored.shape)
     observation = random.integers(0, 256, shape) if stored.dtype == "uint8" else random.normal(size=shape)
+    reward = random.normal(size=(T + 1, B)).astype(np.float32)
+    first = random.random(B) < 0.3
     return Unroll(
         observation={"observation": observation.astype(stored.dtype)},
-        reward=random.normal(size=(T + 1, B)).astype(np.float32),
+        reward=reward,
+        team_reward=reward,
+        enemy_reward=np.zeros_like(reward),
         terminated=random.random((T + 1, B)) < 0.1,
         truncated=random.random((T + 1, B)) < 0.1,
         life_lost=random.random((T + 1, B)) < 0.1,
-        action=random.integers(0, spec.num_actions, (T + 1, B)),
-        behaviour_logits=random.normal(size=(T + 1, B, spec.num_actions)).astype(np.float32),
+        on_turn=np.ones((T + 1, B), np.bool_),
+        foreign=np.zeros((T + 1, B), np.bool_),
+        action=random_actions(spec.action, (T + 1) * B, random).reshape(T + 1, B, *spec.action.shape),
+        behaviour_logits=random.normal(size=(T + 1, B, spec.action.num_parameters)).astype(np.float32),
         core_state=core_state,
-        previous_action=np.where(random.random(B) < 0.3, NO_ACTION, 1),
+        previous_action=where_slots(first, spec.action.none(B), np.ones_like(spec.action.none(B))),
+        first=first,
         task_id=np.arange(B) % spec.num_tasks,
         slot=np.arange(B),
         policy_version=np.zeros(B, np.int64),

@@ -25,7 +25,10 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("train", "impala", "CartPole-v9"), "did you mean 'CartPole-v1'"),
     (("train", "impala", "CartPool-v1"), "gymnasium knows no id 'CartPool-v1'; did you mean 'CartPole-v1'"),
     (("train", "impala", "no_such_module:Env-v0"), "module 'no_such_module' can't be imported"),
-    (("train", "impala", "Pendulum-v1"), "action space"),
+    (
+        ("train", "ppo", "CartPole-v1", "--action-bins", "5"),
+        "action_bins=5 cuts real numbers, the action space is Discrete",
+    ),
     ((*CATCH, "--learning-rat", "1"), "unknown option '--learning-rat'; did you mean '--learning-rate'"),
     ((*CATCH, "--learning-rat=1"), "did you mean '--learning-rate'"),
     ((*CATCH, "--algoritm", "x"), "unknown option '--algoritm'"),

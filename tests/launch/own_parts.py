@@ -24,7 +24,7 @@ class Tiny(PolicyNetwork):
         assert config.torso == "auto"
         self.core_state_shapes = ((1,),)
         self.hidden = nn.Linear(spec.observation["observation"].shape[0] + 1, 12)
-        self.policy_head = nn.Linear(12, spec.num_actions)
+        self.policy_head = nn.Linear(12, spec.action.num_parameters)
         self.value_head = nn.Linear(12, spec.num_tasks)
 
     def forward(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:

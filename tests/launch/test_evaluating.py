@@ -18,7 +18,7 @@ from machina.launch.evaluation import evaluate
 from machina.launch.filming import film
 from machina.metrics import read_metrics
 from machina.report.evaluation import load_evaluation
-from machina.types import OBSERVATION, ActorOutput, CoreState, FloatArray, IntArray, Observation
+from machina.types import OBSERVATION, ActorOutput, Array, BoolArray, CoreState, FloatArray, IntArray, Observation
 
 
 class Staying:
@@ -31,7 +31,9 @@ class Staying:
         self,
         observation: Observation,
         reward: FloatArray,
-        previous_action: IntArray,
+        previous_action: Array,
+        first: BoolArray,
+        task_id: IntArray,
         core_state: CoreState,
         uniforms: FloatArray,
     ) -> ActorOutput:
@@ -39,6 +41,8 @@ class Staying:
         landed = reward != 0
         np.testing.assert_array_equal(core_state[0][:, 0][~landed], step[~landed])
         np.testing.assert_array_equal(previous_action == -1, (core_state[0] == 0)[:, 0])
+        np.testing.assert_array_equal(previous_action == -1, first)
+        assert not task_id.any()
         assert uniforms.min() >= 0
         action = np.ones(len(step), np.int64)
         return ActorOutput(action, np.zeros((len(step), 3), np.float32), (core_state[0] + 1,))

@@ -1,14 +1,18 @@
+"""V-trace where every slot is always on turn; deaths and turns are in test_boundaries."""
+
 import math
 from typing import NamedTuple
 
 import pytest
 import torch
+from slow_returns import Clips
 
 from machina.losses.alignment import aligned
 from machina.losses.vtrace import VTraceReturns, vtrace
 from machina.types import NO_ACTION, Unroll
 
 GAMMA = 0.93
+PAPER_CLIPS = Clips()
 
 
 class Case(NamedTuple):
@@ -26,16 +30,22 @@ def random_case(T: int, B: int, seed: int) -> Case:  # noqa: N803
     def flags(share: float) -> torch.Tensor:
         return torch.rand((T + 1, B), generator=generator) < share
 
+    reward = normal(T + 1, B)
     unroll = Unroll(
         observation={},
-        reward=normal(T + 1, B),
+        reward=reward,
+        team_reward=reward,
+        enemy_reward=torch.zeros_like(reward),
         terminated=flags(0.15),
         truncated=flags(0.15),
         life_lost=flags(0.1),
+        on_turn=flags(1.0),
+        foreign=flags(0.0),
         action=torch.zeros(T + 1, B, dtype=torch.int64),
         behaviour_logits=torch.zeros(T + 1, B, 2),
         core_state=(),
         previous_action=torch.full((B,), NO_ACTION),
+        first=torch.ones(B, dtype=torch.bool),
         task_id=torch.zeros(B, dtype=torch.int64),
         slot=torch.arange(B),
         policy_version=torch.zeros(B, dtype=torch.int64),
@@ -43,22 +53,21 @@ def random_case(T: int, B: int, seed: int) -> Case:  # noqa: N803
     return Case(unroll, normal(T, B), normal(T + 1, B))
 
 
-def run(case: Case, **clips: float) -> VTraceReturns:
-    steps = aligned(case.unroll, GAMMA)
+def run(case: Case, clips: Clips = PAPER_CLIPS) -> VTraceReturns:
+    steps = aligned(case.unroll)
     return vtrace(
         case.log_rhos,
-        steps.discounts.double(),
+        steps.continues,
         steps.rewards,
         case.values[:-1],
         case.values[-1],
         steps.mask,
-        **clips,
+        GAMMA,
+        *clips,
     )
 
 
-def paper(
-    case: Case, rho_clip: float = 1.0, c_clip: float = 1.0, pg_rho_clip: float = 1.0, lambda_: float = 1.0
-) -> tuple[list[list[float]], list[list[float]]]:
+def paper(case: Case, clips: Clips) -> tuple[list[list[float]], list[list[float]]]:
     """Equation 1 as a double sum, episode by episode, straight from the entries of the unroll.
 
     An episode of the sum ends at the entry that is its last; the entry's own step is a reset and stays V.
@@ -82,15 +91,15 @@ def paper(
                 product = 1.0
                 for i in range(s, t):
                     gamma_i = 0.0 if cut[i + 1][b] else GAMMA
-                    product *= gamma_i * lambda_ * min(c_clip, rho[i][b])
+                    product *= gamma_i * clips.lambda_ * min(clips.c_clip, rho[i][b])
                 gamma_t = 0.0 if cut[t + 1][b] else GAMMA
                 delta = reward[t + 1][b] + gamma_t * values[t + 1][b] - values[t][b]
-                vs[s][b] += product * min(rho_clip, rho[t][b]) * delta
+                vs[s][b] += product * min(clips.rho_clip, rho[t][b]) * delta
         for t in range(T):
             if not done[t][b]:
                 gamma_t = 0.0 if cut[t + 1][b] else GAMMA
                 target = reward[t + 1][b] + gamma_t * vs[t + 1][b]
-                advantages[t][b] = min(pg_rho_clip, rho[t][b]) * (target - values[t][b])
+                advantages[t][b] = min(clips.pg_rho_clip, rho[t][b]) * (target - values[t][b])
     return vs[:T], advantages
 
 
@@ -98,18 +107,18 @@ def paper(
 @pytest.mark.parametrize(
     "clips",
     [
-        {},
-        {"rho_clip": 2.5, "c_clip": 0.7},
-        {"rho_clip": 1.5, "c_clip": 1.5, "pg_rho_clip": 0.4},
-        {"lambda_": 0.8},
-        {"rho_clip": math.inf, "c_clip": math.inf, "pg_rho_clip": math.inf, "lambda_": 0.3},
+        PAPER_CLIPS,
+        Clips(rho_clip=2.5, c_clip=0.7),
+        Clips(rho_clip=1.5, c_clip=1.5, pg_rho_clip=0.4),
+        Clips(lambda_=0.8),
+        Clips(rho_clip=math.inf, c_clip=math.inf, pg_rho_clip=math.inf, lambda_=0.3),
     ],
 )
-def test_equals_the_sum_formula(T: int, B: int, clips: dict[str, float]) -> None:  # noqa: N803
+def test_equals_the_sum_formula(T: int, B: int, clips: Clips) -> None:  # noqa: N803
     for seed in range(3):
         case = random_case(T, B, seed)
-        vs, advantages = paper(case, **clips)
-        returns = run(case, **clips)
+        vs, advantages = paper(case, clips)
+        returns = run(case, clips)
         torch.testing.assert_close(returns.vs, torch.tensor(vs, dtype=torch.float64), rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(
             returns.pg_advantages, torch.tensor(advantages, dtype=torch.float64), rtol=1e-10, atol=1e-10
@@ -161,6 +170,8 @@ def test_wrong_shapes_are_refused() -> None:
     two = torch.zeros(4, 2)
     mask = torch.ones(4, 2, dtype=torch.bool)
     with pytest.raises(ValueError, match="rewards has shape"):
-        vtrace(two, two, torch.zeros(4, 1), two, torch.zeros(2), mask)
+        vtrace(two, two, torch.zeros(4, 1), two, torch.zeros(2), mask, GAMMA)
+    with pytest.raises(ValueError, match="continues has shape"):
+        vtrace(two, torch.zeros(4, 1), two, two, torch.zeros(2), mask, GAMMA)
     with pytest.raises(ValueError, match="bootstrap_value must have rank 1"):
-        vtrace(two, two, two, two, torch.zeros(1, 2), mask)
+        vtrace(two, two, two, two, torch.zeros(1, 2), mask, GAMMA)

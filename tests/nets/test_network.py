@@ -1,171 +1,61 @@
-from collections.abc import Iterator
-
 import pytest
 import torch
+from network_cases import (
+    ACTIONS,
+    CONTINUOUS,
+    DISCRETE,
+    MULTI_DISCRETE,
+    assert_unroll_equals_single_steps,
+    make_spec,
+    random_inputs,
+    spec_of,
+    with_mask,
+    zero_state,
+)
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor
 
 from machina.errors import UserError
 from machina.nets.config import NetworkConfig
-from machina.nets.network import CoreTensors, NetworkInput, NetworkOutput, PolicyNetwork
-from machina.nets.register import NETWORKS, NetworkBuilder, build_network, register_network
-from machina.nets.torsos import ImageConvolution, image_shape
-from machina.specs import ArraySpec, EnvSpec
-from machina.types import NO_ACTION
+from machina.nets.distributions import FORBIDDEN, distribution_of
+from machina.nets.network import ActorCritic, NetworkInput, NetworkOutput
+from machina.nets.register import build_network
+from machina.specs import ArraySpec
+from machina.types import ACTION_MASK, NO_ACTION
+
+VECTOR = {"observation": ArraySpec(shape=(6,), dtype="float32")}
 
 
-def make_spec(dtype: str = "uint8", stack: int = 1, num_tasks: int = 2, **shapes: tuple[int, ...]) -> EnvSpec:
-    return EnvSpec(
-        name="test",
-        tasks=tuple(f"task{i}" for i in range(num_tasks)),
-        observation={key: ArraySpec(shape=shape, dtype=dtype) for key, shape in shapes.items()},
-        num_actions=5,
-        frame_stack=stack,
-    )
+@pytest.mark.parametrize("separate_roles", [False, True])
+@pytest.mark.parametrize("lstm_size", [0, 12])
+@pytest.mark.parametrize("kind", sorted(ACTIONS))
+def test_every_kind_of_action_gets_its_parameters(kind: str, lstm_size: int, separate_roles: bool) -> None:
+    spec = spec_of(VECTOR, num_tasks=3, action=ACTIONS[kind])
+    config = NetworkConfig(lstm_size=lstm_size, separate_roles=separate_roles, separate_value=not lstm_size)
+    network = build_network(spec, config, seed=0)
+    output = network(random_inputs(spec, 4, 5, resets=0.3), zero_state(network, 5))
+    assert output.logits.shape == (4, 5, {"discrete": 5, "multi_discrete": 3 + 2 + 4, "continuous": 2 * 2}[kind])
+    assert output.values.shape == (4, 5, 3)
+    assert [tuple(state.shape) for state in output.core_state] == [(5, 12)] * (2 if lstm_size else 0)
+    assert output.logits.dtype == output.values.dtype == torch.float32
 
 
-def random_inputs(spec: EnvSpec, T: int, B: int, resets: float = 0.0) -> NetworkInput:  # noqa: N803
-    first = torch.rand(T, B) < resets
-    return NetworkInput(
-        observation={
-            key: torch.randint(0, 255, (T, B, *array.shape)).to(getattr(torch, array.dtype))
-            for key, array in spec.observation.items()
-        },
-        reward=torch.randn(T, B) * 3,
-        previous_action=torch.randint(0, spec.num_actions, (T, B)).masked_fill(first, NO_ACTION),
-        first=first,
-    )
-
-
-def zero_state(network: PolicyNetwork, slots: int) -> CoreTensors:
-    return tuple(torch.zeros(slots, *shape) for shape in network.core_state_shapes)
-
-
-@pytest.mark.parametrize("lstm_size", [0, 16])
-@pytest.mark.parametrize(
-    ("torso", "spec"),
-    [
-        ("shallow", make_spec(observation=(4, 84, 84), stack=4)),
-        ("deep", make_spec(observation=(4, 21, 30), stack=4)),
-        ("shallow", make_spec(observation=(40, 50, 3))),
-        ("shallow", make_spec(observation=(40, 50))),
-        ("auto", make_spec(observation=(40, 50))),
-        ("auto", make_spec("float32", observation=(6,))),
-        ("auto", make_spec("float32", position=(3,), velocity=(2, 2))),
-    ],
-)
-def test_every_torso_answers_with_the_contracts_shapes(torso: str, spec: EnvSpec, lstm_size: int) -> None:
-    network = build_network(spec, NetworkConfig.model_validate({"torso": torso, "lstm_size": lstm_size}), seed=0)
-    output = network(random_inputs(spec, 3, 2), zero_state(network, 2))
-    assert output.logits.shape == (3, 2, 5)
-    assert output.values.shape == (3, 2, 2)
-    assert [tuple(state.shape[1:]) for state in output.core_state] == list(network.core_state_shapes)
-    assert network.core_state_shapes == (((16,), (16,)) if lstm_size else ())
-
-
-def test_the_papers_sizes() -> None:
-    """DQN's 32-64-64-512 (3,136 features before the hidden layer); IMPALA's 15 convolutions and 11 x 11 x 32."""
-    spec = make_spec(observation=(4, 84, 84), stack=4)
-    shallow = build_network(spec, NetworkConfig(torso="shallow"), seed=0)
-    linear = [layer for layer in shallow.modules() if isinstance(layer, nn.Linear)]
-    assert (linear[0].in_features, linear[0].out_features) == (3136, 512)
-    deep = build_network(spec, NetworkConfig(torso="deep"), seed=0)
-    linear = [layer for layer in deep.modules() if isinstance(layer, nn.Linear)]
-    assert (linear[0].in_features, linear[0].out_features) == (11 * 11 * 32, 256)
-    assert len([layer for layer in deep.modules() if isinstance(layer, nn.Conv2d)]) == 15
-
-
-@pytest.mark.parametrize("size", [(84, 84), (21, 42), (11, 7)])
-def test_the_deep_nets_pools_are_tensorflows_same(size: tuple[int, int]) -> None:
-    """SAME pads (ceil(n / 2) - 1) * 2 + 3 - n cells in all, the odd one at the far end."""
-    spec = make_spec("float32", observation=(1, *size))
-    network = build_network(spec, NetworkConfig(torso="deep"), seed=0)
-    pool = next(layer for layer in network.modules() if isinstance(layer, nn.MaxPool2d))
-    image = torch.randn(1, 1, *size)
-    pads = [max((-(-n // 2) - 1) * 2 + 3 - n, 0) for n in size]
-    padded = nn.functional.pad(
-        image, (pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2), value=-torch.inf
-    )
-    assert torch.equal(pool(image), nn.functional.max_pool2d(padded, 3, 2))
-
-
-def test_bytes_are_scaled_to_one_by_way_of_a_kernel_without_mean() -> None:
-    layer = ImageConvolution(4, 8, kernel=3, stride=2, padding=0, scale=1 / 255)
-    images = torch.randint(0, 256, (2, 4, 9, 9)).float()
-    centred = layer.weight - layer.weight.mean(dim=(1, 2, 3), keepdim=True)
-    expected = nn.functional.conv2d(images / 255, centred, layer.bias, stride=2)
-    torch.testing.assert_close(layer(images), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_a_uniform_background_says_nothing_and_teaches_nothing() -> None:
-    layer = ImageConvolution(4, 8, kernel=3, stride=2, padding=0, scale=1 / 255)
-    assert layer.bias is not None
-    answer = layer(torch.full((1, 4, 9, 9), 87.0))
-    torch.testing.assert_close(answer, layer.bias.view(1, 8, 1, 1).expand_as(answer), rtol=0, atol=1e-5)
-    torch.autograd.backward(answer.sum())
-    assert layer.weight.grad is not None
-    assert layer.weight.grad.abs().max() < 1e-4 * 87 / 255 * answer[0, 0].numel()
-
-
-@pytest.mark.parametrize("torso", ["shallow", "deep", "mlp"])
-def test_every_torso_reads_bytes_as_numbers_up_to_one(torso: str) -> None:
-    config = NetworkConfig.model_validate({"torso": torso})
-    spec = make_spec(observation=(4, 40, 36), stack=4)
-    inputs = random_inputs(spec, 2, 3)
-    scaled = inputs._replace(observation={"observation": inputs.observation["observation"] / 255})
-    as_bytes = build_network(spec, config, seed=0)(inputs, ())
-    as_floats = build_network(make_spec("float32", observation=(4, 40, 36), stack=4), config, seed=0)(scaled, ())
-    torch.testing.assert_close(as_bytes.logits, as_floats.logits, rtol=1e-4, atol=1e-5)
-
-
-def test_image_layouts() -> None:
-    assert image_shape(make_spec(observation=(4, 84, 80), stack=4)) == (4, 84, 80, "CHW")
-    assert image_shape(make_spec(observation=(84, 80, 3))) == (3, 84, 80, "HWC")
-    assert image_shape(make_spec(observation=(84, 80))) == (1, 84, 80, "HW")
-    assert image_shape(make_spec(observation=(8,))) is None
-    assert image_shape(make_spec(left=(84, 84, 3), right=(84, 84, 3))) is None
-
-
-def test_an_image_in_either_layout_gives_the_same_answer() -> None:
-    config = NetworkConfig(torso="shallow")
-    spec_hwc, spec_chw = make_spec(observation=(40, 50, 3)), make_spec(observation=(3, 40, 50))
-    inputs = random_inputs(spec_hwc, 2, 3)
-    turned = inputs._replace(observation={"observation": inputs.observation["observation"].permute(0, 1, 4, 2, 3)})
-    answer = build_network(spec_hwc, config, seed=4)(inputs, ())
-    torch.testing.assert_close(build_network(spec_chw, config, seed=4)(turned, ()).logits, answer.logits)
-
-
-def test_an_unroll_with_resets_equals_acting_step_by_step() -> None:
-    """The actor zeroes the core state at episode starts; the learner must do so inside the unroll."""
+@pytest.mark.parametrize("action", ACTIONS.values(), ids=list(ACTIONS))
+def test_an_unroll_with_resets_equals_acting_step_by_step(action: object) -> None:
     torch.manual_seed(0)
-    spec = make_spec("float32", observation=(6,))
+    spec = spec_of(VECTOR).model_copy(update={"action": action})
     network = build_network(spec, NetworkConfig(lstm_size=12, hidden_sizes=(8,)), seed=1)
-    T, B = 11, 5  # noqa: N806
-    inputs = random_inputs(spec, T, B, resets=0.2)
+    inputs = random_inputs(spec, 11, 5, resets=0.2)
     assert inputs.first[1:].any()
-    start = tuple(torch.randn(B, 12) for _ in range(2))
-    with torch.no_grad():
-        whole = network(inputs, start)
-        state = start
-        for t in range(T):
-            state = tuple(part * (~inputs.first[t])[:, None] for part in state)
-            observation = {key: array[t : t + 1] for key, array in inputs.observation.items()}
-            no_resets = torch.zeros(1, B, dtype=torch.bool)
-            entry = NetworkInput(observation, inputs.reward[t][None], inputs.previous_action[t][None], no_resets)
-            step = network(entry, state)
-            state = step.core_state
-            torch.testing.assert_close(step.logits[0], whole.logits[t])
-            torch.testing.assert_close(step.values[0], whole.values[t])
-    for got, expected in zip(whole.core_state, state, strict=True):
-        torch.testing.assert_close(got, expected)
+    assert_unroll_equals_single_steps(network, inputs)
 
 
 def test_the_lstm_is_fed_with_previous_action_and_clipped_reward() -> None:
-    spec = make_spec("float32", observation=(6,))
+    spec = spec_of(VECTOR)
     network = build_network(spec, NetworkConfig(lstm_size=12), seed=1)
     inputs = random_inputs(spec, 1, 1)._replace(reward=torch.full((1, 1), 1.0), previous_action=torch.tensor([[2]]))
 
-    def logits(changed: NetworkInput) -> torch.Tensor:
+    def logits(changed: NetworkInput) -> Tensor:
         output: NetworkOutput = network(changed, zero_state(network, 1))
         return output.logits
 
@@ -174,6 +64,114 @@ def test_the_lstm_is_fed_with_previous_action_and_clipped_reward() -> None:
     assert not torch.equal(plain, logits(inputs._replace(reward=torch.full((1, 1), 0.5))))
     assert not torch.equal(plain, logits(inputs._replace(previous_action=torch.tensor([[3]]))))
     assert not torch.equal(plain, logits(inputs._replace(previous_action=torch.tensor([[NO_ACTION]]))))
+
+
+def seen_by_the_lstm(network: ActorCritic, inputs: NetworkInput, features: int) -> Tensor:
+    """``[T, B, numbers]``: what follows the features."""
+    assert network.core is not None
+    seen: list[Tensor] = []
+    network.core.lstm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    network(inputs, zero_state(network, inputs.reward.shape[1]))
+    return torch.cat(seen)[..., features:]
+
+
+def test_previous_actions_of_several_choices_are_one_hot_each() -> None:
+    spec = spec_of(VECTOR, action=MULTI_DISCRETE)
+    network = build_network(spec, NetworkConfig(lstm_size=4, hidden_sizes=(8,)), seed=1)
+    inputs = random_inputs(spec, 2, 1)._replace(
+        previous_action=torch.tensor([[[2, 0, 3]], [[NO_ACTION] * 3]]), reward=torch.tensor([[-4.0], [0.25]])
+    )
+    assert isinstance(network, ActorCritic)
+    assert seen_by_the_lstm(network, inputs, features=8).tolist() == [
+        [[0, 0, 1, 1, 0, 0, 0, 0, 1, -1]],
+        [[0, 0, 0, 0, 0, 0, 0, 0, 0, 0.25]],
+    ]
+
+
+def test_previous_continuous_actions_are_fed_as_clipped_numbers() -> None:
+    spec = spec_of(VECTOR, action=CONTINUOUS)
+    network = build_network(spec, NetworkConfig(lstm_size=4, hidden_sizes=(8,)), seed=1)
+    inputs = random_inputs(spec, 1, 1)._replace(
+        previous_action=torch.tensor([[[0.25, -3.0]]]), reward=torch.tensor([[0.5]])
+    )
+    assert isinstance(network, ActorCritic)
+    assert seen_by_the_lstm(network, inputs, features=8).tolist() == [[[0.25, -1, 0.5]]]
+
+
+def test_deviations_do_not_depend_on_the_observation_and_are_learned() -> None:
+    spec = spec_of(VECTOR, action=CONTINUOUS)
+    network = build_network(spec, NetworkConfig(initial_log_deviation=-0.5), seed=0)
+    inputs = random_inputs(spec, 3, 2)
+    output = network(inputs, ())
+    means, log_deviations = output.logits.chunk(2, dim=-1)
+    assert torch.equal(log_deviations, torch.full((3, 2, 2), -0.5))
+    assert means.std() > 0
+    distribution = distribution_of(CONTINUOUS)
+    torch.autograd.backward(distribution.log_probs(output.logits, means.detach() + 0.1).sum())
+    parameter = network.get_parameter("log_deviation")
+    assert parameter.grad is not None
+    # d log p / d log sigma = (x - mean)^2 / sigma^2 - 1, summed over 6 entries
+    expected = 6 * (0.1**2 * torch.e - 1)
+    torch.testing.assert_close(parameter.grad, torch.full((2,), expected), rtol=1e-4, atol=0)
+
+
+def test_deviations_start_where_asked_and_only_continuous_policies_have_them() -> None:
+    default = build_network(spec_of(VECTOR, action=CONTINUOUS), NetworkConfig(), seed=0)
+    assert default.get_parameter("log_deviation").tolist() == [0.0, 0.0]
+    discrete_network = build_network(spec_of(VECTOR), NetworkConfig(), seed=0)
+    assert "log_deviation" not in dict(discrete_network.named_parameters())
+
+
+def test_a_separate_value_shares_nothing_with_the_policy() -> None:
+    spec = spec_of(VECTOR)
+    network = build_network(spec, NetworkConfig(separate_value=True, hidden_sizes=(7,)), seed=0)
+    inputs = random_inputs(spec, 2, 3)
+
+    def touched(loss: Tensor) -> set[str]:
+        network.zero_grad()
+        torch.autograd.backward(loss)
+        return {name.partition(".")[0] for name, each in network.named_parameters() if each.grad is not None}
+
+    assert touched(network(inputs, ()).values.sum()) == {"value_encoder", "value_head"}
+    assert touched(network(inputs, ()).logits.sum()) == {"encoder", "policy_head"}
+    network.cast_for_acting(torch.bfloat16)
+    rounded = {name for name, each in network.named_parameters() if each.dtype == torch.bfloat16}
+    assert {name.partition(".")[0] for name in rounded} == {"encoder", "value_encoder"}
+    with pytest.raises(ValidationError, match="separate_value needs lstm_size=0, got 8"):
+        NetworkConfig(separate_value=True, lstm_size=8)
+
+
+@pytest.mark.parametrize("separate_roles", [False, True])
+@pytest.mark.parametrize("lstm_size", [0, 8])
+@pytest.mark.parametrize("action", [DISCRETE, MULTI_DISCRETE], ids=["discrete", "multi_discrete"])
+def test_masks_reach_the_answer_and_nothing_else(action: object, lstm_size: int, separate_roles: bool) -> None:
+    spec = spec_of(VECTOR).model_copy(update={"action": action})
+    config = NetworkConfig(lstm_size=lstm_size, separate_roles=separate_roles)
+    masked = build_network(with_mask(spec), config, seed=3)
+    inputs = random_inputs(with_mask(spec), 4, 6)
+    plain = build_network(spec, config, seed=3)(
+        inputs._replace(observation={"observation": inputs.observation["observation"]}), zero_state(masked, 6)
+    )
+    answer = masked(inputs, zero_state(masked, 6))
+    allowed = inputs.observation[ACTION_MASK]
+    assert 0 < allowed.sum() < allowed.numel()
+    assert torch.equal(answer.logits[allowed], plain.logits[allowed])
+    assert (answer.logits[~allowed] == FORBIDDEN).all()
+    assert torch.equal(answer.values, plain.values)
+
+
+def test_a_mask_that_does_not_fit_the_actions_is_refused() -> None:
+    def refuse(action: object, mask: ArraySpec, message: str) -> None:
+        spec = spec_of({**VECTOR, ACTION_MASK: mask}).model_copy(update={"action": action})
+        with pytest.raises(UserError, match=message):
+            build_network(spec, NetworkConfig(), seed=0)
+
+    fits = ArraySpec(shape=(5,), dtype="bool")
+    build_network(spec_of({**VECTOR, ACTION_MASK: fits}), NetworkConfig(), seed=0)
+    refuse(DISCRETE, ArraySpec(shape=(5,), dtype="int8"), r"must be bool \(5,\), one for each choice, got int8 \(5,\)")
+    refuse(DISCRETE, ArraySpec(shape=(4,), dtype="bool"), r"got bool \(4,\)")
+    refuse(MULTI_DISCRETE, fits, r"must be bool \(9,\)")
+    refuse(CONTINUOUS, fits, "needs discrete actions")
 
 
 def test_construction_is_seeded_and_leaves_the_global_stream_alone() -> None:
@@ -187,73 +185,30 @@ def test_construction_is_seeded_and_leaves_the_global_stream_alone() -> None:
     assert not torch.equal(one.value_head.weight, other.value_head.weight)
 
 
-def test_torsos_that_do_not_suit_the_observation_are_refused() -> None:
-    with pytest.raises(UserError, match=r"20x20 pixels.*--torso mlp"):
-        build_network(make_spec(observation=(20, 20)), NetworkConfig(torso="shallow"), seed=0)
-    with pytest.raises(UserError, match="needs one image"):
-        build_network(make_spec(observation=(20,)), NetworkConfig(torso="deep"), seed=0)
-    with pytest.raises(UserError, match="privileged"):
-        build_network(make_spec(observation=(20,), privileged=(3,)), NetworkConfig(), seed=0)
-    with pytest.raises(ValidationError, match="one number per convolution"):
-        NetworkConfig(filters=(32, 64))
+def test_a_continuous_policy_learns_a_regression() -> None:
+    """Maximum likelihood of y = W x + noise: the means follow x, the deviation becomes that of the noise."""
+    torch.manual_seed(0)
+    spec = spec_of(VECTOR, num_tasks=1, action=CONTINUOUS)
+    network = build_network(spec, NetworkConfig(hidden_sizes=(32,)), seed=0)
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+    weight, noise = torch.randn(6, 2), 0.3
+    distribution = distribution_of(CONTINUOUS)
 
+    def surprise() -> Tensor:
+        inputs = random_inputs(spec, 4, 64)
+        x = inputs.observation["observation"] * 0.3
+        inputs = inputs._replace(observation={"observation": x})
+        targets = x @ weight + noise * torch.randn(4, 64, 2)
+        return -distribution.log_probs(network(inputs, ()).logits, targets).mean()
 
-class OwnNetwork(PolicyNetwork):
-    """A user's network with a counter as its core state."""
-
-    def __init__(self, spec: EnvSpec, value_outputs: int) -> None:
-        super().__init__()
-        self.core_state_shapes = ((1,),)
-        self.body = nn.Linear(spec.observation["observation"].shape[0], 4)
-        self.policy = nn.Linear(4, spec.num_actions)
-        self.value_head = nn.Linear(4, value_outputs)
-
-    def forward(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
-        features = self.body(inputs.observation["observation"].float()).relu()
-        return NetworkOutput(self.policy(features), self.value_head(features), (core_state[0] + 1,))
-
-
-@pytest.fixture
-def registry() -> Iterator[dict[str, NetworkBuilder]]:
-    before = dict(NETWORKS)
-    yield NETWORKS
-    NETWORKS.clear()
-    NETWORKS.update(before)
-
-
-def test_a_users_network_by_name(registry: dict[str, NetworkBuilder]) -> None:
-    register_network("counter", lambda spec, _: OwnNetwork(spec, spec.num_tasks))
-    assert "counter" in registry
-    spec = make_spec("float32", observation=(6,))
-    network = build_network(spec, NetworkConfig(network_name="counter"), seed=0)
-    assert isinstance(network, OwnNetwork)
-    with pytest.raises(UserError, match="did you mean 'counter'"):
-        build_network(spec, NetworkConfig(network_name="countre"), seed=0)
-    with pytest.raises(UserError, match="registered already"):
-        register_network("counter", lambda spec, _: OwnNetwork(spec, 1))
-
-
-@pytest.mark.usefixtures("registry")
-def test_a_users_network_that_breaks_the_contract_is_refused() -> None:
-    spec = make_spec("float32", observation=(6,))
-
-    class WrongLogits(OwnNetwork):
-        def forward(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
-            output = super().forward(inputs, core_state)
-            return output._replace(logits=output.logits[..., :-1])
-
-    class WithBuffer(OwnNetwork):
-        def __init__(self, spec: EnvSpec, value_outputs: int) -> None:
-            super().__init__(spec, value_outputs)
-            self.register_buffer("running_mean", torch.zeros(3))
-
-    register_network("one head", lambda spec, _: OwnNetwork(spec, 1))
-    register_network("wrong logits", lambda spec, _: WrongLogits(spec, spec.num_tasks))
-    register_network("with buffer", lambda spec, _: WithBuffer(spec, spec.num_tasks))
-    for name, complaint in [
-        ("one head", "2 outputs"),
-        ("wrong logits", r"\(1, 2, 5\)"),
-        ("with buffer", "running_mean"),
-    ]:
-        with pytest.raises(UserError, match=complaint):
-            build_network(spec, NetworkConfig(network_name=name), seed=0)
+    before = surprise().item()
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = surprise()
+        torch.autograd.backward(loss)
+        optimizer.step()
+    best = 2 * (torch.log(torch.tensor(noise)).item() + 0.5 * torch.log(torch.tensor(2 * torch.pi * torch.e)).item())
+    assert before > best + 1
+    assert surprise().item() < best + 0.2
+    deviation = network.get_parameter("log_deviation").exp()
+    torch.testing.assert_close(deviation, torch.full((2,), noise), rtol=0.15, atol=0)

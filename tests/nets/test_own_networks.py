@@ -15,10 +15,10 @@ from machina.errors import RunFailedError, UserError
 from machina.nets.config import NetworkConfig
 from machina.nets.network import CoreTensors, NetworkInput, NetworkOutput, PolicyNetwork
 from machina.nets.register import NETWORKS, build_network, register_network
-from machina.specs import ArraySpec, EnvSpec
+from machina.specs import ArraySpec, EnvSpec, discrete
 
 SPEC = EnvSpec(
-    name="e", tasks=("t",), observation={"observation": ArraySpec(shape=(4,), dtype="float32")}, num_actions=3
+    name="e", tasks=("t",), observation={"observation": ArraySpec(shape=(4,), dtype="float32")}, action=discrete(3)
 )
 
 
@@ -89,7 +89,9 @@ def test_what_fails_at_once_is_refused(name: str, message: str) -> None:
 def test_what_fails_later_stops_the_run_and_is_named() -> None:
     network, changing = build("late"), build("sound")
     entries = torch.ones(2, 1)
-    inputs = NetworkInput({"observation": torch.ones(2, 1, 4)}, entries, entries.long(), entries.bool())
+    inputs = NetworkInput(
+        {"observation": torch.ones(2, 1, 4)}, entries, entries.long(), entries.bool(), entries.long() * 0
+    )
     with pytest.raises(RunFailedError) as caught:
         network(inputs, ())
     reason = "forward raised RuntimeError: the engine stalled"

@@ -19,13 +19,25 @@ from torch import Tensor
 
 import machina
 from machina.config import AlgorithmConfig, Config
+from machina.envs.builders import parse_environment
+from machina.envs.config import ToyConfig
 from machina.interfaces import Learner, LearnerState, Policy, Ranks
 from machina.losses.alignment import aligned
 from machina.metrics import read_metrics
 from machina.registry import ALGORITHMS
 from machina.runtime.plane import assign_slots
 from machina.specs import EnvSpec
-from machina.types import NO_ACTION, ActorOutput, Array, CoreState, FloatArray, IntArray, Observation, Unroll
+from machina.types import (
+    NO_ACTION,
+    ActorOutput,
+    Array,
+    BoolArray,
+    CoreState,
+    FloatArray,
+    IntArray,
+    Observation,
+    Unroll,
+)
 
 T = 4
 BATCH = 5
@@ -45,12 +57,16 @@ class CountingPolicy:
         self,
         observation: Observation,
         reward: FloatArray,
-        previous_action: IntArray,
+        previous_action: Array,
+        first: BoolArray,
+        task_id: IntArray,
         core_state: CoreState,
         uniforms: FloatArray,
     ) -> ActorOutput:
         step = observation["observation"][:, 0]
         np.testing.assert_array_equal(reward, step)
+        np.testing.assert_array_equal(first, step == 0)
+        assert not task_id.any()
         assert uniforms.shape == step.shape
         seen = np.stack([core_state[0][:, 0], previous_action.astype(np.float32)], axis=1)
         return ActorOutput((step % 2).astype(np.int64), seen, (core_state[0] + 1,))
@@ -95,7 +111,7 @@ class RecordingAlgorithm:
         self._batches = batches
 
     def make_policy(self, spec: EnvSpec, device: str, precision: str) -> Policy:
-        assert (spec.num_actions, device, precision) == (2, "cpu", "auto")
+        assert (spec.action.num_parameters, device, precision) == (2, "cpu", "auto")
         return CountingPolicy()
 
     def make_learner(
@@ -152,7 +168,11 @@ def by_slot(batches: list[Unroll[Array]]) -> dict[int, list[tuple[Unroll[Array],
 
 def episode_lengths(actors: int, envs: int) -> dict[int, int]:
     """Slot to length: the environment numbers its slots within a group."""
-    groups = [group for actor in assign_slots(1, envs, actors) for group in actor]
+    groups = [
+        group
+        for actor in assign_slots(parse_environment("counting", ToyConfig()).spec, envs, actors)
+        for group in actor
+    ]
     return {int(slot): 3 + place % 5 for group in groups for place, slot in enumerate(group)}
 
 
@@ -203,16 +223,15 @@ def test_reset_steps_are_masked_and_termination_is_a_zero_discount(
     place: str, batches: list[Unroll[Array]], tmp_path: Path
 ) -> None:
     train(place, 1, 5, 20, tmp_path)
-    gamma = 0.9
     for batch in batches:
-        steps = aligned(as_tensors(batch), gamma)
+        steps = aligned(as_tensors(batch))
         step, episode = batch.observation["observation"].transpose(2, 0, 1)
         np.testing.assert_array_equal(~steps.mask.numpy(), step[1:] == 0, "a reset step leads to step 0")
         np.testing.assert_array_equal(steps.first.numpy(), step == 0)
         np.testing.assert_array_equal(steps.rewards.numpy(), step[1:])
         ends = batch.terminated[1:]
         assert (episode[1:][ends] % 2 == 0).all()
-        np.testing.assert_allclose(steps.discounts.numpy(), np.where(ends, 0, gamma))
+        np.testing.assert_array_equal(steps.continues.numpy(), ~ends)
 
 
 @pytest.mark.parametrize("place", PLACES)

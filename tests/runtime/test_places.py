@@ -9,12 +9,12 @@ import pytest
 import torch
 from planes import Job, as_tensors, running, take
 
-from machina.algorithms.impala.networks import load_flat, make_network
 from machina.losses.alignment import aligned
-from machina.nets.frames import stacked_frames
-from machina.nets.network import NetworkInput
+from machina.nets.parameters import load_flat
+from machina.nets.register import build_network
+from machina.nets.unroll_tensors import network_input
 from machina.runtime.unrolls import to_arrays
-from machina.types import OBSERVATION, Array, Unroll
+from machina.types import Array, Unroll
 
 TINY_SHALLOW = {"torso": "shallow", "filters": (8, 8, 8), "hidden_sizes": (32,)}
 JOBS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], int]] = {
@@ -123,12 +123,9 @@ def recomputed_logits(job: Job, batch: Unroll[Array]) -> Array:
     """``[T + 1, B, A]`` from the unroll, as the learner's network sees it."""
     spec = job.parts.factory.spec
     unroll = as_tensors(batch)
-    steps = aligned(unroll, 0.99)
-    observation = dict(unroll.observation)
-    if spec.stores_frames_once:
-        observation[OBSERVATION] = stacked_frames(observation[OBSERVATION], steps.first)
-    network = make_network(job.config.algo, spec, torch.device("cpu"), seed=0)
+    steps = aligned(unroll)
+    network = build_network(spec, job.config.algo.network, seed=0)
     load_flat(network, job.plane.store.latest().flat)
-    inputs = NetworkInput(observation, unroll.reward, steps.previous_actions, steps.first)
+    inputs = network_input(unroll, steps.first, steps.previous_actions, spec)
     with torch.no_grad():
         return np.asarray(network(inputs, unroll.core_state).logits)

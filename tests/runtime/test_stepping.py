@@ -13,8 +13,8 @@ import pytest
 
 from machina.errors import EnvironmentFaultError
 from machina.runtime.stepping import InlineStepper, ThreadStepper, fault_at_hang
-from machina.specs import ArraySpec, EnvSpec
-from machina.types import Array, IntArray, StepResult
+from machina.specs import ArraySpec, EnvSpec, discrete
+from machina.types import Array, IntArray, StepResult, single_agent_step
 
 
 class Sluggish:
@@ -25,7 +25,7 @@ class Sluggish:
             name="sluggish",
             tasks=("sluggish",),
             observation={"observation": ArraySpec(shape=(1,), dtype="float32")},
-            num_actions=2,
+            action=discrete(2),
         )
         self.task_ids = np.zeros(1, np.int64)
         self.waiting_for = "sluggish part"
@@ -38,7 +38,9 @@ class Sluggish:
     def _entry(self, truncated: bool = False) -> StepResult:
         nothing = np.zeros(1, np.bool_)
         observation = np.full((1, 1), self._steps, np.float32)
-        return StepResult({"observation": observation}, np.zeros(1, np.float32), nothing, nothing | truncated, nothing)
+        return single_agent_step(
+            {"observation": observation}, np.zeros(1, np.float32), nothing, nothing | truncated, nothing
+        )
 
     def reset(self, seeds: Sequence[int]) -> StepResult:
         assert len(seeds) == 1

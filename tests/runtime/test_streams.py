@@ -10,7 +10,7 @@ from machina.types import Array
 
 
 def numbers(seed: int, slots: list[int], count: int, drawn: int = 0) -> Array:
-    streams = SlotStreams(seed, np.array(slots), drawn)
+    streams = SlotStreams(seed, np.array(slots), (), drawn)
     return np.stack([streams.next() for _ in range(count)])
 
 
@@ -25,9 +25,16 @@ def test_a_slot_does_not_depend_on_its_group() -> None:
 def test_the_count_is_the_whole_state(drawn: int) -> None:
     whole = numbers(5, [0, 4], drawn + BLOCK + 3)
     np.testing.assert_array_equal(numbers(5, [0, 4], BLOCK + 3, drawn), whole[drawn:])
-    streams = SlotStreams(5, np.array([0]), drawn)
+    streams = SlotStreams(5, np.array([0]), (), drawn)
     streams.next()
     assert streams.drawn == drawn + 1
+
+
+def test_an_action_of_several_numbers_takes_as_many() -> None:
+    streams = SlotStreams(2, np.array([3, 8]), (4,))
+    drawn = np.stack([streams.next() for _ in range(500)])
+    assert drawn.shape == (500, 2, 4)
+    assert abs(np.corrcoef(drawn.reshape(500, 8).T) - np.eye(8)).max() < 0.2
 
 
 def test_numbers_are_uniform_and_streams_differ() -> None:

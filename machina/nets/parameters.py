@@ -1,32 +1,23 @@
-"""The network of IMPALA for an environment, and its parameters as one flat vector."""
+"""A network's parameters as one flat vector, for publication, and as named tensors, for checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from machina.algorithms.impala.config import ImpalaConfig
 from machina.errors import UserError
-from machina.nets.network import PolicyNetwork
-from machina.nets.register import build_network
-from machina.specs import EnvSpec
 
 
-def make_network(config: ImpalaConfig, spec: EnvSpec, device: torch.device, seed: int) -> PolicyNetwork:
-    """The network on its device, its weights drawn from ``seed`` whatever the device."""
-    return build_network(spec, config.network, seed).to(device)
-
-
-def flattened(network: PolicyNetwork) -> Tensor:
+def flattened(network: nn.Module) -> Tensor:
     """A new float32 CPU vector of all parameters, in the order of ``network.parameters()``."""
     with torch.no_grad():
         return torch.cat([parameter.reshape(-1) for parameter in network.parameters()]).float().cpu()
 
 
 @torch.no_grad()
-def load_flat(network: PolicyNetwork, flat: Tensor) -> None:
+def load_flat(network: nn.Module, flat: Tensor) -> None:
     """Copy ``flattened``'s vector into the network, whatever the formats and memory layouts of its parameters.
 
     Raises:
@@ -41,7 +32,7 @@ def load_flat(network: PolicyNetwork, flat: Tensor) -> None:
 
 
 @torch.no_grad()
-def load_tensors(network: PolicyNetwork, tensors: Mapping[str, Tensor], skip: tuple[str, ...] = ()) -> None:
+def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], skip: tuple[str, ...] = ()) -> None:
     """Copy named tensors into the parameters, in place.
 
     Args:

@@ -1,4 +1,4 @@
-"""How an IMPALA actor picks actions: samples of the policy, one random stream per slot."""
+"""How an actor picks actions: samples of the network's distribution, one random stream per slot."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from machina.algorithms.impala.config import ImpalaConfig
-from machina.algorithms.impala.networks import load_flat, load_tensors, make_network
+from machina.nets.config import NetworkConfig
+from machina.nets.distributions import distribution_of
 from machina.nets.network import NetworkInput, NetworkOutput
+from machina.nets.parameters import load_flat, load_tensors
 from machina.nets.precision import resolve_device, resolve_precision
+from machina.nets.register import build_network
 from machina.specs import EnvSpec
-from machina.types import NO_ACTION, ActorOutput, Array, CoreState, FloatArray, IntArray, Observation
+from machina.types import ActorOutput, Array, BoolArray, CoreState, FloatArray, IntArray, Observation
 
 
-class ImpalaPolicy:
-    """The behaviour policy; implements ``machina.interfaces.Policy``.
+class SampledPolicy:
+    """The behaviour policy of the actor-critic algorithms; implements ``machina.interfaces.Policy``."""
 
-    The core state starts from zero wherever the previous action is ``NO_ACTION``.
-    """
-
-    def __init__(self, config: ImpalaConfig, spec: EnvSpec, device: str, precision: str) -> None:
+    def __init__(self, config: NetworkConfig, spec: EnvSpec, device: str, precision: str) -> None:
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
-        self.network = make_network(config, spec, self.device, seed=0).requires_grad_(False).eval()
+        self.network = build_network(spec, config, seed=0).to(self.device).requires_grad_(False).eval()
         self.network.cast_for_acting(self.precision.dtype)
+        self._distribution = distribution_of(spec.action)
 
     def initial_core_state(self, num_slots: int) -> CoreState:
         """Zeros, ``[num_slots, ...]`` each."""
@@ -36,25 +36,27 @@ class ImpalaPolicy:
         self,
         observation: Observation,
         reward: FloatArray,
-        previous_action: IntArray,
+        previous_action: Array,
+        first: BoolArray,
+        task_id: IntArray,
         core_state: CoreState,
         uniforms: FloatArray,
     ) -> ActorOutput:
         """Answer B slots; see ``machina.interfaces.Policy``."""
         with torch.inference_mode(), self.precision.autocast(self.device):
-            previous = self._tensor(previous_action)
             inputs = NetworkInput(
                 observation={key: self._tensor(array)[None] for key, array in observation.items()},
                 reward=self._tensor(reward)[None],
-                previous_action=previous[None],
-                first=(previous == NO_ACTION)[None],
+                previous_action=self._tensor(previous_action)[None],
+                first=self._tensor(first)[None],
+                task_id=self._tensor(task_id)[None],
             )
             output: NetworkOutput = self.network(inputs, tuple(self._tensor(state) for state in core_state))
-            logits = output.logits[0]
-            actions = sampled(logits, self._tensor(uniforms))
+            parameters = output.logits[0]
+            actions = self._distribution.sampled(parameters, self._tensor(uniforms))
             return ActorOutput(
                 action=actions.cpu().numpy(),
-                behaviour_logits=logits.cpu().numpy(),
+                behaviour_logits=parameters.cpu().numpy(),
                 core_state=tuple(state.cpu().numpy() for state in output.core_state),
             )
 
@@ -72,14 +74,3 @@ class ImpalaPolicy:
 
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(array).to(self.device)
-
-
-def sampled(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Actions ``[B]`` by the inverse of the cumulative distribution of softmax(``logits`` ``[B, A]``).
-
-    One uniform number in [0, 1) per slot keeps a slot's actions independent of how slots are grouped.
-    """
-    cumulative = torch.softmax(logits, dim=-1).cumsum(dim=-1)
-    actions = (cumulative <= uniforms.unsqueeze(-1)).sum(dim=-1)
-    # Rounding may leave the last sum below a uniform number close to 1.
-    return actions.clamp(max=logits.shape[-1] - 1)

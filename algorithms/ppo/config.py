@@ -1,0 +1,74 @@
+"""Configuration of PPO. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from machina.config import AlgorithmConfig
+from machina.nets.config import NetworkConfig
+
+
+class PPOConfig(AlgorithmConfig):
+    """Defaults are those of the paper's tables for Atari (arXiv 1707.06347, T5), unless a field says otherwise.
+
+    Fields whose name ends in ``_final`` are reached linearly over the run's total frames; None keeps the start.
+    """
+
+    unroll_length: int = Field(default=128, ge=1, description="T: env steps per unroll.")
+    batch_size: int = Field(default=8, ge=1, description="Unrolls per learner update.")
+    epochs: int = Field(default=3, ge=1, description="Passes over each batch.")
+    minibatches: int = Field(default=4, ge=1, description="Parts of a batch, an optimiser step each, in every epoch.")
+    learning_rate: float = Field(default=2.5e-4, gt=0, description="Step size of Adam at the start.")
+    learning_rate_final: float | None = Field(default=0.0, ge=0, description="Step size of Adam at the end.")
+    adam_epsilon: float = Field(default=1e-5, gt=0, description="Epsilon of Adam (the paper's published code).")
+    gamma: float = Field(default=0.99, gt=0, le=1, description="Discount per env step of the agent's own.")
+    gae_lambda: float = Field(default=0.95, ge=0, le=1, description="Decay of the advantage's traces.")
+    clip: float = Field(default=0.1, gt=0, description="The probability ratio counts within 1 - clip and 1 + clip.")
+    clip_final: float | None = Field(default=0.0, ge=0, description="The clip at the end.")
+    value_clip: float | None = Field(
+        default=None, gt=0, description="Bound of the value's change per update; None: none, as in the paper."
+    )
+    value_cost: float = Field(default=1.0, ge=0, description="Weight of half the squared value error, mean over steps.")
+    entropy_cost: float = Field(default=0.01, ge=0, description="Weight of the entropy, mean over steps, at the start.")
+    entropy_cost_final: float | None = Field(default=None, ge=0, description="Weight of the entropy at the end.")
+    target_kl: float | None = Field(
+        default=None,
+        gt=0,
+        description="An epoch whose mean KL from the policy that acted exceeds this is the last, nats.",
+    )
+    max_grad_norm: float = Field(
+        default=0.5, gt=0, description="The gradient's norm over all weights is cut to this (the published code)."
+    )
+    normalize_advantages: bool = Field(
+        default=True, description="Advantages of a batch have mean 0 and deviation 1 (the published code)."
+    )
+    reward_clip: Literal["clip", "none"] = Field(
+        default="none", description="clip: the learner sees rewards clipped to [-1, 1]; none: as the environment gave."
+    )
+    team_spirit: float = Field(
+        default=0.0, ge=0, le=1, description="tau: share of the team's mean in each agent's reward (arXiv 1912.06680)."
+    )
+    team_spirit_final: float | None = Field(default=None, ge=0, le=1, description="tau at the end.")
+    zero_sum: bool = Field(default=False, description="Subtract the mean reward of the other teams (App. G there).")
+    popart: bool = Field(default=False, description="Normalize the value targets of each task (arXiv 1809.04474).")
+    popart_beta: float = Field(
+        default=0.01, gt=0, le=1, description="PopArt's step size, per unroll of the task; unrolls are long here."
+    )
+    popart_sigma_min: float = Field(default=1e-4, gt=0, description="Least scale of a task (arXiv 1809.04474).")
+    popart_sigma_max: float = Field(default=1e6, gt=0, description="Largest scale of a task (arXiv 1809.04474).")
+    network: NetworkConfig = NetworkConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PPOConfig:
+        if self.popart_sigma_min >= self.popart_sigma_max:
+            raise ValueError(
+                f"popart_sigma_min {self.popart_sigma_min} must be below popart_sigma_max {self.popart_sigma_max}"
+            )
+        recurrent = self.network.lstm_size > 0
+        most = self.batch_size if recurrent else self.batch_size * self.unroll_length
+        if self.minibatches > most:
+            what = "unrolls, which an LSTM needs whole" if recurrent else "env steps"
+            raise ValueError(f"minibatches={self.minibatches}: a batch has {most} {what}; use at most {most}")
+        return self

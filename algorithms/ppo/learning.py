@@ -1,0 +1,397 @@
+"""PPO's learner: one update, of several epochs, from a batch of unrolls (arXiv 1707.06347)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from machina.algorithms.ppo.config import PPOConfig
+from machina.algorithms.ppo.metrics import BatchSums, StepSums, batch_metrics, step_metrics
+from machina.algorithms.ppo.minibatches import minibatches, share_of
+from machina.interfaces import LearnerState, Ranks
+from machina.losses.actor_critic import value_loss
+from machina.losses.alignment import Steps, aligned
+from machina.losses.gae import gae
+from machina.losses.ppo import approximate_kl, clipped_policy_loss, clipped_value_loss, outside_clip
+from machina.losses.team_spirit import team_spirit_rewards
+from machina.nets.distributions import distribution_of
+from machina.nets.network import NetworkInput, NetworkOutput
+from machina.nets.parameters import flattened
+from machina.nets.popart import PopArt
+from machina.nets.precision import resolve_device, resolve_precision
+from machina.nets.trained import TrainedNetwork
+from machina.nets.unroll_tensors import columns_of, network_input, steps_of, to_device
+from machina.specs import EnvSpec
+from machina.types import Array, Unroll
+
+CPU_CHUNK_BYTES = 256 * 4 * 84 * 84
+"""Observations that go through the network at once on a CPU, 256 of Atari; more fall out of its caches (see IMPALA's
+learner)."""
+
+
+class Knobs(NamedTuple):
+    """The values that schedules give to one update."""
+
+    learning_rate: float
+    clip: float
+    entropy_cost: float
+    team_spirit: float
+
+
+class Samples(NamedTuple):
+    """What the minibatches are taken from; ``[N]`` float32 each, in the order ``t * B + slot``."""
+
+    behaviour_log_probs: Tensor
+    advantages: Tensor
+    targets: Tensor
+    """Of the values, normalized when PopArt is on."""
+    values: Tensor
+    """Before the update, normalized likewise."""
+    counted: Tensor
+    """1 where the value is learned, else 0."""
+    acted: Tensor
+    """1 where the policy is learned as well, else 0."""
+
+
+class Packed(NamedTuple):
+    """Samples that are gathered at once: small networks spend most of their time on calls."""
+
+    actions: Tensor
+    """``[N, *action.shape]``."""
+    numbers: Tensor
+    """``[6, N]``: the fields of ``Samples``."""
+
+    def taken(self, steps: Tensor) -> tuple[Tensor, Samples]:
+        """Actions and numbers of some steps."""
+        return self.actions[steps], Samples(*self.numbers[:, steps].unbind())
+
+
+class PPOLearner:
+    """Implements ``machina.interfaces.Learner``.
+
+    Gradients are means over the steps of a minibatch: sums over this rank's steps, divided by the number of steps on
+    all ranks, so that what the ranks add up is the gradient of the whole minibatch.
+    """
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        spec: EnvSpec,
+        total_env_steps: int,
+        device: str,
+        precision: str,
+        seed: int,
+        ranks: Ranks,
+    ) -> None:
+        self.config = config
+        self.spec = spec
+        self.total_env_steps = total_env_steps
+        self.seed = seed
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
+        popart: PopArt | None = None
+        if config.popart:
+            popart = PopArt(
+                spec.num_tasks, config.popart_beta, config.popart_sigma_min, config.popart_sigma_max, self.device
+            )
+        self.model = TrainedNetwork(
+            spec,
+            config.network,
+            lambda parameters: Adam(parameters, lr=config.learning_rate, eps=config.adam_epsilon, fused=True),
+            popart,
+            self.device,
+            seed,
+            ranks,
+        )
+        self._distribution = distribution_of(spec.action)
+        # At least as much as a hidden layer of 64 floats needs.
+        self._entry_bytes = max(
+            256,
+            sum(
+                4 * math.prod(a.shape) if a.dtype == "float32" else math.prod(a.shape)
+                for a in spec.observation.values()
+            ),
+        )
+        self.env_steps = 0
+        self.updates = 0
+
+    @property
+    def knobs(self) -> Knobs:
+        """Linear in the env steps learned from, over the run."""
+        config = self.config
+        done = min(1.0, self.env_steps / self.total_env_steps)
+
+        def at(start: float, end: float | None) -> float:
+            return start if end is None else start + (end - start) * done
+
+        return Knobs(
+            at(config.learning_rate, config.learning_rate_final),
+            at(config.clip, config.clip_final),
+            at(config.entropy_cost, config.entropy_cost_final),
+            at(config.team_spirit, config.team_spirit_final),
+        )
+
+    def update(self, batch: Unroll[Array]) -> dict[str, float]:
+        """One update: values, advantages and statistics of the whole batch first, then epochs of minibatches.
+
+        When something is not finite, no further step is made and ``learner/skipped`` is 1.
+
+        Args:
+            batch: of several ranks, this one's share of the slots, possibly none. Ranks whose parameters are equal
+                make the same update, that of the whole batch, and return its metrics.
+
+        Raises:
+            RanksBrokenError: another rank is gone; part of the update may have been made.
+        """
+        model, knobs = self.model, self.knobs
+        unroll = to_device(batch, self.device)
+        steps = aligned(unroll)
+        inputs = network_input(unroll, steps.first, steps.previous_actions, self.spec)
+        share = share_of(unroll.reward.shape[1], model.ranks, self.device)
+        samples, sums, statistics = self._samples(unroll, steps, inputs, knobs)
+        filter_sums = model.filter_sums(inputs, steps.mask)
+        if model.ranks.size > 1:
+            model.ranks.add_up([sums, statistics, filter_sums])
+        totals = BatchSums(*sums.tolist())
+        metrics = batch_metrics(totals)
+        finite = all(math.isfinite(number) for number in totals)
+        if finite:
+            samples = self._normalized(samples, unroll.task_id, totals, statistics)
+            parts = list(
+                minibatches(
+                    share,
+                    len(steps.mask),
+                    self.config.epochs,
+                    self.config.minibatches,
+                    bool(unroll.core_state),
+                    self.seed,
+                    self.updates,
+                )
+            )
+            packed = Packed(steps.actions.flatten(0, 1), torch.stack(samples))
+            finite = self._learn(packed, inputs, unroll, parts, knobs, metrics)
+            model.update_filter(filter_sums)
+        metrics |= {
+            "learner/skipped": 0.0 if finite else 1.0,
+            "learner/learning_rate": knobs.learning_rate,
+            "learner/team_spirit": knobs.team_spirit,
+        }
+        self.env_steps += share.num_slots * len(steps.mask)
+        self.updates += 1
+        return metrics | model.popart_metrics()
+
+    def flat_parameters(self) -> Tensor:
+        """A new flat float32 CPU vector with all parameters, for publication."""
+        return flattened(self.model.network)
+
+    # Before the epochs
+
+    @torch.no_grad()
+    def _samples(
+        self, unroll: Unroll[Tensor], steps: Steps, inputs: NetworkInput, knobs: Knobs
+    ) -> tuple[Samples, Tensor, Tensor]:
+        """What is learned, in units of the rewards; the fields of ``BatchSums`` as a float64 vector; PopArt's sums."""
+        config, model = self.config, self.model
+        _, values = model.values_of(self._values(inputs, unroll.core_state), unroll.task_id)
+        rewards = team_spirit_rewards(
+            steps.rewards, steps.team_rewards, steps.enemy_rewards, knobs.team_spirit, config.zero_sum
+        )
+        if config.reward_clip == "clip":
+            rewards = rewards.clamp(-1, 1)
+        advantages, targets = gae(
+            rewards,
+            steps.continues,
+            values[:-1],
+            values[-1],
+            steps.mask,
+            gamma=config.gamma,
+            lambda_=config.gae_lambda,
+            on_turn=steps.on_turn if self.spec.seats else None,
+        )
+        acted = steps.mask & steps.on_turn
+
+        def both(per_step: Tensor, counted: Tensor) -> list[Tensor]:
+            kept = torch.where(counted, per_step, 0.0).double()
+            return [kept.sum(), kept.square().sum()]
+
+        sums = [acted.sum().double(), steps.mask.sum().double(), *both(advantages, acted)]
+        sums += [*both(targets, steps.mask), *both(targets - values[:-1], steps.mask)]
+        statistics = torch.zeros(3, self.spec.num_tasks, dtype=torch.float64, device=self.device)
+        if model.popart is not None:
+            statistics = model.popart.statistics(targets, unroll.task_id, steps.mask)
+        # What is not counted may have been forbidden: its ratio must not overflow.
+        behaviour_log_probs = self._distribution.log_probs(steps.behaviour_logits, steps.actions) * acted
+        per_step = (behaviour_log_probs, advantages, targets, values[:-1], steps.mask.float(), acted.float())
+        return Samples(*(tensor.flatten() for tensor in per_step)), torch.stack(sums), statistics
+
+    def _values(self, inputs: NetworkInput, core_state: tuple[Tensor, ...]) -> Tensor:
+        """``[T + 1, B, num_tasks]``: what the value heads answer before the update."""
+        entries, num_slots = inputs.reward.shape
+        values = torch.zeros(entries, num_slots, self.spec.num_tasks, device=self.device)
+        for slots in torch.split(torch.arange(num_slots, device=self.device), self._chunk(entries)):
+            values[:, slots] = self._forward(
+                columns_of(inputs, slots, entries), tuple(each[slots] for each in core_state)
+            ).values
+        return values
+
+    def _normalized(self, samples: Samples, task_id: Tensor, totals: BatchSums, statistics: Tensor) -> Samples:
+        """Advantages at unit scale, and value targets at that of PopArt, whose statistics move first."""
+        popart = self.model.popart
+        if self.config.normalize_advantages:
+            steps = max(totals.acted, 1.0)
+            mean = totals.advantages / steps
+            deviation = math.sqrt(max(0.0, totals.squared_advantages / steps - mean * mean))
+            samples = samples._replace(advantages=(samples.advantages - mean) / (deviation + 1e-8))
+        if popart is None:
+            return samples
+        popart.update(statistics, self.model.network.value_head)
+        task_ids = task_id.repeat(len(samples.values) // max(1, len(task_id)))
+        return samples._replace(
+            targets=popart.normalized(samples.targets, task_ids), values=popart.normalized(samples.values, task_ids)
+        )
+
+    # Epochs
+
+    def _learn(
+        self,
+        packed: Packed,
+        inputs: NetworkInput,
+        unroll: Unroll[Tensor],
+        parts: list[Tensor],
+        knobs: Knobs,
+        metrics: dict[str, float],
+    ) -> bool:
+        """The optimiser's steps; fills in ``metrics`` and answers whether all was finite."""
+        num_slots = unroll.reward.shape[1]
+        items = [part.to(self.device) for part in parts]
+        flat = [self._flat(each, num_slots, len(packed.actions)) if unroll.core_state else each for each in items]
+        counted, acted = Samples(*packed.numbers.double())[-2:]
+        counts = torch.stack([torch.stack([acted[steps].sum(), counted[steps].sum()]) for steps in flat])
+        if self.model.ranks.size > 1:
+            self.model.ranks.add_up([counts])
+        done: list[StepSums] = []
+        made: list[tuple[float, float]] = []
+        per_epoch = self.config.minibatches
+        shown: dict[str, float] = {}
+        for index, steps in enumerate(counts.clamp(min=1).tolist()):
+            sums = self._step(packed, inputs, unroll.core_state, items[index], steps, knobs)
+            if sums is None:
+                return False
+            done.append(sums)
+            made.append(steps)
+            if (index + 1) % per_epoch:
+                continue
+            shown = step_metrics(done, made, per_epoch, self.config.value_cost)
+            if self.config.target_kl is not None and shown["learner/kl"] > self.config.target_kl:
+                break
+        metrics |= shown
+        return True
+
+    def _step(
+        self,
+        packed: Packed,
+        inputs: NetworkInput,
+        core_state: tuple[Tensor, ...],
+        items: Tensor,
+        counts: tuple[float, float],
+        knobs: Knobs,
+    ) -> StepSums | None:
+        """One step of the optimiser; None if it was not finite and not made."""
+        model = self.model
+        model.zero_grad()
+        sums = torch.zeros(len(StepSums._fields) - 1, dtype=torch.float64, device=self.device)
+        entries = len(inputs.reward) - 1
+        for chunk in torch.split(items, self._chunk(entries if core_state else 1)):
+            if len(chunk):
+                loss, parts = self._losses(packed, inputs, core_state, chunk, counts, knobs)
+                loss.backward()  # type: ignore[no-untyped-call]
+                sums += parts
+        model.add_up_over_ranks([sums])
+        grad_norm = model.grad_norm()
+        numbers = StepSums(*torch.cat([sums, grad_norm.to(sums)[None]]).tolist())
+        if not all(math.isfinite(number) for number in numbers):
+            return None
+        model.step(knobs.learning_rate, self.config.max_grad_norm, grad_norm)
+        return numbers
+
+    def _losses(
+        self,
+        packed: Packed,
+        inputs: NetworkInput,
+        core_state: tuple[Tensor, ...],
+        items: Tensor,
+        counts: tuple[float, float],
+        knobs: Knobs,
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of some items, divided by the minibatch's counts, and ``[5]`` sums that are shown."""
+        num_slots = inputs.reward.shape[1]
+        if core_state:
+            output = self._forward(
+                columns_of(inputs, items, entries=len(inputs.reward) - 1), tuple(each[items] for each in core_state)
+            )
+            flat = self._flat(items, num_slots, len(packed.actions))
+            task_id = inputs.task_id[0, items]
+        else:
+            output = self._forward(steps_of(inputs, items), ())
+            flat, task_id = items, inputs.task_id[0, items % num_slots]
+        actions, taken = packed.taken(flat)
+        parameters = output.logits.flatten(0, 1)
+        values = self.model.values_of(output.values, task_id)[0].flatten()
+        log_probs = self._distribution.log_probs(parameters, actions) * taken.acted
+        log_ratios = log_probs - taken.behaviour_log_probs
+        policy = clipped_policy_loss(log_probs, taken.behaviour_log_probs, taken.advantages, knobs.clip)
+        if self.config.value_clip is None:
+            squared = value_loss(values, taken.targets)
+        else:
+            squared = clipped_value_loss(values, taken.values, taken.targets, self.config.value_clip)
+        entropies = self._distribution.entropies(parameters)
+
+        with torch.no_grad():
+            shown = [approximate_kl(log_ratios), outside_clip(log_ratios, knobs.clip).to(values)]
+        per_step = torch.stack([policy, squared, entropies, *shown])
+        sums = per_step @ taken.acted
+        value_sum = squared @ taken.counted
+        loss = (sums[0] - knobs.entropy_cost * sums[2]) / counts[0] + self.config.value_cost * value_sum / counts[1]
+        sums = sums.detach().clone()
+        sums[1] = value_sum.detach()
+        return loss, sums.double()
+
+    def _forward(self, inputs: NetworkInput, core_state: tuple[Tensor, ...]) -> NetworkOutput:
+        with self.precision.autocast(self.device):
+            output: NetworkOutput = self.model.network(inputs, core_state)
+        return output
+
+    def _chunk(self, entries: int) -> int:
+        """Items of so many entries each that go through the network at once."""
+        return max(1, CPU_CHUNK_BYTES // (entries * self._entry_bytes)) if self.device.type == "cpu" else 2**31
+
+    def _flat(self, slots: Tensor, num_slots: int, num_samples: int) -> Tensor:
+        """Indices of all steps of these slots among the samples, time-major."""
+        first_of_step = torch.arange(0, num_samples, max(1, num_slots), device=self.device)
+        return (first_of_step[:, None] + slots[None]).flatten()
+
+    # Saving and restoring
+
+    def state(self) -> LearnerState:
+        """Copies of everything that the next update depends on."""
+        values: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
+        return LearnerState(tensors=self.model.state(), values=values)
+
+    def load_state(self, state: LearnerState) -> None:
+        """Continue from ``state`` bit for bit.
+
+        Raises:
+            UserError: the state belongs to another network.
+        """
+        self.model.load_state(state.tensors)
+        self.env_steps = state.values["env_steps"]
+        self.updates = state.values["updates"]
+
+    def load_initial(self, tensors: Mapping[str, Tensor], with_value: bool) -> None:
+        """Start from another run's model; see ``TrainedNetwork.load_initial``."""
+        self.model.load_initial(tensors, with_value)

@@ -1,0 +1,325 @@
+"""Fair matches: a number of games fixed beforehand, every player on every side equally often."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nearest
+from machina.interfaces import EnvFactory, Policy, SlotEnv
+from machina.league.results import CrossTable, cross_table, outcome
+from machina.specs import EnvSpec
+from machina.types import (
+    Array,
+    BoolArray,
+    CoreState,
+    FloatArray,
+    GameResult,
+    IntArray,
+    Observation,
+    StepResult,
+)
+
+MATCH_STREAM = 4
+"""Tells a match's random numbers from those of training and evaluation with the same seed."""
+
+MOST_SLOTS = 64
+"""Slots stepped at once; more cost memory and start-up time and gain no speed."""
+
+WILSON_Z = 1.959963984540054
+"""0.975 quantile of the normal distribution, for intervals of 95 %."""
+
+Progress = Callable[[int, int], None]
+
+
+class Player(Protocol):
+    """Who takes part in a match."""
+
+    @property
+    def name(self) -> str: ...
+
+    def initial_core_state(self, num_slots: int) -> CoreState: ...
+
+    def act(
+        self,
+        observation: Observation,
+        reward: FloatArray,
+        previous_action: Array,
+        first: BoolArray,
+        task_id: IntArray,
+        core_state: CoreState,
+        uniforms: FloatArray,
+    ) -> tuple[Array, CoreState]:
+        """Actions of B slots and the next core state; arguments as of ``machina.interfaces.Policy.act``."""
+        ...
+
+
+class PolicyPlayer:
+    """A policy with a name; its parameters are loaded and are not changed."""
+
+    def __init__(self, name: str, policy: Policy) -> None:
+        self.name = name
+        self._policy = policy
+
+    def initial_core_state(self, num_slots: int) -> CoreState:
+        """That of the policy."""
+        return self._policy.initial_core_state(num_slots)
+
+    def act(
+        self,
+        observation: Observation,
+        reward: FloatArray,
+        previous_action: Array,
+        first: BoolArray,
+        task_id: IntArray,
+        core_state: CoreState,
+        uniforms: FloatArray,
+    ) -> tuple[Array, CoreState]:
+        """Sample the policy's actions."""
+        answer = self._policy.act(observation, reward, previous_action, first, task_id, core_state, uniforms)
+        return answer.action, answer.core_state
+
+
+Choose = Callable[[Observation, IntArray, FloatArray], Array]
+
+
+class ScriptedPlayer:
+    """A rule without memory as a player.
+
+    Args:
+        name: of the player.
+        choose: takes the observation of B slots, task ids ``[B]`` and uniform numbers ``[B, *action.shape]``, answers
+            actions ``[B, *action.shape]``.
+    """
+
+    def __init__(self, name: str, choose: Choose) -> None:
+        self.name = name
+        self._choose = choose
+
+    def initial_core_state(self, num_slots: int) -> CoreState:  # noqa: ARG002 (no memory)
+        """Nothing."""
+        return ()
+
+    def act(
+        self,
+        observation: Observation,
+        reward: FloatArray,  # noqa: ARG002
+        previous_action: Array,  # noqa: ARG002
+        first: BoolArray,  # noqa: ARG002
+        task_id: IntArray,
+        core_state: CoreState,
+        uniforms: FloatArray,
+    ) -> tuple[Array, CoreState]:
+        """Apply the rule."""
+        return self._choose(observation, task_id, uniforms), core_state
+
+
+class WinRate(NamedTuple):
+    """Share of games won, a draw counting half, with a Wilson interval of 95 %."""
+
+    value: float
+    low: float
+    high: float
+    wins: int
+    draws: int
+    losses: int
+
+    @property
+    def games(self) -> int:
+        return self.wins + self.draws + self.losses
+
+
+class MatchResult(BaseModel):
+    """All games of a match, in the order in which they were set up."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    environment: str = Field(description="Name of the game.")
+    players: tuple[str, ...] = Field(description="Names.")
+    seed: int = Field(ge=0, description="Seed of the environments and of the players' actions.")
+    games: tuple[GameResult, ...] = Field(description="Who played which team, and each team's score.")
+
+    def win_rate(self, name: str, team: int | None = None) -> WinRate:
+        """Of one player, in all games or in those where it played ``team``.
+
+        The interval is that of wins and losses alone (Wilson 1927); with draws it is wider than it need be.
+
+        Raises:
+            UserError: the player did not take part.
+        """
+        if name not in self.players:
+            raise UserError(f"player {name!r} is not in this match{nearest(name, self.players)}")
+        sides = [(game, game.players.index(name)) for game in self.games]
+        ends = [outcome(game, side) for game, side in sides if team is None or side == team]
+        return wilson(ends.count("win"), ends.count("draw"), ends.count("loss"))
+
+    def games_by_team(self, name: str) -> tuple[int, ...]:
+        """How often a player played each team."""
+        played = [game.players.index(name) for game in self.games]
+        return tuple(played.count(team) for team in range(len(self.players)))
+
+    @property
+    def unequal_seats(self) -> str:
+        """One line for the user when the players did not play every team equally often; else empty."""
+        counts = {name: self.games_by_team(name) for name in self.players}
+        if all(len(set(count)) == 1 for count in counts.values()):
+            return ""
+        shown = "; ".join(f"{name} {', '.join(map(str, count))}" for name, count in counts.items())
+        teams = len(self.players)
+        return f"{len(self.games)} games are no multiple of {teams} teams; games as team 0 to {teams - 1}: {shown}"
+
+    def cross_table(self) -> CrossTable:
+        return cross_table(self.games)
+
+
+def wilson(wins: int, draws: int, losses: int) -> WinRate:
+    """Win rate with Wilson's score interval, 0 to 1 without games."""
+    games = wins + draws + losses
+    if not games:
+        return WinRate(0.5, 0.0, 1.0, 0, 0, 0)
+    value, z2 = (wins + draws / 2) / games, WILSON_Z**2
+    centre = (value + z2 / (2 * games)) / (1 + z2 / games)
+    half = WILSON_Z * math.sqrt(value * (1 - value) / games + z2 / (4 * games**2)) / (1 + z2 / games)
+    return WinRate(value, max(0.0, centre - half), min(1.0, centre + half), wins, draws, losses)
+
+
+def play_match(
+    factory: EnvFactory,
+    players: Sequence[Player],
+    games: int,
+    seed: int,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> MatchResult:
+    """Play exactly ``games`` games between all ``players``, each playing one team.
+
+    Game n puts player i on team (i + n) modulo the number of teams, so everybody plays every team equally often if
+    the number of games is a multiple of it; else ``MatchResult.unequal_seats`` says how the rest fell. Which of the
+    games that run side by side plays which n is fixed beforehand, so short games are not over-represented.
+
+    Args:
+        factory: builds the match's environment, which is stepped in the caller's thread.
+        players: as many as the game has teams.
+        games: in all.
+        seed: seeds the environment and the players' actions.
+        progress: told (games finished, games in all).
+        stop: asked at every step whether to give up.
+
+    Raises:
+        UserError: no such match: not a game of teams, another number of players, equal names, no games.
+        RunFailedError: the environment failed, or ``stop``; a match of fewer games than asked has no result.
+    """
+    spec = factory.spec
+    names = [player.name for player in players]
+    _check(spec, names, games)
+    side_by_side = min(games, max(1, MOST_SLOTS // spec.slots_per_game))
+    try:
+        env = factory.make([spec.task_of(slot) for slot in range(side_by_side * spec.slots_per_game)])
+        try:
+            played = _Match(env, players, games, side_by_side, seed).play(progress, stop)
+        finally:
+            env.close()
+    except EnvironmentFaultError as fault:
+        raise RunFailedError(f"match stopped: {fault}") from fault
+    return MatchResult(environment=spec.name, players=tuple(names), seed=seed, games=tuple(played))
+
+
+def _check(spec: EnvSpec, names: list[str], games: int) -> None:
+    if spec.num_teams < 2:
+        raise UserError(f"environment {spec.name!r} has no two teams; a match needs a game such as connect_four")
+    if len(names) != spec.num_teams:
+        raise UserError(f"players={', '.join(names)}: {spec.name!r} has {spec.num_teams} teams, name one player each")
+    if len(set(names)) < len(names):
+        raise UserError(f"players={', '.join(names)}: names must differ")
+    if games < 1:
+        raise UserError(f"games={games}: a match needs at least 1")
+
+
+class _Match:
+    """Games of a match while they are played, G side by side with S seats each."""
+
+    def __init__(self, env: SlotEnv, players: Sequence[Player], games: int, side_by_side: int, seed: int) -> None:
+        spec = env.spec
+        num_slots = side_by_side * spec.slots_per_game
+        teams = sorted({seat.team for seat in spec.seats})
+        self._env = env
+        self._players = players
+        self._team_of_seat = np.array([teams.index(seat.team) for seat in spec.seats], np.int64)
+        self._par = np.array([seat.par for seat in spec.seats])
+        self._results: list[GameResult | None] = [None] * games
+        # Game n runs at the place n modulo G; a place that has no more to play steps on, for nothing.
+        self._game = np.arange(side_by_side)
+        *seeds, action_seed = np.random.SeedSequence([seed, MATCH_STREAM]).generate_state(num_slots + 1)
+        self._seeds = [int(each >> 1) for each in seeds]
+        self._uniforms = np.random.default_rng(action_seed)
+        self._none = spec.action.none(num_slots)
+        self._previous_action = self._none
+        self._first = np.ones(num_slots, np.bool_)
+        self._core_states = [player.initial_core_state(num_slots) for player in players]
+
+    def play(self, progress: Progress | None, stop: Callable[[], bool]) -> list[GameResult]:
+        """Step until every game is over; returns them in order."""
+        shape = (len(self._game), len(self._team_of_seat))
+        returns, lengths = np.zeros(shape), np.zeros(len(self._game), np.int64)
+        over: BoolArray = np.zeros(len(self._game), np.bool_)
+        entry = self._env.reset(self._seeds)
+        finished: list[GameResult] = []
+        while len(finished) < len(self._results):
+            if stop():
+                raise RunFailedError("match stopped before its end; it has no result")
+            actions = self._act(entry)
+            self._game[over] += len(self._game)  # the step at hand resets these
+            returns[over] = 0
+            entry = self._env.step(actions)
+            returns += entry.reward.reshape(shape)  # 0 at a reset step
+            lengths = np.where(over, 0, lengths + 1)
+            over = np.logical_and.reduce((entry.terminated | entry.truncated).reshape(shape), axis=1)
+            for place in np.flatnonzero(over).tolist():
+                game = int(self._game[place])
+                if game < len(self._results):
+                    finished.append(self._result(game, returns[place], int(lengths[place])))
+                    self._results[game] = finished[-1]
+                    if progress is not None:
+                        progress(len(finished), len(self._results))
+        return [result for result in self._results if result is not None]
+
+    def _act(self, entry: StepResult) -> Array:
+        """Everybody's actions, ``[B, *action.shape]``."""
+        action = np.zeros_like(self._none)
+        uniforms = self._uniforms.random(action.shape, np.float32)
+        ended = entry.terminated | entry.truncated
+        team = (self._team_of_seat - self._game[:, None]) % len(self._players)
+        for i, player in enumerate(self._players):
+            slots = np.flatnonzero(team.reshape(-1) == i)
+            action[slots], core_state = player.act(
+                {key: array[slots] for key, array in entry.observation.items()},
+                entry.reward[slots],
+                self._previous_action[slots],
+                self._first[slots],
+                self._env.task_ids[slots],
+                tuple(array[slots] for array in self._core_states[i]),
+                uniforms[slots],
+            )
+            for array, own in zip(self._core_states[i], core_state, strict=True):
+                array[slots] = own
+                array[ended] = 0
+        self._previous_action = _where(ended, self._none, _where(entry.on_turn, action, self._previous_action))
+        self._first = ended
+        return action
+
+    def _result(self, game: int, returns: Array, length: int) -> GameResult:
+        teams = range(len(self._players))
+        return GameResult(
+            players=tuple(self._players[(team - game) % len(teams)].name for team in teams),
+            scores=tuple(float((returns - self._par)[self._team_of_seat == team].mean()) for team in teams),
+            length=length,
+        )
+
+
+def _where(slots: BoolArray, chosen: Array, other: Array) -> Array:
+    """``chosen`` ``[B, ...]`` in the slots where ``slots`` ``[B]`` is true, ``other`` elsewhere."""
+    return np.where(slots.reshape(-1, *[1] * (chosen.ndim - 1)), chosen, other)

@@ -1,0 +1,97 @@
+"""Snapshots on the disk: written once, checked at every load."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from machina.checkpoint.files import free_space, write_atomically
+from machina.errors import RunFailedError, UserError, told
+from machina.league.pool import Snapshot
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PARAMETERS = "parameters"
+_HASH_DIGITS = 12
+
+
+class SnapshotStore:
+    """A folder with one safetensors file per snapshot.
+
+    A file's name ends with the hash of its content, so a file is never overwritten: a run that goes on from before a
+    snapshot and makes another one at the same update writes another file.
+
+    Args:
+        folder: made with the first snapshot.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def file(self, snapshot: Snapshot) -> Path:
+        """Where a snapshot lies."""
+        return self._folder / f"{snapshot.name}-{snapshot.sha256[:_HASH_DIGITS]}.safetensors"
+
+    def save(self, updates: int, env_steps: int, parameters: Tensor) -> Snapshot:
+        """Write a snapshot ``u<updates>``.
+
+        Args:
+            updates: of the learner.
+            env_steps: of the run.
+            parameters: flat float32 vector; only its values are kept.
+
+        Raises:
+            RunFailedError: the disk is full or refuses.
+            UserError: the file is there already and is damaged.
+        """
+        import safetensors.torch
+
+        flat = parameters.detach().cpu().contiguous()
+        snapshot = Snapshot(f"u{updates:06d}", updates, env_steps, sha256(flat))
+        file = self.file(snapshot)
+        if file.exists():
+            self.load(snapshot)
+            return snapshot
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, safetensors.torch.save({_PARAMETERS: flat}))
+        except OSError as error:
+            raise RunFailedError(
+                f"snapshot '{file}' could not be written: {error.strerror or error} ({free_space(self._folder)})"
+            ) from error
+        return snapshot
+
+    def load(self, snapshot: Snapshot) -> Tensor:
+        """The snapshot's flat float32 vector, a new one at every call.
+
+        Raises:
+            UserError: the file is missing or its content is not what was saved.
+        """
+        import safetensors.torch
+        from safetensors import SafetensorError
+
+        file = self.file(snapshot)
+        remedy = "restore it from a copy, or start a new league"
+        try:
+            flat = safetensors.torch.load(file.read_bytes())[_PARAMETERS]
+            found = sha256(flat)
+        except OSError as error:
+            raise UserError(f"snapshot '{file}' can't be read: {error.strerror}; {remedy}") from error
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise UserError(f"snapshot '{file}' is damaged: {told(error)}; {remedy}") from error
+        if found != snapshot.sha256:
+            raise UserError(f"snapshot '{file}' is damaged: its parameters are not those that were saved; {remedy}")
+        return flat
+
+
+def sha256(parameters: Tensor) -> str:
+    """Hash of a CPU vector's values.
+
+    Raises:
+        ValueError: it is no flat float32 vector.
+    """
+    if str(parameters.dtype) != "torch.float32" or parameters.ndim != 1:
+        raise ValueError(f"parameters are {parameters.dtype} {tuple(parameters.shape)}, not a flat float32 vector")
+    return hashlib.sha256(parameters.numpy().tobytes()).hexdigest()

@@ -1,0 +1,92 @@
+"""Actions of policies and of gymnasium's spaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from machina.envs.actions import action_spec, checked_actions, native_actions, random_actions
+from machina.envs.builders import parse_environment
+from machina.envs.config import GymnasiumConfig
+from machina.errors import UserError
+from machina.specs import discrete
+
+
+def box(low: Any, high: Any, shape: tuple[int, ...] = (2,)) -> spaces.Box:
+    return spaces.Box(low, high, shape, np.float32)
+
+
+def test_specs_of_spaces() -> None:
+    assert action_spec("e", spaces.Discrete(3)) == discrete(3)
+    several = action_spec("e", spaces.MultiDiscrete([3, 2]))
+    assert (several.kind, several.choices, several.shape, several.num_parameters) == ("multi_discrete", (3, 2), (2,), 5)
+    numbers = action_spec("e", box(-2.0, 4.0, (3, 1)))
+    assert (numbers.kind, numbers.shape, numbers.dtype, numbers.num_parameters) == ("continuous", (3,), "float32", 6)
+    cut = action_spec("e", box(-2.0, 4.0), bins=5)
+    assert (cut.kind, cut.choices) == ("multi_discrete", (5, 5))
+
+
+@pytest.mark.parametrize(
+    ("space", "bins", "message"),
+    [
+        (spaces.Discrete(3, start=1), None, "is none of Discrete and MultiDiscrete from 0"),
+        (spaces.MultiBinary(2), None, "is none of Discrete"),
+        (spaces.Discrete(3), 5, "action_bins=5 cuts real numbers"),
+        (box(-np.inf, np.inf), 5, "action_bins=5 needs bounded actions"),
+    ],
+)
+def test_what_no_policy_answers_is_refused(space: spaces.Space[Any], bins: int | None, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        action_spec("e", space, bins)
+
+
+def test_numbers_are_scaled_and_clipped() -> None:
+    spec = action_spec("e", box(np.array([-2, 0], np.float32), np.array([4, 1], np.float32)))
+    got = native_actions(spec, np.array([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0], [-9.0, 9.0]], np.float32))
+    np.testing.assert_allclose(got, [[-2, 0], [4, 1], [1, 0.5], [-2, 1]])
+    assert got.dtype == np.float32
+
+
+def test_numbers_without_bounds_pass() -> None:
+    spec = action_spec("e", box(np.array([-np.inf, -1], np.float32), np.array([np.inf, 3], np.float32)))
+    np.testing.assert_allclose(native_actions(spec, np.array([[-70.0, -70.0]], np.float32)), [[-70, -1]])
+
+
+def test_bins_are_even_and_reach_both_ends() -> None:
+    spec = action_spec("e", box(-2.0, 4.0), bins=4)
+    np.testing.assert_allclose(native_actions(spec, np.array([[0, 1], [2, 3]])), [[-2, 0], [2, 4]])
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.MultiDiscrete([3, 2]), box(-1.0, 1.0)])
+def test_wrong_actions_are_refused(space: spaces.Space[Any]) -> None:
+    spec = action_spec("e", space)
+    good = random_actions(spec, 7, np.random.default_rng(0))
+    assert checked_actions(spec, good, 7) is good
+    bad = good.copy()
+    bad.flat[3] = np.nan if spec.kind == "continuous" else 3
+    for wrong, count in ((bad, 7), (good, 6)):
+        with pytest.raises(ValueError, match="actions must be"):
+            checked_actions(spec, wrong, count)
+
+
+def test_random_actions_keep_to_the_mask() -> None:
+    allowed = np.array([[True, False, True], [False, True, False]])
+    drawn = np.stack([random_actions(discrete(3), 2, np.random.default_rng(i), allowed) for i in range(50)])
+    assert set(drawn[:, 0]) == {0, 2}
+    assert set(drawn[:, 1]) == {1}
+
+
+@pytest.mark.parametrize("bins", [None, 7])
+def test_a_continuous_environment_steps(bins: int | None) -> None:
+    factory = parse_environment("Pendulum-v1", GymnasiumConfig(action_bins=bins))
+    env = factory.make([0, 0, 0])
+    env.reset([1, 2, 3])
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        entry = env.step(random_actions(factory.spec.action, 3, generator))
+    assert entry.reward.shape == (3,)
+    assert (entry.reward < 0).all()
+    env.close()

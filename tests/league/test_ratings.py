@@ -1,0 +1,220 @@
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+
+from machina.errors import UserError
+from machina.league.ratings import BETA, PRIOR_SIGMA, Ratings
+from machina.league.results import PairResults, cross_table
+from machina.types import GameResult
+
+ANCHORS = {"random": 0.0, "scripted": 12.0}
+
+
+def true_win(difference: float) -> float:
+    """Phi(difference / (sqrt(2) beta))."""
+    return math.erfc(-difference / (math.sqrt(2) * BETA) / math.sqrt(2)) / 2
+
+
+def simulated(ratings: Ratings, strengths: dict[str, float], games: int, seed: int, margin: float = 0.0) -> None:
+    """Randomly paired games of players of known strength; performances that differ by less than ``margin`` draw."""
+    rng = np.random.default_rng(seed)
+    pairs = [pair for pair in itertools.combinations(strengths, 2) if not set(pair) <= set(ANCHORS)]
+    for pair in rng.integers(len(pairs), size=games):
+        a, b = pairs[pair]
+        lead = strengths[a] - strengths[b] + math.sqrt(2) * BETA * rng.standard_normal()
+        ratings.record((a, b), (0, 0) if abs(lead) < margin else (lead, -lead))
+
+
+def errors(ratings: Ratings, strengths: dict[str, float]) -> tuple[float, float]:
+    """Largest errors of the predicted win rates against the cross-table and against the truth."""
+    table = ratings.cross_table()
+    measured = [
+        abs(ratings.predicted_win(a, b) - rate)
+        for a, row in zip(table.names, table.win_rates, strict=True)
+        for b, rate in zip(table.names, row, strict=True)
+        if rate is not None
+    ]
+    truth = [
+        abs(ratings.predicted_win(a, b) - true_win(strengths[a] - strengths[b]))
+        for a, b in itertools.permutations(strengths, 2)
+    ]
+    return max(measured), max(truth)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_players_of_known_strength_are_recovered(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    climb = 1.5 + 2 * np.arange(10) + rng.uniform(-0.4, 0.4, 10)
+    strengths = ANCHORS | {f"u{i}": float(strength) for i, strength in enumerate(rng.permutation(climb))}
+    ratings = Ratings(ANCHORS)
+    simulated(ratings, strengths, games=65 * 1000, seed=seed)
+    table = ratings.table()
+    assert [row.name for row in table] == sorted(strengths, key=lambda name: -strengths[name])
+    against_table, against_truth = errors(ratings, strengths)
+    assert against_table < 0.05
+    assert against_truth < 0.03
+    for row in table:
+        if row.name in ANCHORS:
+            assert (row.mu, row.sigma) == (ANCHORS[row.name], 0.0)
+        else:
+            assert abs(row.mu - strengths[row.name]) < 4 * row.sigma < 1.0
+            assert row.games > 9000
+
+
+@pytest.mark.parametrize("margin", [0.2, 2.0, 5.0])
+def test_draws_count_half_whatever_their_share(margin: float) -> None:
+    """3, 27 and 60 % of the games of equals are draws."""
+    strengths = {"random": 0.0} | {f"u{i}": 2.0 + 3 * i for i in range(5)}
+    ratings = Ratings({"random": 0.0})
+    simulated(ratings, strengths, games=20_000, seed=3, margin=margin)
+    assert errors(ratings, strengths)[0] < 0.05
+    assert [row.name for row in ratings.table()] == ["u4", "u3", "u2", "u1", "u0", "random"]
+
+
+def test_a_climb_far_above_the_anchors_is_followed_with_honest_uncertainty() -> None:
+    """As in a league: 60 snapshots, each 20 games against both anchors and 10 against four former snapshots."""
+    rng = np.random.default_rng(7)
+    strengths = {f"u{i}": 30.0 * i / 59 for i in range(60)}
+    ratings = Ratings(ANCHORS)
+    known = dict(ANCHORS)
+    for i, (name, strength) in enumerate(strengths.items()):
+        against = [("random", 20), ("scripted", 20)] + [(f"u{j}", 10) for j in {i - 1, i - 2, i - 5, i // 2} if j >= 0]
+        for opponent, games in against:
+            for _ in range(games if opponent != name else 0):
+                won = rng.random() < true_win(strength - known[opponent])
+                ratings.record((name, opponent), (1, 0) if won else (0, 1))
+        known[name] = strength
+    rated = {row.name: row for row in ratings.table()}
+    deviations = [(rated[name].mu - strength) / rated[name].sigma for name, strength in strengths.items()]
+    assert np.sqrt(np.mean(np.square(deviations))) < 1.5
+    assert np.corrcoef([rated[name].mu for name in strengths], list(strengths.values()))[0, 1] > 0.98
+
+
+def slow_log_posterior(points: float, wins: dict[str, int], losses: dict[str, int]) -> float:
+    """Of one player who met anchors only."""
+    density = -((points / PRIOR_SIGMA) ** 2) / 2
+    density += sum(n * math.log(true_win(points - ANCHORS[name])) for name, n in wins.items())
+    return density + sum(n * math.log(true_win(ANCHORS[name] - points)) for name, n in losses.items())
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses"),
+    [
+        ({"random": 7, "scripted": 2}, {"random": 3, "scripted": 8}),
+        ({"random": 40}, {}),
+        ({}, {"random": 40}),
+        ({"scripted": 1}, {"random": 1}),
+    ],
+)
+def test_mode_and_curvature_are_those_of_the_posterior(wins: dict[str, int], losses: dict[str, int]) -> None:
+    ratings = Ratings(ANCHORS)
+    for name, count in wins.items():
+        for _ in range(count):
+            ratings.record(("u1", name), (1, 0))
+    for name, count in losses.items():
+        for _ in range(count):
+            ratings.record((name, "u1"), (1, 0))
+    (row,) = [row for row in ratings.table() if row.name == "u1"]
+    grid = np.linspace(-30, 30, 60_001)
+    density = [slow_log_posterior(points, wins, losses) for points in grid]
+    best = grid[np.argmax(density)]
+    assert row.mu == pytest.approx(best, abs=2e-3)
+    h = 0.01
+    second = sum(
+        factor * slow_log_posterior(row.mu + step, wins, losses) for factor, step in ((1, -h), (-2, 0), (1, h))
+    )
+    assert row.sigma == pytest.approx((-second / h**2) ** -0.5, rel=1e-3)
+    assert row.games == sum(wins.values()) + sum(losses.values())
+
+
+def test_anchors_stay_where_they_are_after_every_game() -> None:
+    ratings = Ratings(ANCHORS)
+    former = 0.0
+    for _ in range(5):
+        ratings.record(("u1", "random"), (1, 0))
+        ratings.record(("scripted", "random"), (0, 1))
+        rows = {row.name: row for row in ratings.table()}
+        assert {name: rows[name].mu for name in ANCHORS} == ANCHORS
+        assert rows["u1"].mu > former
+        former = rows["u1"].mu
+
+
+def test_ratings_do_not_depend_on_the_order_of_games_and_survive_json() -> None:
+    games = [(("u1", "u2"), (1, 0)), (("u2", "random"), (1, 0)), (("random", "u1"), (0, 0)), (("u2", "u1"), (3, 1))] * 3
+    forward, backward, again = Ratings(ANCHORS), Ratings(ANCHORS), Ratings(ANCHORS)
+    for players, scores in games:
+        forward.record(players, scores)
+    for players, scores in reversed(games):
+        backward.record(players, scores)
+    for row, other in zip(forward.table(), backward.table(), strict=True):
+        assert row.name == other.name
+        assert row.mu == pytest.approx(other.mu, abs=1e-8)
+        assert row.sigma == pytest.approx(other.sigma, abs=1e-8)
+    again.record(("u9", "u8"), (1, 0))
+    again.load_state(json.loads(json.dumps(forward.state())))
+    assert again.table() == forward.table()
+    assert again.cross_table() == forward.cross_table()
+    for each in (again, forward):
+        each.record(("u2", "u3"), (1, 0))
+    assert again.state() == forward.state()
+    assert again.predicted_win("u3", "random") == forward.predicted_win("u3", "random")
+
+
+def test_predictions_of_both_sides_add_up_to_one_and_know_how_little_is_known() -> None:
+    ratings = Ratings(ANCHORS)
+    assert ratings.predicted_win("scripted", "random") == pytest.approx(true_win(12.0))
+    ratings.record(("u1", "random"), (1, 0))
+    ratings.record(("u2", "u1"), (1, 0))
+    assert ratings.predicted_win("u1", "u2") + ratings.predicted_win("u2", "u1") == pytest.approx(1)
+    assert ratings.predicted_win("u1", "u1") == 0.5
+    rows = {row.name: row for row in ratings.table()}
+    assert 0.5 < ratings.predicted_win("u1", "random") < true_win(rows["u1"].mu)
+    # Both stand on u1's one game: their difference is known better than either.
+    apart = math.hypot(rows["u1"].sigma, rows["u2"].sigma)
+    as_if_independent = math.hypot(math.sqrt(2) * BETA, apart)
+    assert ratings.predicted_win("u2", "u1") > 0.01 + true_win(
+        (rows["u2"].mu - rows["u1"].mu) / as_if_independent * math.sqrt(2) * BETA
+    )
+
+
+@pytest.mark.parametrize("games", [1, 40, 10_000])
+def test_one_sided_results_end_somewhere(games: int) -> None:
+    ratings = Ratings(ANCHORS)
+    for a, b in (("u1", "random"), ("u2", "u1"), ("u3", "u2"), ("random", "u0")):
+        for _ in range(games):
+            ratings.record((a, b), (1, 0))
+    rows = ratings.table()
+    names = [row.name for row in rows if row.name != "scripted"]
+    assert names == ["u3", "u2", "u1", "random", "u0"]
+    assert all(math.isfinite(row.mu) and 0 <= row.sigma < PRIOR_SIGMA for row in rows)
+
+
+def test_a_game_of_three_teams_counts_for_each_pair() -> None:
+    pairs = PairResults()
+    pairs.record(("a", "b", "c"), (2, 1, 1))
+    pairs.record(("a", "b", "b"), (0, 1, 2))
+    assert pairs.names == ("a", "b", "c")
+    assert [pairs.games(name) for name in "abcd"] == [2, 2, 1, 0]
+    assert (pairs.wins("a", "b"), pairs.wins("b", "a"), pairs.wins("a", "c"), pairs.wins("b", "c")) == (1, 2, 1, 0.5)
+
+
+def test_the_cross_table_shows_who_never_met() -> None:
+    results = [
+        GameResult(("a", "b"), (1, 0), 5),
+        GameResult(("b", "a"), (1, 1), 5),
+        GameResult(("c", "a"), (0, 1), 5),
+        GameResult(("c", "c"), (0, 1), 5),
+    ]
+    table = cross_table(results)
+    assert table.names == ("a", "b", "c")
+    assert table.win_rates == ((None, 0.75, 1.0), (0.25, None, None), (0.0, None, None))
+    assert table.games == ((0, 2, 1), (2, 0, 0), (1, 0, 0))
+
+
+def test_an_unknown_player_is_named() -> None:
+    ratings = Ratings(ANCHORS)
+    with pytest.raises(UserError, match=r"player 'script' has no rating; did you mean 'scripted'\?"):
+        ratings.predicted_win("script", "random")
