@@ -28,6 +28,7 @@ TOY_TASKS: dict[str, tuple[str, ...]] = {
     "catch": ("catch",),
     "counting": ("counting",),
     "two_scales": ("small", "large"),
+    "recall": ("recall",),
 }
 """The toys of machina.envs.toys and their tasks."""
 

@@ -168,7 +168,41 @@ class TwoScales:
         return board
 
 
-TOYS: dict[str, Rules] = {"catch": Catch(), "counting": Counting(), "two_scales": TwoScales()}
+class Recall:
+    """The first entry shows a cue, 0 or 1; 20 steps later the action that equals it gives +1, the other one -1.
+
+    Observation: which cue in the first two cells, both 0 after the first entry; the share of the 20 steps that are
+    over in the third. No other action changes anything. The best return is 1, without memory 0 on average.
+    """
+
+    board = (1, 3)
+    num_actions = 2
+    delay = 20
+
+    def begin(self, slots: Slots) -> dict[str, IntArray]:
+        """A random cue."""
+        return {"cue": slots.draw(0, self.num_actions)}
+
+    def advance(self, slots: Slots, actions: IntArray) -> Change:
+        """The action at the entry after ``delay`` steps ends the episode."""
+        ended = slots.step == self.delay + 1
+        reward = ended * np.where(actions == slots.variables["cue"], 1.0, -1.0)
+        return Change(slots.variables, reward, ended, np.zeros_like(ended))
+
+    def observe(self, slots: Slots) -> FloatArray:
+        """The cue at the first entry, and the time."""
+        board = np.zeros((len(slots.step), *self.board), dtype=np.float32)
+        board[np.arange(len(slots.step)), 0, slots.variables["cue"]] = slots.step == 0
+        board[:, 0, 2] = slots.step / self.delay
+        return board
+
+
+TOYS: dict[str, Rules] = {
+    "catch": Catch(),
+    "counting": Counting(),
+    "two_scales": TwoScales(),
+    "recall": Recall(),
+}
 
 
 class ToyEnv(VectorEnv[Any, Any, Any]):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from machina.checkpoint import RunDirectory
 from machina.checkpoint.files import write_atomically
-from machina.envs.scripted import SCRIPTED, random_player
+from machina.envs.scripted import POINTS, SCRIPTED, random_player
 from machina.errors import RunFailedError, UserError
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.parts import Parts, policy_maker
@@ -71,7 +71,7 @@ class League:
         self._store = snapshots_folder(run)
         self._scripted = SCRIPTED.get(config.environment, {"random": random_player(spec.action)})
         self.pool = Pool(config.league.quality_step)
-        self.ratings = Ratings({"random": 0.0})
+        self.ratings = Ratings({name: POINTS[name] for name in self._scripted})
         self._shared: list[Any] = []
         self._games: Counter[str] = Counter()
         self._rated: list[str] = []

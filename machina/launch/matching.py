@@ -15,10 +15,10 @@ from machina.errors import RunFailedError, UserError, nearest
 from machina.interfaces import EnvFactory
 from machina.launch.configuration import saved_config
 from machina.launch.jobs import file_name, load_run
+from machina.launch.league import snapshots_folder
 from machina.launch.parts import build_parts, policy_maker
 from machina.league.matches import MatchResult, Player, PolicyPlayer, Progress, ScriptedPlayer, play_match
 from machina.league.pool import Snapshot
-from machina.league.snapshots import SnapshotStore
 from machina.report.league import League, MatchRow, read_league
 from machina.specs import EnvSpec
 
@@ -49,7 +49,7 @@ class RunPlayers:
         self.config = saved_config(self.run.path)
         self._parts = build_parts(self.config)
         self.factory: EnvFactory = self._parts.factory
-        self._store = SnapshotStore(self.run.path / "league" / "snapshots")
+        self._store = snapshots_folder(self.run)
 
     @cached_property
     def league(self) -> League | None:
@@ -68,9 +68,9 @@ class RunPlayers:
             return Entrant(PolicyPlayer(f"{text} at {loaded.checkpoint.step}", loaded.policy), loaded.checkpoint.step)
         if which in (scripted := scripted_players(self.factory.spec)):
             return Entrant(scripted[which], None)
-        return self.snapshot(which, text)
+        return self._snapshot(which, text)
 
-    def snapshot(self, name: str, text: str) -> Entrant:
+    def _snapshot(self, name: str, text: str) -> Entrant:
         """A snapshot of the run's league as a player called ``text``.
 
         Raises:

@@ -335,22 +335,26 @@ class Trainer:
         progress, seconds, stats = self._now(), self._seconds(), self._plane.stats()
         speeds = self._meter.speeds(progress, seconds)
         self._meter.restart(progress, seconds)
+        means, account = self._means.take(), stats.account
+        if "learner/epochs" in means:  # what the optimiser took for each step that was collected (arXiv 1912.06680)
+            settled = account.learned + account.dropped
+            means["learner/sample_reuse"] = means["learner/epochs"] * account.learned / max(1, settled)
         values = {
             "speed/env_steps_per_s": speeds.env_steps_per_s,
             "speed/frames_per_s": speeds.env_steps_per_s * self._spec.frames_per_step,
             "speed/updates_per_s": speeds.updates_per_s,
             **{f"time/{name}": share for name, share in speeds.shares.items()},
             "process/memory_gib": resident_memory() / 2**30,
-            "queue/accepted": stats.account.accepted,
-            "queue/learned": stats.account.learned,
-            "queue/dropped": stats.account.dropped,
-            "queue/queued": stats.account.queued,
+            "queue/accepted": account.accepted,
+            "queue/learned": account.learned,
+            "queue/dropped": account.dropped,
+            "queue/queued": account.queued,
             "faults/replaced": progress.faults,
             "faults/env_steps_cut": progress.env_steps_cut,
             "faults/unrolls_lost": progress.unrolls_lost,
             "faults/learner_restarts": self.learners.restarts,
             "faults/updates_undone": self.learners.updates_undone,
-            **self._means.take(),
+            **means,
             **self.episodes.metrics(self._spec.tasks),
             **({} if self._league is None else self._league.metrics()),
             **(extra or {}),

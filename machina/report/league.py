@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import RenderableType
@@ -16,9 +16,6 @@ from machina.errors import UserError
 
 SHOWN_RATINGS = 8
 """Players that `machina status` and the report list, the best first; those that are no snapshots come on top of it."""
-
-LIVE_ROWS = 5
-"""The same, and opponents, in the live view."""
 
 
 class _Row(BaseModel):
@@ -170,26 +167,6 @@ def league_tables(league: League) -> list[RenderableType]:
         ratings_table(league.best(SHOWN_RATINGS)),
         pool_table(league.snapshots),
     ]
-
-
-def league_renderable(table: Mapping[str, Any]) -> RenderableType:
-    """A league in a few lines, for the live view.
-
-    Args:
-        table: what ``league.json`` holds.
-    """
-    league = League.model_validate(table)
-    ratings = _table("player", "rating", "± 2σ", "games")
-    for row in league.best(LIVE_ROWS):
-        sigma = "fixed" if row.sigma == 0 else f"{2 * row.sigma:.1f}"
-        ratings.add_row(Text(row.name), f"{row.mu:.1f}", sigma, f"{row.games:,}")
-    opponents = _table("opponent", "prob.", "won", "lost", "drawn")
-    for each in league.most_probable(LIVE_ROWS):
-        met = (each.wins, each.losses, each.draws)
-        opponents.add_row(Text(each.name), f"{each.probability:.1%}", *(f"{count:,}" for count in met))
-    both = Table.grid(padding=(0, 4))
-    both.add_row(ratings, opponents)
-    return both
 
 
 class MatchRow(NamedTuple):

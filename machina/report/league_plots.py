@@ -92,8 +92,7 @@ def _cross_figure(table: CrossTable, title: str) -> Figure:
     axes = figure.add_subplot()
     rates = np.array([[np.nan if rate is None else rate for rate in row] for row in table.win_rates], np.float64)
     colours = LinearSegmentedColormap.from_list("win rate", (_COLOURS[1], "#ffffff", _COLOURS[0]))
-    colours.set_bad("#dddddd")
-    image = axes.imshow(100 * np.ma.masked_invalid(rates), cmap=colours, vmin=0, vmax=100)
+    image = axes.imshow(100 * np.ma.masked_invalid(rates), cmap=colours.with_extremes(bad="#dddddd"), vmin=0, vmax=100)
     if count <= MOST_WRITTEN_CELLS:
         _write_cells(axes, rates)
     axes.set_xticks(range(count), table.names, rotation=90, fontsize=7.5)

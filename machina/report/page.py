@@ -60,7 +60,7 @@ def picture(file: Path, alternative: str) -> str:
 def film_lines(file: Path, page: Path, text: str) -> list[str]:
     """A film, as a player where the page's viewer has one and as a link."""
     place = Path(os.path.relpath(file, page.parent)).as_posix()
-    return [f'<video src="{place}" controls width="480"></video>', f"[{file.name}]({place}): {text}"]
+    return [f'<video src="{place}" controls width="480"></video>', f"[{file.name}](<{place}>): {text}"]
 
 
 def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -46,7 +46,7 @@ def test_what_no_policy_answers_is_refused(space: spaces.Space[Any], bins: int |
 def test_numbers_are_scaled_and_clipped() -> None:
     spec = action_spec("e", box(np.array([-2, 0], np.float32), np.array([4, 1], np.float32)))
     got = native_actions(spec, np.array([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0], [-9.0, 9.0]], np.float32))
-    np.testing.assert_allclose(got, [[-2, 0], [4, 1], [1, 0.5], [-2, 1]])
+    np.testing.assert_allclose(got, np.array([[-2, 0], [4, 1], [1, 0.5], [-2, 1]]))
     assert got.dtype == np.float32
 
 

@@ -54,7 +54,7 @@ def test_only_what_is_missing_is_played(league: Path, tmp_path: Path) -> None:
     assert {count for row in play(2, 6).games for count in row} == {0, 6}
     assert told[-1] == (12, 12), "two more of each pair"
     more = play(3, 4)
-    assert told[-1] == (12, 12), "three pairs of the snapshot that is new"
+    assert told[-1] == (16, 16), "the new snapshot against the other four"
     assert more.names[-2] == SNAPSHOTS[2]
     assert more.games[0][1] == 6, "what was played counts"
 
@@ -132,5 +132,7 @@ def test_predictions_against_what_was_measured() -> None:
     assert found.mean_difference == pytest.approx((0.1 + (1 - phi)) / 2)
     chance = math.sqrt(2 / math.pi) * (math.sqrt(0.25 / 10) + math.sqrt(phi * (1 - phi) / 40)) / 2
     assert found.by_chance == pytest.approx(chance)
-    assert found.worst == ("c", "a", pytest.approx(phi), 1.0)
+    a, b, predicted, measured = found.worst
+    assert (a, b, measured) == ("c", "a", 1.0)
+    assert predicted == pytest.approx(phi)
     assert predicted_against_measured(league.model_copy(update={"ratings": ()}), table) is None

