@@ -85,6 +85,15 @@ class ConnectFour:
         top_is_free = ~self._pieces[:, :, :COLUMNS].any(axis=1)
         moment.observation[ACTION_MASK].reshape(-1, 2, COLUMNS)[self._games, self._player] = top_is_free
 
+    def get_state(self) -> dict[str, Array]:
+        """A copy of the boards, and who moves next."""
+        return {"pieces": self._pieces.copy(), "player": self._player.copy()}
+
+    def set_state(self, state: Mapping[str, Array]) -> None:
+        """Go on from ``get_state``."""
+        self._pieces = state["pieces"].astype(np.bool_)
+        self._player = state["player"].astype(np.int64)
+
     def picture(self) -> Array:
         """Board 0, the first player's pieces red."""
         return draw_board(self._pieces[0])

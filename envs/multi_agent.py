@@ -9,14 +9,14 @@ game begins anew, what an agent sees whose episode ended before the others', who
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from machina.envs.actions import checked_actions, native_actions
 from machina.errors import EnvironmentFaultError, UserError, told
 from machina.specs import EnvSpec
-from machina.types import ACTION_MASK, Array, BoolArray, FloatArray, IntArray, StepResult
+from machina.types import ACTION_MASK, OBSERVATION, Array, BoolArray, FloatArray, IntArray, StepResult
 
 MAX_SEED = 2**31
 """Seeds go to C libraries as signed integers of 32 bits."""
@@ -70,6 +70,19 @@ class Games(Protocol):
 
     def close(self) -> None:
         """Release everything, also while another thread is in ``play``."""
+        ...
+
+
+@runtime_checkable
+class SavableGames(Protocol):
+    """Games that can go on from where others stood."""
+
+    def get_state(self) -> dict[str, Array]:
+        """A copy of everything that the next moves depend on."""
+        ...
+
+    def set_state(self, state: Mapping[str, Array]) -> None:
+        """Go on from ``get_state``."""
         ...
 
 
@@ -139,12 +152,35 @@ class MultiAgentSlots:
         return ""
 
     def get_state(self) -> Mapping[str, Array] | None:
-        """None: games begin anew after a restart."""
-        return None
+        """A full copy of the games' state and of the current entry, or None when the games can't be saved."""
+        entry = self._entry
+        if entry is None or not isinstance(self._games, SavableGames):
+            return None
+        return {
+            **{f"games/{key}": array for key, array in self._games.get_state().items()},
+            **{f"observation/{key}": array.copy() for key, array in entry.observation.items()},
+            **{f"entry/{key}": getattr(entry, key).copy() for key in StepResult._fields if key != OBSERVATION},
+            "steps": self._steps.copy(),
+            "generators": np.stack([_generator_state(generator) for generator in self._generators]),
+        }
 
     def set_state(self, state: Mapping[str, Array]) -> StepResult:
-        """Raises TypeError: there is no state to restore."""
-        raise TypeError(f"environment {self.spec.name!r} saves no state, got {sorted(state)}")
+        """Restore ``get_state`` and answer the current entry again.
+
+        Raises:
+            TypeError: the games can't be saved.
+        """
+        if not isinstance(self._games, SavableGames):
+            raise TypeError(f"environment {self.spec.name!r} saves no state, got {sorted(state)}")
+
+        def section(prefix: str) -> dict[str, Array]:
+            return {key.removeprefix(prefix): array.copy() for key, array in state.items() if key.startswith(prefix)}
+
+        self._games.set_state(section("games/"))
+        self._steps = state["steps"].copy()
+        self._generators = [_generator(row) for row in state["generators"]]
+        self._entry = StepResult(observation=section("observation/"), **section("entry/"))
+        return self._entry
 
     def render(self) -> Array:
         """``[H, W, 3]`` uint8: a picture of the first game, in environments made with ``make_for_video``.
@@ -241,6 +277,28 @@ class MultiAgentSlots:
         if isinstance(error, EnvironmentFaultError):
             return error
         return EnvironmentFaultError(f"environment {self.waiting_for!r}: {call} raised {told(error)}")
+
+
+def _generator_state(generator: np.random.Generator) -> Array:
+    """``[6]`` uint64: numpy's default generator (PCG64), whose numbers of 128 bits take two places each."""
+    state = generator.bit_generator.state
+    wide = [state["state"][name] for name in ("state", "inc")]
+    halves = [half for number in wide for half in divmod(number, 2**64)]
+    return np.array([*halves, state["has_uint32"], state["uinteger"]], np.uint64)
+
+
+def _generator(state: Array) -> np.random.Generator:
+    """The inverse of ``_generator_state``."""
+    high, low, increment_high, increment_low, has_uint32, uinteger = (int(number) for number in state)
+    generator = np.random.default_rng(0)
+    wide = {"state": high * 2**64 + low, "inc": increment_high * 2**64 + increment_low}
+    generator.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": wide,
+        "has_uint32": has_uint32,
+        "uinteger": uinteger,
+    }
+    return generator
 
 
 def _team_means(teams: Sequence[int]) -> tuple[FloatArray, FloatArray]:

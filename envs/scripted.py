@@ -143,5 +143,5 @@ SCRIPTED: dict[str, dict[str, ScriptedPlayer]] = {
 """The scripted players of each shipped game, by name."""
 
 POINTS = {"random": 0.0, "one_ply": 9.4, "chase": 8.6, "nearest": 80.6, "follow": 0.0}
-"""How strong the scripted players are, in points of the ratings: measured by ``benchmarks/anchors.py`` (+-2.5, nearest +-4), and held
-fixed, so that ratings mean the same in every run."""
+"""How strong the scripted players are, in points of the ratings: measured by ``benchmarks/anchors.py`` (+-2.5, of nearest
++-4), and held fixed, so that ratings mean the same in every run."""

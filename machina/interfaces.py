@@ -218,7 +218,7 @@ class Learner(Protocol):
         those of the whole batch, on every rank.
 
         Raises:
-            RanksBrokenError: another rank is gone; nothing has changed on this one.
+            RanksBrokenError: another rank is gone; a learner of several steps per update may have made some of them.
         """
         ...
 

@@ -135,8 +135,8 @@ class RecurrentCore(nn.Module):
         super().__init__()
         self.action = action
         self.lstm = nn.LSTM(features + (sum(action.choices) or len(action.low)) + 1, size)
-        with torch.no_grad():
-            self.lstm.bias_ih_l0[size : 2 * size] += 1  # the order of the gates is input, forget, cell, output
+        bias = cast(Tensor, self.lstm.bias_ih_l0)  # of the gates input, forget, cell, output, in this order
+        bias.data[size : 2 * size] += 1
 
     def forward(self, features: Tensor, inputs: NetworkInput, core_state: CoreTensors) -> tuple[Tensor, CoreTensors]:
         """``[T, B, features]`` to ``[T, B, size]`` and the state ``[B, size]`` twice (hidden, cell)."""

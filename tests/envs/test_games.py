@@ -99,6 +99,49 @@ def test_seeds_repeat_a_game(name: str) -> None:
         assert play((3, 5)) != first
 
 
+def same(one: StepResult, other: StepResult) -> bool:
+    names = [name for name in StepResult._fields if name != "observation"]
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names) and all(
+        np.array_equal(array, other.observation[key]) for key, array in one.observation.items()
+    )
+
+
+def test_connect_four_goes_on_from_its_state() -> None:
+    env, again = make("connect_four", 3), make("connect_four", 3)
+    assert env.get_state() is None, "there is no entry to go on from"
+    players = Players(env, ["random"])
+    entry = env.reset(range(6))
+    for _ in range(31):
+        entry = env.step(players.act(entry))
+    state = env.get_state()
+    assert state is not None
+    saved = {key: array.copy() for key, array in state.items()}
+    actions, entries = [players.act(entry)], [entry]
+    for _ in range(80):
+        entries.append(env.step(actions[-1]))
+        actions.append(players.act(entries[-1]))
+    assert sum(bool(each.terminated.any()) for each in entries) > 5, "games ended and began"
+
+    again.reset(range(10, 16))
+    assert same(again.set_state(state), entries[0])
+    assert all(same(again.step(action), after) for action, after in zip(actions, entries[1:], strict=False))
+    end, other_end = env.get_state(), again.get_state()
+    assert end is not None
+    assert other_end is not None
+    assert all(np.array_equal(array, other_end[key]) for key, array in end.items())
+    assert all(np.array_equal(array, saved[key]) for key, array in state.items()), "what was saved stays as it was"
+
+
+@pytest.mark.parametrize("name", [name for name in GAMES if name != "connect_four"])
+def test_other_games_begin_anew(name: str) -> None:
+    env = make(name)
+    env.reset(range(len(env.spec.seats)))
+    assert env.get_state() is None
+    with pytest.raises(TypeError, match=f"'{name}' saves no state"):
+        env.set_state({})
+    env.close()
+
+
 def test_connect_four_equals_pettingzoo_move_for_move() -> None:
     mine, native = make("connect_four", 8), make("pettingzoo:classic/connect_four-v3", 8)
     players = Players(mine, ["random", "one_ply"])

@@ -114,6 +114,33 @@ def test_two_scales_returns() -> None:
     assert large == pytest.approx(2500, abs=200)
 
 
+def test_recall_shows_the_cue_once_and_asks_for_it_20_steps_later() -> None:
+    slots, length = 400, 21
+    env, rng = make("recall", slots), np.random.default_rng(0)
+    entry = env.reset(range(slots))
+    cues = []
+    for episode in range(3):
+        cue = entry.observation["observation"][:, 1].astype(np.int64)
+        assert np.array_equal(entry.observation["observation"], np.stack([1 - cue, cue, 0 * cue], axis=1))
+        assert not entry.reward.any()
+        cues.append(cue)
+        for step in range(1, length + 1):
+            # The last action decides: right in the first half of the slots, wrong in the second.
+            told = np.where(np.arange(slots) < slots // 2, cue, 1 - cue)
+            entry = env.step(told if step == length else rng.integers(0, 2, slots))
+            seen = entry.observation["observation"]
+            assert not seen[:, :2].any(), "the cue is gone"
+            assert np.allclose(seen[:, 2], step / 20)
+            assert entry.terminated.all() == entry.terminated.any() == (step == length)
+            assert not entry.truncated.any()
+            right = np.where(np.arange(slots) < slots // 2, 1, -1)
+            assert np.array_equal(entry.reward, right * (step == length))
+        entry = env.step(np.full(slots, episode % 2))
+    shares = np.stack(cues).mean(axis=1)
+    assert shares == pytest.approx([0.5] * 3, abs=0.1), "either cue as often, whatever was done before"
+    assert not np.array_equal(cues[0], cues[1])
+
+
 def test_pictures() -> None:
     env = parse_environment("catch", ToyConfig()).make_for_video(0)
     env.reset([0])
