@@ -191,7 +191,10 @@ class PPOLearner:
     def _samples(
         self, unroll: Unroll[Tensor], steps: Steps, inputs: NetworkInput, knobs: Knobs
     ) -> tuple[Samples, Tensor, Tensor]:
-        """What is learned, in units of the rewards; the fields of ``BatchSums`` as a float64 vector; PopArt's sums."""
+        """What is learned, the fields of ``BatchSums`` as a float64 vector, and PopArt's sums.
+
+        Values and their targets are in units of the rewards; advantages too, or with PopArt in those of their task.
+        """
         config, model = self.config, self.model
         _, values = model.values_of(self._values(inputs, unroll.core_state), unroll.task_id)
         rewards = team_spirit_rewards(
@@ -209,6 +212,8 @@ class PPOLearner:
             lambda_=config.gae_lambda,
             on_turn=steps.on_turn if self.spec.seats else None,
         )
+        if model.popart is not None:  # else the task of the largest rewards is all that the policy learns
+            advantages = (advantages / model.popart.sigma[unroll.task_id]).float()
         acted = steps.mask & steps.on_turn
 
         def both(per_step: Tensor, counted: Tensor) -> list[Tensor]:

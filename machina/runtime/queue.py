@@ -122,6 +122,8 @@ class UnrollQueue:
             self._drop_head()
             # Who read a part of it before is done: batches are settled in order, the head's buffer comes last.
             head.release()
+            # Who waits in ``put`` has room now, whether or not this ``get`` comes to a batch.
+            self._changed.notify_all()
 
     def settle(self, batch: Batch, lost: int = 0) -> None:
         """Count a batch as learned, but for ``lost`` of its unrolls, which are dropped."""

@@ -121,10 +121,10 @@ class RolloutWorker:
 
 
 def shared_parameters(reference: Any) -> Any:
-    """The flat vector that lies in the object store."""
+    """A copy of the flat vector that lies in the object store: PyTorch warns of memory that must not be written."""
     import torch
 
-    return torch.from_numpy(ray.get(reference, timeout=FETCH_TIMEOUT_S))
+    return torch.from_numpy(ray.get(reference, timeout=FETCH_TIMEOUT_S).copy())
 
 
 class RankWorker:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from machina.algorithms.impala.learning import ImpalaLearner
+from machina.algorithms.ppo.learning import PPOLearner
 from machina.checkpoint import RunDirectory, load_checkpoint
 from machina.interfaces import Learner
 from machina.types import Array, Unroll
@@ -67,16 +68,21 @@ def untimed(lines: list[dict[str, float | None]]) -> list[dict[str, float | None
     return [{name: value for name, value in line.items() if not name.startswith(TIMING)} for line in lines]
 
 
-def signal_at(update: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+def signal_at(
+    update: int,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    learner: type[Learner] = ImpalaLearner,
+) -> None:
     """Send this process a real signal when the learner has made so many updates."""
-    original = ImpalaLearner.update
+    original = learner.update
 
     def update_and_send(self: Learner, batch: Unroll[Array]) -> dict[str, float]:
-        assert isinstance(self, ImpalaLearner)
+        assert isinstance(self, ImpalaLearner | PPOLearner)
         metrics = original(self, batch)
         if self.updates == update:
             assert threading.current_thread() is threading.main_thread()
             os.kill(os.getpid(), number)
         return metrics
 
-    monkeypatch.setattr(ImpalaLearner, "update", update_and_send)
+    monkeypatch.setattr(learner, "update", update_and_send)

@@ -240,6 +240,21 @@ def test_old_unrolls_are_dropped_and_counted() -> None:
     assert queue.account == QueueAccount(7, 2, 5, 0)
 
 
+def test_old_unrolls_make_room_for_who_waits_also_when_there_is_no_batch() -> None:
+    """Else the actor waits for room and the learner for unrolls, both for ever."""
+    queue = UnrollQueue(capacity=4)
+    queue.put(handover([0, 1, 2]))
+    thread = threading.Thread(target=queue.put, args=(handover([3, 4, 5], version=9),), daemon=True)
+    thread.start()
+    thread.join(0.1)
+    assert thread.is_alive(), "the queue is full"
+    assert queue.get(4, timeout_s=0, oldest_version=9) is None
+    thread.join(10)
+    assert not thread.is_alive()
+    assert queue.account == QueueAccount(accepted=6, learned=0, dropped=3, queued=3)
+    assert taken(queue.get(3, timeout_s=0, oldest_version=9)) == [3, 4, 5]
+
+
 @pytest.mark.parametrize(("size", "ranks"), [(6, 2), (7, 3), (2, 3), (1, 4)])
 def test_ranks_share_a_batch_without_gap_or_overlap(size: int, ranks: int) -> None:
     queue = UnrollQueue(capacity=None)
