@@ -1,8 +1,8 @@
 """How strong the scripted players are above random play, in points of the ratings.
 
-``python benchmarks/anchors.py --games 400``: a heuristic beats random play in nearly every game, which says only that
-it is much stronger. So it is measured in steps: players that follow the heuristic in a share of their moves, each against
-the next. The figures stand in ``machina.envs.scripted.POINTS``.
+``python benchmarks/anchors.py --games 400``: a heuristic beats random play in nearly every game, which says little but
+that it is much stronger. So it is measured in steps: players that follow the heuristic in a share of their moves, each
+against the next. The figures stand in ``machina.envs.scripted.POINTS``.
 """
 
 from __future__ import annotations

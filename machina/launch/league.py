@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -71,7 +72,7 @@ class League:
         self._store = snapshots_folder(run)
         self._scripted = SCRIPTED.get(config.environment, {"random": random_player(spec.action)})
         self.pool = Pool(config.league.quality_step)
-        self.ratings = Ratings({name: POINTS[name] for name in self._scripted})
+        self.ratings = Ratings({name: POINTS[name] for name in self._scripted if name in POINTS})
         self._shared: list[Any] = []
         self._games: Counter[str] = Counter()
         self._rated: list[str] = []
@@ -119,6 +120,12 @@ class League:
         if found:
             self.write_table()
         return found
+
+    def finish(self, stop: Callable[[], bool]) -> None:
+        """Wait for the rating games that are under way, unless ``stop``: the last snapshots would have no rating."""
+        while self._rating and not stop():
+            if not self.collect():
+                time.sleep(0.1)
 
     def close(self) -> None:
         """Give up rating games that are under way."""

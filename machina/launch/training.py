@@ -76,13 +76,15 @@ class Trainer:
         self._spec = parts.factory.spec
         self._total_env_steps = total_env_steps(config, parts.factory)
         self._place = place
+        self._league: League | None = None
+        if config.league.snapshot_updates is not None:
+            # Before anything starts that would have to be ended: it may be refused.
+            self._league = League(config, parts, run, place.share, beside=config.runtime.place != "inline")
+            if checkpoint is not None:
+                self._league.load_state(checkpoint.values["league"])
         self._plane = place.make_plane()
         self.learners = place.make_learners(self._note_learner_fault)
         self.episodes = EpisodeTracker(self._spec.num_tasks)
-        self._league: League | None = None
-        if config.league.snapshot_updates is not None:
-            inline = config.runtime.place == "inline"
-            self._league = League(config, parts, run, place.share, beside=not inline)
         self.progress = Progress(next_evaluation=config.eval_every or 0)
         self._shares = TimeShares()
         self._means = Means()
@@ -109,8 +111,6 @@ class Trainer:
         self._plane_state = {name: tensor.numpy() for name, tensor in tensors.pop("plane").items()}
         self.learners.load_state(LearnerState(tensors, checkpoint.values["learner"]))
         self.episodes.load_state(checkpoint.values["episodes"])
-        if self._league is not None:
-            self._league.load_state(checkpoint.values["league"])
         progress = Progress(**checkpoint.values["progress"])
         lost = progress.unrolls_lost + checkpoint.values["unrolls_at_hand"]
         self.progress = progress._replace(unrolls_lost=lost)
@@ -158,6 +158,8 @@ class Trainer:
         with handled_signals(self._request_stop):
             try:
                 reason = self._stop_reason or self._train()
+                if self._league is not None:
+                    self._league.finish(lambda: self._interrupted)
                 if self._is_new or self._has_learned:
                     self.save()
             except CheckpointError:

@@ -227,11 +227,13 @@ def test_every_shipped_configuration_runs(name: str, cli: Command) -> None:
     content = yaml.safe_load(shipped_configurations()[name].read_text(encoding="utf-8"))
     # All 57 games take half a minute to start: once is enough.
     games = content["environment"] if name == "demo" else content["environment"].replace("atari57", "pong,breakout")
-    tiny = (*TINY, "--envs-per-task", "1", "--batch-size", "3", "--unroll-length", "2")
+    tiny: tuple[str, ...] = (*TINY, "--envs-per-task", "1", "--batch-size", "3", "--unroll-length", "2")
+    if content["algorithm"] == "ppo":
+        tiny = (*tiny, "--minibatches", "2")
     place = ("--total-frames", "48", "--runs-dir", cli.runs, "--name", "run")
     cli.good("train", content["algorithm"], games, "--config", name, *tiny, *place)
     saved = yaml.safe_load((cli.runs / "run" / "config.yaml").read_text())
-    overridden = {"total_frames", "envs_per_task", "batch_size", "unroll_length", "name", "environment"}
+    overridden = {"total_frames", "envs_per_task", "batch_size", "unroll_length", "minibatches", "name", "environment"}
     for section, values in content.items():
         for field, value in values.items() if isinstance(values, dict) else [(None, values)]:
             if field is None and section not in overridden:

@@ -213,8 +213,10 @@ def test_a_flipped_byte_of_a_snapshot_is_refused_at_resume(tmp_path: Path, monke
         damaged = bytearray(whole)
         damaged[position] ^= 0x20
         file.write_bytes(damaged)
-        with pytest.raises(machina.UserError) as error:
-            machina.resume(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "run", lambda _: pytest.fail("it must be refused before the first game"))
+            with pytest.raises(machina.UserError) as error:
+                machina.resume(path)
         message = one_line(error)
         assert f"snapshot '{file}' is damaged" in message
         assert "start a new league" in message
