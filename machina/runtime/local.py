@@ -8,7 +8,7 @@ import traceback
 from machina.config import RuntimeConfig
 from machina.errors import RunFailedError, UserError
 from machina.interfaces import SlotEnv
-from machina.runtime.actor import Fault
+from machina.runtime.actor import Actor, Fault
 from machina.runtime.batches import Batch
 from machina.runtime.building import ActorSetup
 from machina.runtime.group import COUNTERS
@@ -29,6 +29,8 @@ class LocalPlane(InProcessPlane):
         super().__init__(setup, runtime, config, make_stepper, bounded=True)
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
+        self._promised = 0
+        """Unrolls of the rounds under way."""
         self._threads = [
             threading.Thread(target=self._run_actor, args=(slots,), name=f"actor {index}", daemon=True)
             for index, slots in enumerate(self._slots)
@@ -50,9 +52,11 @@ class LocalPlane(InProcessPlane):
             self._actors.append(actor)
             try:
                 while not self._stopping.is_set():
-                    parameters = self._parameters_for(actor.rounds)
+                    parameters = self._parameters_for(actor)
                     if parameters is not None:
                         actor.run_round(parameters)
+                        with self._lock:
+                            self._promised -= actor.num_slots
             finally:
                 actor.close()
         except QueueClosedError:
@@ -60,10 +64,19 @@ class LocalPlane(InProcessPlane):
         except BaseException as error:
             self._failure = self._failure or error
 
-    def _parameters_for(self, rounds: int) -> PublishedParameters | None:
+    def _parameters_for(self, actor: Actor) -> PublishedParameters | None:
+        """What an actor's next round is played with; None when it is not to begin yet."""
+        parameters = None
         if self._runtime.lock_step:
-            return self.store.wait_for(rounds + 1, timeout_s=0.2)
-        return self.store.latest()
+            parameters = self.store.wait_for(actor.rounds + 1, timeout_s=0.2)
+        with self._lock:
+            if not self._runtime.lock_step and not self._would_be_dropped(self._promised):
+                parameters = self.store.latest()
+            if parameters is not None:
+                self._promised += actor.num_slots
+        if parameters is None:
+            self._stopping.wait(0.0005)
+        return parameters
 
     def next_batch(self, timeout_s: float) -> Batch | None:
         """The next batch, or None after ``timeout_s``.

@@ -177,6 +177,15 @@ class Plane(ABC):
             oldest = self.store.latest().policy_version - self._runtime.max_policy_lag
         return self.queue.get(self._config.batch_size, timeout_s, oldest)
 
+    def _would_be_dropped(self, promised: int = 0) -> bool:
+        """Whether unrolls that begin now would be too old when their turn comes, by ``max_policy_lag``.
+
+        Args:
+            promised: unrolls under way.
+        """
+        lag = self._runtime.max_policy_lag
+        return lag is not None and self.queue.account.queued + promised >= (lag + 1) * self._config.batch_size
+
     def _round_is_complete(self) -> bool:
         """In lock-step the learner starts when every slot's unroll is in, so that their order is fixed.
 

@@ -225,7 +225,9 @@ class RayPlane(Plane):
             if self._runtime.lock_step:
                 if self.store.publications <= remote.rounds:
                     continue
-            elif promised and self.queue.num_waiting + promised + remote.num_slots > room:
+            elif self._would_be_dropped(promised) or (
+                promised and self.queue.num_waiting + promised + remote.num_slots > room
+            ):
                 continue
             remote.ask(latest)
             promised += remote.num_slots
