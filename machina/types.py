@@ -163,3 +163,8 @@ def names_as_array(names: Iterable[str]) -> Array:
 def names_of(array: Array) -> list[str]:
     """The inverse of ``names_as_array``."""
     return array.astype(np.uint8).tobytes().decode().split("\n")[:-1]
+
+
+def where_slots(slots: BoolArray, chosen: Array, other: Array) -> Array:
+    """``chosen`` ``[B, ...]`` in the slots where ``slots`` ``[B]`` is true, ``other`` elsewhere."""
+    return np.where(slots.reshape(-1, *[1] * (chosen.ndim - 1)), chosen, other)

@@ -11,10 +11,9 @@ import numpy.typing as npt
 from machina.envs.actions import native_actions
 from machina.errors import UserError
 from machina.interfaces import Policy
-from machina.runtime.group import where_slots
 from machina.runtime.streams import SlotStreams
 from machina.specs import EnvSpec
-from machina.types import OBSERVATION, Array, BoolArray, CoreState, FloatArray, IntArray, Observation
+from machina.types import OBSERVATION, Array, BoolArray, CoreState, FloatArray, IntArray, Observation, where_slots
 
 
 class PolicyState:

@@ -16,6 +16,7 @@ from machina.launch.acting import PolicyState
 from machina.report.evaluation import EvaluationResult
 from machina.runtime.group import RESET_TIMEOUT_PER_SLOT_S
 from machina.runtime.stepping import ThreadStepper, fault_at_hang
+from machina.specs import EnvSpec
 from machina.types import IntArray
 
 EVALUATION_STREAM = 3
@@ -56,10 +57,11 @@ def evaluate(
     Raises:
         RunFailedError: an environment failed, or ``stop``; a score from fewer episodes than asked is no score.
     """
-    slots_per_task = max(1, min(episodes, MOST_SLOTS // len(tasks)))
-    task_ids = [task for _ in range(slots_per_task) for task in tasks]
-    rest = episodes % slots_per_task
-    quota = np.array([episodes // slots_per_task + (i // len(tasks) < rest) for i in range(len(task_ids))])
+    task_ids = _tasks_of_slots(factory.spec, tasks, episodes)
+    quota = np.zeros(len(task_ids), np.int64)
+    for task in tasks:
+        own = np.flatnonzero(np.array(task_ids) == task)
+        quota[own] = episodes // len(own) + (np.arange(len(own)) < episodes % len(own))
     seeds = np.random.SeedSequence([seed, EVALUATION_STREAM]).generate_state(len(task_ids) + 1)
     stepper = ThreadStepper(factory.make(task_ids), fault_at_hang)
     try:
@@ -79,7 +81,8 @@ def evaluate(
     names = factory.spec.tasks
     scores: dict[str, list[tuple[float, int]]] = {names[task]: [] for task in tasks}
     for slot, finished in enumerate(result):
-        scores[names[task_ids[slot]]] += finished
+        if quota[slot]:  # in a game there are roles that were not asked for
+            scores[names[task_ids[slot]]] += finished
     return EvaluationResult(
         run=run,
         step=env_steps,
@@ -89,6 +92,14 @@ def evaluate(
         episodes={task: tuple(episode_return for episode_return, _ in played) for task, played in scores.items()},
         lengths={task: tuple(length for _, length in played) for task, played in scores.items()},
     )
+
+
+def _tasks_of_slots(spec: EnvSpec, tasks: Sequence[int], episodes: int) -> list[int]:
+    """As many slots as are of use, up to ``MOST_SLOTS``: whole games where the spec has seats."""
+    if spec.seats:
+        games = max(1, min(episodes, MOST_SLOTS // spec.slots_per_game))
+        return [spec.task_of(slot) for slot in range(games * spec.slots_per_game)]
+    return [task for _ in range(max(1, min(episodes, MOST_SLOTS // len(tasks)))) for task in tasks]
 
 
 def _play(

@@ -15,11 +15,10 @@ from machina.launch.jobs import file_name, task_index
 from machina.launch.matching import BEST, Lineup, PlayerName, RunPlayers, lineup, parse_player, short_name, team_labels
 from machina.league.matches import Player
 from machina.report.video import write_mp4
-from machina.runtime.group import where_slots
 from machina.runtime.stepping import ThreadStepper, fault_at_hang
 from machina.runtime.streams import SlotStreams
 from machina.specs import EnvSpec
-from machina.types import Array, IntArray, StepResult
+from machina.types import Array, IntArray, StepResult, where_slots
 
 FRAMES_PER_S = 60
 """The Atari's frame rate; other environments are shown at half of it."""

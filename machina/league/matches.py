@@ -22,6 +22,7 @@ from machina.types import (
     IntArray,
     Observation,
     StepResult,
+    where_slots,
 )
 
 MATCH_STREAM = 4
@@ -307,7 +308,9 @@ class _Match:
             for array, own in zip(self._core_states[i], core_state, strict=True):
                 array[slots] = own
                 array[ended] = 0
-        self._previous_action = _where(ended, self._none, _where(entry.on_turn, action, self._previous_action))
+        self._previous_action = where_slots(
+            ended, self._none, where_slots(entry.on_turn, action, self._previous_action)
+        )
         self._first = ended
         return action
 
@@ -318,8 +321,3 @@ class _Match:
             scores=tuple(float((returns - self._par)[self._team_of_seat == team].mean()) for team in teams),
             length=length,
         )
-
-
-def _where(slots: BoolArray, chosen: Array, other: Array) -> Array:
-    """``chosen`` ``[B, ...]`` in the slots where ``slots`` ``[B]`` is true, ``other`` elsewhere."""
-    return np.where(slots.reshape(-1, *[1] * (chosen.ndim - 1)), chosen, other)

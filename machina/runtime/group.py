@@ -13,7 +13,7 @@ from machina.runtime.seating import Seating
 from machina.runtime.stepping import Stepper
 from machina.runtime.streams import SEATING_STREAM, SlotStreams, env_seeds
 from machina.runtime.unrolls import UnrollBuffer, section
-from machina.types import Array, BoolArray, CoreState, Episode, IntArray, StepResult, Unroll
+from machina.types import Array, CoreState, Episode, IntArray, StepResult, Unroll, where_slots
 
 RESET_TIMEOUT_PER_SLOT_S = 2.0
 """A reset plays no-ops in every environment; with hundreds of them on busy cores it takes minutes."""
@@ -211,11 +211,6 @@ class SlotGroup:
         self._returns = state["returns"]
         self._lengths = state["lengths"]
         self._seating.load_state(section(state, "seating/"))
-
-
-def where_slots(slots: BoolArray, chosen: Array, other: Array) -> Array:
-    """``chosen`` ``[B, ...]`` in the slots where ``slots`` ``[B]`` is true, ``other`` elsewhere."""
-    return np.where(slots.reshape(-1, *[1] * (chosen.ndim - 1)), chosen, other)
 
 
 COUNTERS = ("/drawn", "/restarts")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from machina.envs.actions import random_actions
-from machina.runtime.group import where_slots
 from machina.specs import EnvSpec
-from machina.types import Array, CoreState, Unroll
+from machina.types import Array, CoreState, Unroll, where_slots
 
 
 def random_unroll(

@@ -13,10 +13,12 @@ from runs import SMALL, checkpoints
 import machina
 from machina.checkpoint import RunDirectory, load_checkpoint
 from machina.envs.builders import parse_environment
-from machina.envs.config import ToyConfig
+from machina.envs.config import GameConfig, ToyConfig
 from machina.launch.evaluation import evaluate
 from machina.launch.filming import film
 from machina.metrics import read_metrics
+from machina.nets.config import NetworkConfig
+from machina.nets.policy import SampledPolicy
 from machina.report.evaluation import load_evaluation
 from machina.types import OBSERVATION, ActorOutput, Array, BoolArray, CoreState, FloatArray, IntArray, Observation
 
@@ -197,3 +199,19 @@ def test_scores_are_stored_with_their_protocol(tmp_path: Path) -> None:
     assert stored["seed"] == 9
     assert stored["frames"] == 4 * stored["step"] == 800
     assert result.lengths["pong"] == (20,) * 3
+
+
+@pytest.mark.parametrize("game", ["connect_four", "simple_tag"])
+@pytest.mark.parametrize("episodes", [1, 3, 70])
+def test_games_are_played_whole_and_every_role_has_its_episodes(game: str, episodes: int) -> None:
+    """Three adversaries and one agent to a game: the roles fill their quotas at different speeds."""
+    factory = parse_environment(game, GameConfig())
+    policy = SampledPolicy(NetworkConfig(hidden_sizes=(8,)), factory.spec, "cpu", "float32")
+    tasks = range(factory.spec.num_tasks)
+    result = evaluate(factory, policy, tasks, episodes, seed=4, run="r", env_steps=7)
+    assert {name: len(returns) for name, returns in result.episodes.items()} == dict.fromkeys(
+        factory.spec.tasks, episodes
+    )
+    last = factory.spec.tasks[-1]
+    alone = evaluate(factory, policy, tasks[-1:], episodes, seed=4, run="r", env_steps=7)
+    assert {name: len(returns) for name, returns in alone.episodes.items()} == {last: episodes}
