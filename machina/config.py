@@ -30,6 +30,11 @@ class AlgorithmConfig(Config):
     unroll_length: int = Field(default=20, ge=1, description="T: env steps per unroll.")
     batch_size: int = Field(default=32, ge=1, description="Unrolls per learner update.")
 
+    @property
+    def passes(self) -> int:
+        """Times that the learner goes through each batch."""
+        return 1
+
 
 class EnvConfig(Config):
     """What every environment has in common."""

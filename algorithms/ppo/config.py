@@ -60,6 +60,11 @@ class PPOConfig(AlgorithmConfig):
     popart_sigma_max: float = Field(default=1e6, gt=0, description="Largest scale of a task (arXiv 1809.04474).")
     network: NetworkConfig = NetworkConfig()
 
+    @property
+    def passes(self) -> int:
+        """The epochs."""
+        return self.epochs
+
     @model_validator(mode="after")
     def _consistent(self) -> PPOConfig:
         if self.popart_sigma_min >= self.popart_sigma_max:

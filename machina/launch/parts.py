@@ -49,7 +49,8 @@ def plan_machine(config: AnyRunConfig) -> MachinePlan:
     """Choose devices, precision and numbers of threads.
 
     On a CPU the learner and the actors share the cores: every thread that waits leaves its core to
-    another, so each part gets what it can use rather than a share (measured in docs/benchmarks.md).
+    another, so each part gets what it can use rather than a share (measured in docs/benchmarks.md). A learner that
+    goes through each batch several times does most of the work, and can use all of them.
     """
     runtime = config.runtime
     cores = available_cores()
@@ -60,6 +61,7 @@ def plan_machine(config: AnyRunConfig) -> MachinePlan:
     # How many "auto" means is known when the cluster is joined.
     actors = 1 if runtime.actors == "auto" else runtime.actors
     shared = cores if inline else max(1, cores // (2 * actors))
+    learning = cores if inline or config.algo.passes > 1 else cores // 2
     return MachinePlan(
         device=str(device),
         actor_device=str(actor_device),
@@ -68,7 +70,7 @@ def plan_machine(config: AnyRunConfig) -> MachinePlan:
         cores=cores,
         actors=actors,
         actor_threads=runtime.actor_threads or (max(1, int(runtime.cpus_per_actor)) if in_cluster else shared),
-        learner_threads=runtime.learner_threads or (cores if inline else max(1, cores // (2 * runtime.learners))),
+        learner_threads=runtime.learner_threads or max(1, learning // runtime.learners),
         env_threads=runtime.env_threads or (max(1, int(runtime.cpus_per_actor)) if in_cluster else cores),
     )
 
