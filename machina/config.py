@@ -124,7 +124,7 @@ class LeagueConfig(Config):
         default=4, ge=1, description="Different opponents whose parameters an actor holds at once."
     )
     rating_games: int = Field(
-        default=40, ge=2, description="Games that every snapshot plays for its rating, both seats together."
+        default=40, ge=2, description="Most games that every snapshot plays for its rating, both seats together."
     )
 
 

@@ -41,17 +41,17 @@ ALGORITHMS: dict[str, AlgorithmEntry] = {
     "impala": _entry(
         "V-trace actor-critic, one value head per task",
         "machina.algorithms.impala.config:ImpalaConfig",
-        "machina.algorithms.impala.builder:ImpalaAlgorithm",
+        "machina.algorithms.impala.builder:build",
     ),
     "impala_popart": _entry(
         "IMPALA with PopArt-normalized value heads, for tasks of different reward scale",
         "machina.algorithms.impala_popart.config:ImpalaPopArtConfig",
-        "machina.algorithms.impala.builder:ImpalaAlgorithm",
+        "machina.algorithms.impala.builder:build",
     ),
     "ppo": _entry(
         "Proximal policy optimisation, for one agent and for teams and leagues",
         "machina.algorithms.ppo.config:PPOConfig",
-        "machina.algorithms.ppo.builder:PPOAlgorithm",
+        "machina.algorithms.ppo.builder:build",
     ),
 }
 

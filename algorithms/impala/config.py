@@ -6,11 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from machina.config import AlgorithmConfig
-from machina.nets.config import NetworkConfig
+from machina.algorithms.actor_critic.config import ActorCriticConfig
 
 
-class ImpalaConfig(AlgorithmConfig):
+class ImpalaConfig(ActorCriticConfig):
     """Defaults are those of table G.1 of the paper (arXiv 1802.01561), unless a field says otherwise."""
 
     learning_rate: float = Field(
@@ -36,22 +35,11 @@ class ImpalaConfig(AlgorithmConfig):
     reward_clip: Literal["clip", "none"] = Field(
         default="clip", description="clip: the learner sees rewards clipped to [-1, 1]; none: as the environment gave."
     )
-    popart: bool = Field(default=False, description="Normalize the value targets of each task (arXiv 1809.04474).")
-    popart_beta: float = Field(
-        default=3e-4, gt=0, le=1, description="PopArt's step size, per unroll of the task (arXiv 1809.04474)."
-    )
-    popart_sigma_min: float = Field(default=1e-4, gt=0, description="Least scale of a task (arXiv 1809.04474).")
-    popart_sigma_max: float = Field(default=1e6, gt=0, description="Largest scale of a task (arXiv 1809.04474).")
-    network: NetworkConfig = NetworkConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> ImpalaConfig:
         if self.rho_clip < self.c_clip:
             raise ValueError(
                 f"rho_clip {self.rho_clip} is below c_clip {self.c_clip}; V-trace converges for rho_clip >= c_clip"
-            )
-        if self.popart_sigma_min >= self.popart_sigma_max:
-            raise ValueError(
-                f"popart_sigma_min {self.popart_sigma_min} must be below popart_sigma_max {self.popart_sigma_max}"
             )
         return self

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
+from machina.algorithms.actor_critic.parts import trained_network
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.interfaces import LearnerState, Ranks
 from machina.losses.actor_critic import policy_gradient_loss, value_loss
@@ -19,9 +20,7 @@ from machina.nets.distributions import distribution_of
 from machina.nets.network import NetworkOutput
 from machina.nets.optimizers import RMSPropTF
 from machina.nets.parameters import flattened
-from machina.nets.popart import PopArt
 from machina.nets.precision import resolve_device, resolve_precision
-from machina.nets.trained import TrainedNetwork
 from machina.nets.unroll_tensors import network_input, slots_of, to_device
 from machina.specs import EnvSpec
 from machina.types import Array, Unroll
@@ -73,16 +72,10 @@ class ImpalaLearner:
         self.total_env_steps = total_env_steps
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
-        popart: PopArt | None = None
-        if config.popart:
-            popart = PopArt(
-                spec.num_tasks, config.popart_beta, config.popart_sigma_min, config.popart_sigma_max, self.device
-            )
-        self.model = TrainedNetwork(
+        self.model = trained_network(
+            config,
             spec,
-            config.network,
             lambda parameters: make_optimizer(config, parameters),
-            popart,
             self.device,
             seed,
             ranks,

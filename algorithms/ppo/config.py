@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
-from machina.config import AlgorithmConfig
-from machina.nets.config import NetworkConfig
+from machina.algorithms.actor_critic.config import ActorCriticConfig
 
 
-class PPOConfig(AlgorithmConfig):
+class PPOConfig(ActorCriticConfig):
     """Defaults are those of the paper's tables for Atari (arXiv 1707.06347, T5), unless a field says otherwise.
 
     Fields whose name ends in ``_final`` are reached linearly over the run's total frames; None keeps the start.
@@ -44,21 +41,14 @@ class PPOConfig(AlgorithmConfig):
     normalize_advantages: bool = Field(
         default=True, description="Advantages of a batch have mean 0 and deviation 1 (the published code)."
     )
-    reward_clip: Literal["clip", "none"] = Field(
-        default="none", description="clip: the learner sees rewards clipped to [-1, 1]; none: as the environment gave."
-    )
     team_spirit: float = Field(
         default=0.0, ge=0, le=1, description="tau: share of the team's mean in each agent's reward (arXiv 1912.06680)."
     )
     team_spirit_final: float | None = Field(default=None, ge=0, le=1, description="tau at the end.")
     zero_sum: bool = Field(default=False, description="Subtract the mean reward of the other teams (App. G there).")
-    popart: bool = Field(default=False, description="Normalize the value targets of each task (arXiv 1809.04474).")
     popart_beta: float = Field(
         default=0.01, gt=0, le=1, description="PopArt's step size, per unroll of the task; unrolls are long here."
     )
-    popart_sigma_min: float = Field(default=1e-4, gt=0, description="Least scale of a task (arXiv 1809.04474).")
-    popart_sigma_max: float = Field(default=1e6, gt=0, description="Largest scale of a task (arXiv 1809.04474).")
-    network: NetworkConfig = NetworkConfig()
 
     @property
     def passes(self) -> int:
@@ -67,10 +57,6 @@ class PPOConfig(AlgorithmConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> PPOConfig:
-        if self.popart_sigma_min >= self.popart_sigma_max:
-            raise ValueError(
-                f"popart_sigma_min {self.popart_sigma_min} must be below popart_sigma_max {self.popart_sigma_max}"
-            )
         recurrent = self.network.lstm_size > 0
         most = self.batch_size if recurrent else self.batch_size * self.unroll_length
         if self.minibatches > most:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
+from machina.algorithms.actor_critic.parts import trained_network
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.metrics import BatchSums, StepSums, batch_metrics, step_metrics
 from machina.algorithms.ppo.minibatches import minibatches, share_of
@@ -23,9 +24,7 @@ from machina.losses.team_spirit import team_spirit_rewards
 from machina.nets.distributions import distribution_of
 from machina.nets.network import NetworkInput, NetworkOutput
 from machina.nets.parameters import flattened
-from machina.nets.popart import PopArt
 from machina.nets.precision import resolve_device, resolve_precision
-from machina.nets.trained import TrainedNetwork
 from machina.nets.unroll_tensors import columns_of, network_input, steps_of, to_device
 from machina.specs import EnvSpec
 from machina.types import Array, Unroll
@@ -95,16 +94,10 @@ class PPOLearner:
         self.seed = seed
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
-        popart: PopArt | None = None
-        if config.popart:
-            popart = PopArt(
-                spec.num_tasks, config.popart_beta, config.popart_sigma_min, config.popart_sigma_max, self.device
-            )
-        self.model = TrainedNetwork(
+        self.model = trained_network(
+            config,
             spec,
-            config.network,
             lambda parameters: Adam(parameters, lr=config.learning_rate, eps=config.adam_epsilon, fused=True),
-            popart,
             self.device,
             seed,
             ranks,

@@ -153,8 +153,9 @@ class League:
         met = [earlier[index] for index in sorted(drawn)] + earlier[-1:]
         opponents: list[Player] = [ScriptedPlayer(name, choose) for name, choose in self._scripted.items()]
         opponents += [self._player(each) for each in met]
-        # As many on each side, at least one.
-        games = 2 * max(1, self._config.league.rating_games // (2 * len(opponents)))
+        pairs = self._config.league.rating_games // 2  # of games, one on each side
+        opponents = opponents[:pairs]
+        games = 2 * (pairs // len(opponents))
         subject = self._player(snapshot)
         results: list[GameResult] = []
         for opponent in opponents:

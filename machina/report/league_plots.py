@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from machina.errors import UserError
+from machina.report.figures import COLOURS, STYLE, compact, empty_figure, write_png
 from machina.report.league import CrossTable, League, SnapshotRow
-from machina.report.plots import _COLOURS, _STYLE, _compact, _figure, _write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MOST_WRITTEN_CELLS = 20
 """Players of a cross-table up to which every cell says its number."""
 
-_LINE_STYLES = ("--", ":", "-.")
+_LINESTYLES = ("--", ":", "-.")
 
 
 def plot_ratings(league: League, path: Path, title: str) -> Path:
@@ -31,16 +31,16 @@ def plot_ratings(league: League, path: Path, title: str) -> Path:
 
     if not league.climb:
         raise UserError("no snapshot has a rating yet; train the league longer")
-    with mpl.rc_context(_STYLE):
-        return _write(_ratings_figure(league, title), path)
+    with mpl.rc_context(STYLE):
+        return write_png(_ratings_figure(league, title), path)
 
 
 def plot_cross_table(table: CrossTable, path: Path, title: str) -> Path:
     """Win rates of every player (rows) against every other (columns) as a heat map."""
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE):
-        return _write(_cross_figure(table, title), path)
+    with mpl.rc_context(STYLE):
+        return write_png(_cross_figure(table, title), path)
 
 
 def plot_met(league: League, path: Path, title: str) -> Path:
@@ -53,31 +53,31 @@ def plot_met(league: League, path: Path, title: str) -> Path:
 
     if not league.snapshots:
         raise UserError("the pool is empty; train the league longer")
-    with mpl.rc_context(_STYLE):
-        return _write(_met_figure(league.snapshots, title), path)
+    with mpl.rc_context(STYLE):
+        return write_png(_met_figure(league.snapshots, title), path)
 
 
 def _ratings_figure(league: League, title: str) -> Figure:
-    figure = _figure(8.0, 4.5)
+    figure = empty_figure(8.0, 4.5)
     axes = figure.add_subplot()
     steps = np.array([snapshot.env_steps for snapshot, _ in league.climb])
     mu = np.array([rating.mu for _, rating in league.climb])
     sigma = np.array([rating.sigma for _, rating in league.climb])
-    axes.fill_between(steps, mu - 2 * sigma, mu + 2 * sigma, color=_COLOURS[0], alpha=0.2, linewidth=0)
+    axes.fill_between(steps, mu - 2 * sigma, mu + 2 * sigma, color=COLOURS[0], alpha=0.2, linewidth=0)
     marker = "o" if len(steps) <= 40 else None
-    axes.plot(steps, mu, color=_COLOURS[0], linewidth=1.4, marker=marker, markersize=3.5, label="snapshots, ± 2 sigma")
+    axes.plot(steps, mu, color=COLOURS[0], linewidth=1.4, marker=marker, markersize=3.5, label="snapshots, ± 2 sigma")
     for index, player in enumerate(league.fixed_players):
-        colour = _COLOURS[1 + index % (len(_COLOURS) - 1)]
+        colour = COLOURS[1 + index % (len(COLOURS) - 1)]
         if player.sigma:
             axes.axhspan(
                 player.mu - 2 * player.sigma, player.mu + 2 * player.sigma, color=colour, alpha=0.12, linewidth=0
             )
-        style = _LINE_STYLES[index % len(_LINE_STYLES)]
+        style = _LINESTYLES[index % len(_LINESTYLES)]
         axes.axhline(player.mu, color=colour, linewidth=1.1, linestyle=style, label=player.name)
     axes.set_xlim(left=0)
     axes.set_xlabel("env steps")
     axes.set_ylabel("rating, points")
-    axes.xaxis.set_major_formatter(lambda value, _: _compact(value))
+    axes.xaxis.set_major_formatter(lambda value, _: compact(value))
     axes.set_title(title, loc="left")
     figure.legend(loc="outside upper left", ncols=4)
     return figure
@@ -88,10 +88,10 @@ def _cross_figure(table: CrossTable, title: str) -> Figure:
 
     count = len(table.names)
     side = max(4.5, 0.46 * min(count, 2 * MOST_WRITTEN_CELLS) + 2.0)
-    figure = _figure(side + 0.8, side)
+    figure = empty_figure(side + 0.8, side)
     axes = figure.add_subplot()
     rates = np.array([[np.nan if rate is None else rate for rate in row] for row in table.win_rates], np.float64)
-    colours = LinearSegmentedColormap.from_list("win rate", (_COLOURS[1], "#ffffff", _COLOURS[0]))
+    colours = LinearSegmentedColormap.from_list("win rate", (COLOURS[1], "#ffffff", COLOURS[0]))
     image = axes.imshow(100 * np.ma.masked_invalid(rates), cmap=colours.with_extremes(bad="#dddddd"), vmin=0, vmax=100)
     if count <= MOST_WRITTEN_CELLS:
         _write_cells(axes, rates)
@@ -117,23 +117,23 @@ def _write_cells(axes: Axes, rates: np.ndarray[tuple[int, ...], np.dtype[np.floa
 
 
 def _met_figure(snapshots: tuple[SnapshotRow, ...], title: str) -> Figure:
-    figure = _figure(max(8.0, min(14.0, 0.22 * len(snapshots) + 2.0)), 5.5)
+    figure = empty_figure(max(8.0, min(14.0, 0.22 * len(snapshots) + 2.0)), 5.5)
     met, now = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     places = np.arange(len(snapshots))
     bottom = np.zeros(len(snapshots))
     # Bottom to top; the present self's view.
     parts = {
-        "won by the present self": ([each.wins for each in snapshots], _COLOURS[0]),
+        "won by the present self": ([each.wins for each in snapshots], COLOURS[0]),
         "drawn": ([each.draws for each in snapshots], "#bbbbbb"),
-        "lost": ([each.losses for each in snapshots], _COLOURS[1]),
+        "lost": ([each.losses for each in snapshots], COLOURS[1]),
     }
     for label, (counts, colour) in parts.items():
         met.bar(places, counts, bottom=bottom, color=colour, width=0.8, label=label)
         bottom += counts
     met.set_ylabel("games in training")
-    met.yaxis.set_major_formatter(lambda value, _: _compact(value))
+    met.yaxis.set_major_formatter(lambda value, _: compact(value))
     met.set_title(title, loc="left")
-    now.bar(places, [100 * each.probability for each in snapshots], color=_COLOURS[2], width=0.8)
+    now.bar(places, [100 * each.probability for each in snapshots], color=COLOURS[2], width=0.8)
     now.axhline(100 / len(snapshots), color="#333333", linewidth=0.8, linestyle=":")
     now.set_ylabel("probability now")
     now.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}%")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from machina.checkpoint.files import write_atomically
-from machina.errors import RunFailedError, UserError
+from machina.errors import UserError
 from machina.metrics import read_metrics
+from machina.report.figures import COLOURS, STYLE, compact, empty_figure, write_png
 from machina.report.scores import PUBLISHED, aggregate_normalized, human_normalized, published_scores, score_table
 from machina.report.screen import duration
 from machina.types import FloatArray
@@ -24,21 +23,7 @@ if TYPE_CHECKING:
 RETURN_PREFIX = "episode_return/"
 EVALUATION_PREFIX = "eval/"
 
-# Okabe and Ito's palette, told apart by colour-blind readers too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("D", "o", "^", "s", "v")
-_STYLE: dict[Any, Any] = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelcolor": "#333333",
-    "legend.frameon": False,
-}
 
 
 class _Curve(NamedTuple):
@@ -70,8 +55,8 @@ def plot_learning_curves(run_dirs: Sequence[Path], path: Path) -> Path:
     import matplotlib as mpl
 
     runs = [_load(run_dir) for run_dir in run_dirs]
-    with mpl.rc_context(_STYLE):
-        return _write(_curves_figure(runs), path)
+    with mpl.rc_context(STYLE):
+        return write_png(_curves_figure(runs), path)
 
 
 def plot_atari_bars(
@@ -98,8 +83,8 @@ def plot_atari_bars(
     scores = sorted((score, game) for game, score in scored.items() if score is not None)
     if not scores:
         raise UserError(f"no Atari game among the tasks {', '.join(mean_returns) or '(none)'}; nothing to compare")
-    with mpl.rc_context(_STYLE):
-        return _write(_bars_figure(scores, references, title), path)
+    with mpl.rc_context(STYLE):
+        return write_png(_bars_figure(scores, references, title), path)
 
 
 def _curves_figure(runs: Sequence[_Run]) -> Figure:
@@ -109,7 +94,7 @@ def _curves_figure(runs: Sequence[_Run]) -> Figure:
     columns = _num_columns(panels)
     rows = math.ceil(panels / columns)
     width, height = (8.0, 4.5) if panels == 1 else (max(8.0, 2.5 * columns), max(4.0, 1.75 * rows) + 1.0)
-    figure = _figure(width, height)
+    figure = empty_figure(width, height)
     axes = [figure.add_subplot(rows, columns, index + 1) for index in range(panels)]
     if with_median:
         _draw_panel(axes[0], [run.median for run in runs], [None] * len(runs))
@@ -131,7 +116,7 @@ def _bars_figure(
 ) -> Figure:
     games = [game for _, game in scores]
     values = 100 * np.array([score for score, _ in scores])
-    figure = _figure(9.0, 2.2 + 0.21 * len(games))
+    figure = empty_figure(9.0, 2.2 + 0.21 * len(games))
     axes = figure.add_subplot()
     colours = ["#009E73" if value >= 100 else "#56B4E9" if value > 0 else "#D55E00" for value in values]
     rows = np.arange(len(games))
@@ -207,15 +192,15 @@ def _median_curve(lines: Sequence[Mapping[str, float | None]]) -> _Curve | None:
 
 def _draw_panel(axes: Axes, curves: Sequence[_Curve | None], evaluations: Sequence[_Curve | None]) -> None:
     for index, (curve, dots) in enumerate(zip(curves, evaluations, strict=True)):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         if curve is not None:
             marker = "." if len(curve.frames) == 1 else None
             axes.plot(curve.frames, curve.values, color=colour, linewidth=1.4, marker=marker)
         if dots is not None:
             axes.plot(dots.frames, dots.values, "o", color=colour, markersize=4, markerfacecolor="white")
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(lambda value, _: _compact(value))
-    axes.yaxis.set_major_formatter(lambda value, _: _compact(value))
+    axes.xaxis.set_major_formatter(lambda value, _: compact(value))
+    axes.yaxis.set_major_formatter(lambda value, _: compact(value))
     axes.locator_params(nbins=4)
     axes.tick_params(labelsize=7.5, length=2)
 
@@ -248,9 +233,9 @@ def _draw_legend(figure: Figure, runs: Sequence[_Run]) -> None:
         Line2D(
             [],
             [],
-            color=_COLOURS[index % len(_COLOURS)],
+            color=COLOURS[index % len(COLOURS)],
             linewidth=2,
-            label=f"{run.name}   {_compact(run.frames)} frames in {duration(run.wall_s)}",
+            label=f"{run.name}   {compact(run.frames)} frames in {duration(run.wall_s)}",
         )
         for index, run in enumerate(runs)
     ]
@@ -275,34 +260,3 @@ def _num_columns(panels: int) -> int:
     """A page a little wider than high, with few empty places."""
     narrow = min(7, math.ceil(math.sqrt(1.2 * panels)))
     return 1 if panels == 1 else min((narrow, narrow + 1), key=lambda columns: -panels % columns)
-
-
-def _compact(value: float) -> str:
-    """``1.5M`` for ticks."""
-    for divisor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= divisor:
-            return f"{value / divisor:.3g}{unit}"
-    return f"{value:.3g}"
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A figure of its own, in inches; pyplot would keep global state and look for a display."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def _write(figure: Figure, path: Path) -> Path:
-    """Render first, write in one step.
-
-    Raises:
-        RunFailedError: the disk is full or refuses.
-    """
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        raise RunFailedError(f"plot '{path}' could not be written: {error.strerror or error}") from error
-    return path

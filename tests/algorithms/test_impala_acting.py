@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from machina.algorithms.impala.builder import ImpalaAlgorithm
+from machina.algorithms.impala.builder import build
 from machina.algorithms.impala.config import ImpalaConfig
+from machina.algorithms.impala.learning import ImpalaLearner
 from machina.errors import UserError
 from machina.nets.config import NetworkConfig
 from machina.nets.policy import SampledPolicy
@@ -15,7 +16,7 @@ RECURRENT = ImpalaConfig(network=NetworkConfig(lstm_size=8, hidden_sizes=(16,)))
 
 
 def policy_with_weights(config: ImpalaConfig, spec: EnvSpec, precision: str = "float32") -> SampledPolicy:
-    algorithm = ImpalaAlgorithm(config)
+    algorithm = build(config)
     policy = algorithm.make_policy(spec, "cpu", precision)
     policy.load_parameters(
         algorithm.make_learner(spec, 100, "cpu", precision, seed=3, ranks=SINGLE_RANK).flat_parameters()
@@ -48,7 +49,7 @@ def test_the_answer_has_the_contracts_shapes_and_types(fixture: str, request: py
     assert output.behaviour_logits.shape == (3, spec.action.num_parameters)
     assert output.behaviour_logits.dtype == np.float32
     assert [state.shape for state in output.core_state] == [(3, 8), (3, 8)]
-    assert ImpalaAlgorithm(RECURRENT).core_state_shapes(spec) == ((8,), (8,))
+    assert build(RECURRENT).core_state_shapes(spec) == ((8,), (8,))
 
 
 def test_an_episode_start_forgets_the_core_state(vector_spec: EnvSpec) -> None:
@@ -63,8 +64,8 @@ def test_an_episode_start_forgets_the_core_state(vector_spec: EnvSpec) -> None:
 
 def test_parameters_travel_as_a_flat_vector_and_as_named_tensors(image_spec: EnvSpec) -> None:
     config = ImpalaConfig()
-    algorithm = ImpalaAlgorithm(config)
-    learner = algorithm.make_learner(image_spec, 100, "cpu", "float32", seed=3, ranks=SINGLE_RANK)
+    algorithm = build(config)
+    learner = ImpalaLearner(config, image_spec, 100, "cpu", "float32", seed=3, ranks=SINGLE_RANK)
     by_vector, by_name = (algorithm.make_policy(image_spec, "cpu", "float32") for _ in range(2))
     before = act(by_vector, image_spec, np.array([0, 1]), ()).behaviour_logits
     by_vector.load_parameters(learner.flat_parameters())
@@ -78,8 +79,14 @@ def test_parameters_travel_as_a_flat_vector_and_as_named_tensors(image_spec: Env
 
 def test_a_vector_or_checkpoint_of_another_network_is_refused(vector_spec: EnvSpec) -> None:
     policy = policy_with_weights(ImpalaConfig(), vector_spec)
-    other = ImpalaAlgorithm(ImpalaConfig(network=NetworkConfig(hidden_sizes=(7,)))).make_learner(
-        vector_spec, 100, "cpu", "float32", seed=0, ranks=SINGLE_RANK
+    other = ImpalaLearner(
+        ImpalaConfig(network=NetworkConfig(hidden_sizes=(7,))),
+        vector_spec,
+        100,
+        "cpu",
+        "float32",
+        seed=0,
+        ranks=SINGLE_RANK,
     )
     with pytest.raises(ValueError, match="parameters have shape"):
         policy.load_parameters(other.flat_parameters())

@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from unrolls import random_unroll
 
 import machina.algorithms.impala.learning as learning
-from machina.algorithms.impala.builder import ImpalaAlgorithm
+from machina.algorithms.impala.builder import build
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
 from machina.algorithms.impala_popart.config import ImpalaPopArtConfig
@@ -29,7 +29,7 @@ TOTAL = 10_000
 
 def make_learner(spec: EnvSpec, seed: int = 0, **options: Any) -> ImpalaLearner:
     config = ImpalaConfig.model_validate(options)
-    return ImpalaAlgorithm(config).make_learner(spec, TOTAL, "cpu", "float32", seed, SINGLE_RANK)
+    return ImpalaLearner(config, spec, TOTAL, "cpu", "float32", seed, SINGLE_RANK)
 
 
 def recorded_outputs(learner: ImpalaLearner) -> list[NetworkOutput]:
@@ -185,9 +185,7 @@ def test_the_gradient_norm_is_clipped(vector_spec: EnvSpec) -> None:
 
 
 def test_the_learning_rate_falls_linearly_to_zero(vector_spec: EnvSpec) -> None:
-    learner = ImpalaAlgorithm(ImpalaConfig(learning_rate=0.1)).make_learner(
-        vector_spec, 60, "cpu", "float32", 0, SINGLE_RANK
-    )
+    learner = ImpalaLearner(ImpalaConfig(learning_rate=0.1), vector_spec, 60, "cpu", "float32", 0, SINGLE_RANK)
     batch = random_unroll(vector_spec, 5, 4, seed=0)  # 20 env steps
     rates = [learner.update(batch)["learner/learning_rate"] for _ in range(3)]
     assert rates == pytest.approx([0.1, 0.1 * 40 / 60, 0.1 * 20 / 60])
@@ -283,7 +281,7 @@ def test_starting_from_another_number_of_tasks_needs_a_fresh_value(vector_spec: 
 
 def test_popart_metrics_and_statistics_per_task(vector_spec: EnvSpec) -> None:
     config = ImpalaPopArtConfig(reward_clip="none", popart_beta=0.1)
-    learner = ImpalaAlgorithm(config).make_learner(vector_spec, TOTAL, "cpu", "float32", 0, SINGLE_RANK)
+    learner = ImpalaLearner(config, vector_spec, TOTAL, "cpu", "float32", 0, SINGLE_RANK)
     batch = random_unroll(vector_spec, 5, 6, seed=0)
     batch = batch._replace(reward=batch.reward * 10.0 ** (2 * batch.task_id).astype(np.float32))
     for _ in range(10):
@@ -320,7 +318,7 @@ def test_learns_to_name_the_context_it_sees(popart: bool, reward_scale: float) -
         reward_clip="none",
         network=NetworkConfig(hidden_sizes=(16,)),
     )
-    algorithm = ImpalaAlgorithm(config)
+    algorithm = build(config)
     updates = 60
     learner = algorithm.make_learner(spec, updates * slots * length, "cpu", "float32", seed=0, ranks=SINGLE_RANK)
     policy = algorithm.make_policy(spec, "cpu", "float32")

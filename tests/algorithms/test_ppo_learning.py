@@ -11,7 +11,6 @@ import torch
 from pydantic import ValidationError
 from unrolls import random_unroll
 
-from machina.algorithms.ppo.builder import PPOAlgorithm
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.algorithms.ppo.minibatches import Share, minibatches
@@ -36,7 +35,7 @@ def spec_for(action: ActionSpec, **changes: Any) -> EnvSpec:
 
 def make_learner(spec: EnvSpec, **options: Any) -> PPOLearner:
     config = PPOConfig.model_validate({"network": MLP, "learning_rate_final": None, "clip_final": None, **options})
-    return PPOAlgorithm(config).make_learner(spec, TOTAL, "cpu", "float32", 0, SINGLE_RANK)
+    return PPOLearner(config, spec, TOTAL, "cpu", "float32", 0, SINGLE_RANK)
 
 
 def played(learner: PPOLearner, unroll: Unroll[Array]) -> Unroll[Array]:

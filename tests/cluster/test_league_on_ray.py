@@ -37,7 +37,7 @@ SMALL: dict[str, Any] = {
     "hidden_sizes": (16,),
     "lstm_size": 4,
     "snapshot_updates": 3,
-    "rating_games": 4,
+    "rating_games": 10,
     "pool_share": 0.5,
     "quality_step": 0.5,
     "opponents_in_memory": 2,

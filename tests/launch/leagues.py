@@ -23,7 +23,7 @@ SMALL_LEAGUE: dict[str, Any] = {
     "hidden_sizes": (16,),
     "total_frames": 2560,
     "snapshot_updates": 2,
-    "rating_games": 4,
+    "rating_games": 10,
 }
 """Options of `machina.train`: 10 updates, 5 snapshots, whose policies differ."""
 

@@ -12,7 +12,7 @@ from own_parts import guesses, tiny
 from runs import SMALL, last_checkpoint
 
 import machina
-from machina.algorithms.impala.builder import ImpalaAlgorithm
+from machina.algorithms.impala.builder import build
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.envs.builders import ENVIRONMENTS
 from machina.nets.register import NETWORKS
@@ -117,9 +117,9 @@ class PatientConfig(ImpalaConfig):
 
 
 def test_an_algorithm_of_one_s_own(tmp_path: Path) -> None:
-    machina.register_algorithm("patient", "IMPALA that looks far ahead", PatientConfig, ImpalaAlgorithm)
+    machina.register_algorithm("patient", "IMPALA that looks far ahead", PatientConfig, build)
     with pytest.raises(machina.UserError, match="algorithm 'patient' exists already"):
-        machina.register_algorithm("patient", "again", PatientConfig, ImpalaAlgorithm)
+        machina.register_algorithm("patient", "again", PatientConfig, build)
     run = machina.train("patient", "catch", name="run", runs_dir=tmp_path, total_frames=100, **SMALL)
     assert saved(run)["algo"]["gamma"] == 0.999
     assert machina.resume(run.path).updates == 5

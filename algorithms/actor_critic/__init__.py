@@ -1,0 +1,1 @@
+"""What the actor-critic algorithms, IMPALA and PPO, have in common."""
