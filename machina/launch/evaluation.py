@@ -13,6 +13,7 @@ import numpy as np
 from machina.errors import EnvironmentFaultError, RunFailedError
 from machina.interfaces import EnvFactory, Policy
 from machina.launch.acting import PolicyState
+from machina.league.matches import MOST_SLOTS
 from machina.report.evaluation import EvaluationResult
 from machina.runtime.group import RESET_TIMEOUT_PER_SLOT_S
 from machina.runtime.stepping import ThreadStepper, fault_at_hang
@@ -20,8 +21,6 @@ from machina.specs import EnvSpec
 from machina.types import IntArray
 
 EVALUATION_STREAM = 3
-MOST_SLOTS = 64
-"""Environments stepped at once; more cost memory and start-up time and gain no speed."""
 
 Progress = Callable[[int, int], None]
 

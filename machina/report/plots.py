@@ -3,58 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from machina.errors import UserError
-from machina.metrics import read_metrics
+from machina.report.curves import MEDIAN, RATING, Curve, Runs, load_curves
 from machina.report.figures import COLOURS, STYLE, compact, empty_figure, write_png
 from machina.report.scores import PUBLISHED, aggregate_normalized, human_normalized, published_scores, score_table
 from machina.report.screen import duration
-from machina.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RETURN_PREFIX = "episode_return/"
-EVALUATION_PREFIX = "eval/"
-
 _MARKERS = ("D", "o", "^", "s", "v")
-
-
-class _Curve(NamedTuple):
-    frames: FloatArray
-    values: FloatArray
-
-
-class _Run(NamedTuple):
-    name: str
-    returns: dict[str, _Curve]
-    """Training returns by task."""
-    evaluations: dict[str, _Curve]
-    median: _Curve | None
-    """Human-normalized median over games, when all tasks are Atari games and there are several."""
-    frames: float
-    wall_s: float
 
 
 def plot_learning_curves(run_dirs: Sequence[Path], path: Path) -> Path:
     """Training return against frames: a panel per task, the runs laid over each other.
 
-    Several Atari games get a first panel with their human-normalized median. Dots are evaluations.
+    Runs that differ by their seed only are one curve, their mean, in a band from the least to the largest. Several
+    Atari games get a first panel with their human-normalized median, leagues one with the rating of their snapshots.
+    Dots are evaluations.
 
     Raises:
         UserError: no run is given, or one has no finished episode yet.
     """
-    if not run_dirs:
-        raise UserError("no run to plot; give at least one run directory")
     import matplotlib as mpl
 
-    runs = [_load(run_dir) for run_dir in run_dirs]
+    runs = load_curves(run_dirs)
     with mpl.rc_context(STYLE):
         return write_png(_curves_figure(runs), path)
 
@@ -87,26 +67,22 @@ def plot_atari_bars(
         return write_png(_bars_figure(scores, references, title), path)
 
 
-def _curves_figure(runs: Sequence[_Run]) -> Figure:
-    tasks = list(dict.fromkeys(task for run in runs for task in run.returns))
-    with_median = any(run.median is not None for run in runs)
-    panels = len(tasks) + with_median
-    columns = _num_columns(panels)
-    rows = math.ceil(panels / columns)
-    width, height = (8.0, 4.5) if panels == 1 else (max(8.0, 2.5 * columns), max(4.0, 1.75 * rows) + 1.0)
+def _curves_figure(runs: Sequence[Runs]) -> Figure:
+    names = list(dict.fromkeys(name for run in runs for name in run.curves))
+    names.sort(key=lambda name: name not in (MEDIAN, RATING))
+    columns = _num_columns(len(names))
+    rows = math.ceil(len(names) / columns)
+    width, height = (8.0, 4.5) if len(names) == 1 else (max(8.0, 2.5 * columns), max(4.0, 1.75 * rows) + 1.0)
     figure = empty_figure(width, height)
-    axes = [figure.add_subplot(rows, columns, index + 1) for index in range(panels)]
-    if with_median:
-        _draw_panel(axes[0], [run.median for run in runs], [None] * len(runs))
-        axes[0].set_title("human-normalized median, %", fontweight="bold")
-    for panel, task in zip(axes[int(with_median) :], tasks, strict=True):
-        _draw_panel(panel, [run.returns.get(task) for run in runs], [run.evaluations.get(task) for run in runs])
-        panel.set_title(task)
-        _draw_human(panel, task)
-    for index, panel in enumerate(axes):
-        if index >= panels - columns:
-            panel.set_xlabel("frames")
-    axes[0].set_ylabel("" if with_median else "episode return, mean of 100")
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        _draw_panel(axes, [run.curves.get(name) for run in runs], [run.evaluations.get(name) for run in runs])
+        axes.set_title(name, fontweight="bold" if name in (MEDIAN, RATING) else "normal")
+        _draw_human(axes, name)
+        if index >= len(names) - columns:
+            axes.set_xlabel("frames")
+        if index == 0 and name not in (MEDIAN, RATING):
+            axes.set_ylabel("episode return, mean of 100")
     _draw_legend(figure, runs)
     return figure
 
@@ -139,63 +115,13 @@ def _bars_figure(
     return figure
 
 
-def _load(run_dir: Path) -> _Run:
-    lines = read_metrics(run_dir)
-    if not lines:
-        raise UserError(f"run '{run_dir}' has no metrics; train it first, or give the folder that holds metrics.jsonl")
-    returns = _curves(lines, RETURN_PREFIX)
-    if not returns:
-        raise UserError(f"run '{run_dir}' has no finished episode yet; train it longer")
-    last = lines[-1]
-    return _Run(
-        name=run_dir.resolve().name,
-        returns=returns,
-        evaluations=_curves(lines, EVALUATION_PREFIX),
-        median=_median_curve(lines),
-        frames=last.get("frames") or 0.0,
-        wall_s=last.get("wall_s") or 0.0,
-    )
-
-
-def _curves(lines: Iterable[Mapping[str, float | None]], prefix: str) -> dict[str, _Curve]:
-    points: dict[str, list[tuple[float, float]]] = {}
-    for line in lines:
-        frames = line.get("frames") or 0.0
-        for name, value in line.items():
-            if name.startswith(prefix) and value is not None:
-                points.setdefault(name.removeprefix(prefix), []).append((frames, value))
-    return {task: _curve(pairs) for task, pairs in sorted(points.items())}
-
-
-def _curve(pairs: Sequence[tuple[float, float]]) -> _Curve:
-    frames, values = np.array(pairs, dtype=np.float32).T
-    return _Curve(frames, values)
-
-
-def _median_curve(lines: Sequence[Mapping[str, float | None]]) -> _Curve | None:
-    """Over the games with an episode so far, from the moment when half of the run's games have one."""
-    tasks = {name.removeprefix(RETURN_PREFIX) for line in lines for name in line if name.startswith(RETURN_PREFIX)}
-    if len(tasks) < 2 or not tasks <= score_table().keys():
-        return None
-    pairs = []
-    for line in lines:
-        scores = [
-            score
-            for task in tasks
-            if (value := line.get(RETURN_PREFIX + task)) is not None
-            and (score := human_normalized(task, value)) is not None
-        ]
-        if 2 * len(scores) >= len(tasks):
-            pairs.append((line.get("frames") or 0.0, 100 * float(np.median(scores))))
-    return _curve(pairs) if pairs else None
-
-
-def _draw_panel(axes: Axes, curves: Sequence[_Curve | None], evaluations: Sequence[_Curve | None]) -> None:
+def _draw_panel(axes: Axes, curves: Sequence[Curve | None], evaluations: Sequence[Curve | None]) -> None:
     for index, (curve, dots) in enumerate(zip(curves, evaluations, strict=True)):
         colour = COLOURS[index % len(COLOURS)]
         if curve is not None:
             marker = "." if len(curve.frames) == 1 else None
             axes.plot(curve.frames, curve.values, color=colour, linewidth=1.4, marker=marker)
+            axes.fill_between(curve.frames, curve.least, curve.largest, color=colour, alpha=0.2, linewidth=0)
         if dots is not None:
             axes.plot(dots.frames, dots.values, "o", color=colour, markersize=4, markerfacecolor="white")
     axes.set_xlim(left=0)
@@ -226,7 +152,7 @@ def _draw_human(axes: Axes, task: str) -> None:
     axes.set_ylim(low, high)
 
 
-def _draw_legend(figure: Figure, runs: Sequence[_Run]) -> None:
+def _draw_legend(figure: Figure, runs: Sequence[Runs]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -235,13 +161,17 @@ def _draw_legend(figure: Figure, runs: Sequence[_Run]) -> None:
             [],
             color=COLOURS[index % len(COLOURS)],
             linewidth=2,
-            label=f"{run.name}   {compact(run.frames)} frames in {duration(run.wall_s)}",
+            label=f"{run.name}   {_seeds(run)}{compact(run.frames)} frames in {duration(run.wall_s)}",
         )
         for index, run in enumerate(runs)
     ]
     if any(run.evaluations for run in runs):
         handles.append(Line2D([], [], linestyle="", marker="o", color="#333333", markerfacecolor="white", label="eval"))
     figure.legend(handles=handles, loc="outside upper left", ncols=min(3, len(handles)))
+
+
+def _seeds(run: Runs) -> str:
+    return f"mean and range of {run.seeds} seeds, " if run.seeds > 1 else ""
 
 
 def _aggregates(scores: Sequence[float]) -> list[str]:

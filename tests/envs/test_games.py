@@ -1,11 +1,10 @@
-"""The shipped games: against the libraries they come from, their scripted players, their pictures."""
+"""The shipped games: against the libraries they come from, and their pictures."""
 
 import importlib.util
-import pickle
-from typing import Any
 
 import numpy as np
 import pytest
+from game_players import HEURISTICS, Players, make
 
 from machina.config import EnvConfig
 from machina.envs.builders import describe, parse_environment, register_environment
@@ -14,37 +13,8 @@ from machina.envs.games import GAMES
 from machina.envs.games_battle import ATTACKS, MAP_SIZE, MOVES
 from machina.envs.games_connect_four import LINES, draw_board
 from machina.envs.games_pong_duel import MAX_NOOPS
-from machina.envs.scripted import SCRIPTED, random_player
 from machina.errors import UserError
-from machina.interfaces import EnvFactory, SlotEnv
-from machina.specs import ActionSpec
-from machina.types import ACTION_MASK, Array, StepResult
-
-HEURISTICS = {game: next(name for name in players if name != "random") for game, players in SCRIPTED.items()}
-
-
-def make(name: str, num_games: int = 1, **options: Any) -> SlotEnv:
-    factory: EnvFactory = pickle.loads(pickle.dumps(parse_environment(name, GameConfig(**options))))
-    return factory.make([seat.role for seat in factory.spec.seats] * num_games)
-
-
-class Players:
-    """Answers for the slots of an environment, each with the player of its own."""
-
-    def __init__(self, env: SlotEnv, names: list[str], seed: int = 0) -> None:
-        self._env, self._generator = env, np.random.default_rng(seed)
-        self._players = [SCRIPTED[env.spec.name][name] for name in names]
-        seats = env.spec.seats
-        self._chosen = np.array([seat.team for seat in seats] * (len(env.task_ids) // len(seats)))
-
-    def swap_in_odd_games(self) -> None:
-        odd = np.arange(len(self._chosen)) // len(self._env.spec.seats) % 2
-        self._chosen = np.where(odd, 1 - self._chosen, self._chosen)
-
-    def act(self, entry: StepResult) -> Array:
-        uniforms = self._generator.random(len(self._chosen), np.float32)
-        answers = [player(entry.observation, self._env.task_ids, uniforms) for player in self._players]
-        return np.where(self._chosen == 0, answers[0], answers[-1])
+from machina.types import ACTION_MASK, StepResult
 
 
 @pytest.mark.parametrize("name", list(GAMES))
@@ -361,55 +331,6 @@ def test_pong_duel_equals_pettingzoo() -> None:
     assert (entry.observation["observation"][:, -1, :, 72:74] > 100).any(axis=(1, 2)).all(), "own paddles"
 
 
-@pytest.mark.parametrize(("name", "games", "share"), [("connect_four", 100, 0.85), ("battle", 40, 0.95)])
-def test_heuristics_beat_random_play(name: str, games: int, share: float) -> None:
-    env = make(name, 20)
-    players = Players(env, [HEURISTICS[name], "random"])
-    players.swap_in_odd_games()
-    seats = len(env.spec.seats)
-    entry = env.reset(list(range(20 * seats)))
-    returns, won, count = np.zeros(20 * seats), 0.0, 0
-    while count < games:
-        entry = env.step(players.act(entry))
-        returns += entry.reward
-        scores = returns.reshape(20, 2, -1).mean(axis=2)
-        for game in np.flatnonzero((entry.terminated | entry.truncated).reshape(20, -1).all(axis=1)):
-            mine, others = scores[game] if game % 2 == 0 else scores[game][::-1]
-            won += float(mine > others) + 0.5 * (mine == others)
-            count += 1
-            returns.reshape(20, -1)[game] = 0
-    assert won / count > share
-
-
-def test_chase_hunts_and_flees_better_than_random_play() -> None:
-    def mean_returns(hunters: str, hunted: str) -> tuple[float, float]:
-        env = make("simple_tag", 60)
-        players = Players(env, [hunters, hunted])
-        entry, returns = env.reset(list(range(240))), np.zeros(240)
-        for _ in range(25):
-            entry = env.step(players.act(entry))
-            returns += entry.reward
-        assert entry.truncated.all()
-        of_games = returns.reshape(60, 4)
-        return float(of_games[:, 0].mean()), float(of_games[:, 3].mean())
-
-    assert mean_returns("chase", "random")[0] > 3 * max(1.0, mean_returns("random", "random")[0])
-    assert mean_returns("random", "chase")[1] > mean_returns("random", "random")[1]
-    assert mean_returns("chase", "chase")[1] > mean_returns("chase", "random")[1]
-
-
-@pytest.mark.parametrize("swapped", [False, True])
-def test_follow_beats_random_play_in_pong(swapped: bool) -> None:
-    env = make("pong_duel")
-    players = Players(env, ["random", "follow"] if swapped else ["follow", "random"])
-    entry, points = env.reset([1, 2]), np.zeros(2)
-    while not (entry.terminated | entry.truncated).any():
-        entry = env.step(players.act(entry))
-        points += entry.reward
-    assert entry.terminated.all()
-    assert points[int(swapped)] > 10 + points[1 - int(swapped)]
-
-
 @pytest.mark.parametrize("name", list(GAMES))
 def test_pictures(name: str) -> None:
     env = parse_environment(name, GameConfig()).make_for_video(0)
@@ -426,36 +347,6 @@ def test_pictures(name: str) -> None:
     assert all(picture.shape == shape and picture.dtype == np.uint8 for picture in pictures)
     assert (pictures[0] != pictures[-1]).any()
     env.close()
-
-
-def test_random_player_answers_every_kind_of_action() -> None:
-    generator = np.random.default_rng(0)
-    tasks = np.zeros(4000, np.int64)
-    uniforms = generator.random((4000, 2), np.float32)
-    mask = np.tile([True, False, True, False, False], (4000, 1))
-    several = random_player(ActionSpec(kind="multi_discrete", choices=(3, 2)))({ACTION_MASK: mask}, tasks, uniforms)
-    assert several.shape == (4000, 2)
-    assert set(several[:, 0].tolist()) == {0, 2}
-    assert abs((several[:, 0] == 0).mean() - 0.5) < 0.05
-    free = random_player(ActionSpec(kind="multi_discrete", choices=(3, 2)))({}, tasks, uniforms)
-    assert [np.bincount(column).min() > 1100 for column in free.T] == [True, True]
-    numbers = random_player(ActionSpec(kind="continuous", low=(0.0, 0.0), high=(1.0, 2.0)))({}, tasks, uniforms)
-    assert numbers.shape == (4000, 2)
-    assert -1 <= numbers.min() < -0.95 < 0.95 < numbers.max() <= 1
-
-
-def test_one_ply_wins_else_blocks() -> None:
-    board = np.zeros((3, 6, 7, 2), np.int8)
-    board[:, 5, :3, 1] = 1  # the other threatens column 3
-    board[0, 2:5, 6, 0] = board[0, 5, 6, 1] = 1  # and so do I, in column 6
-    board[2, 5, 3, 0] = 1  # blocked already
-    mask = np.ones((3, 7), np.bool_)
-    observation = {"observation": board, ACTION_MASK: mask}
-    actions = SCRIPTED["connect_four"]["one_ply"](observation, np.zeros(3, np.int64), np.zeros(3, np.float32))
-    assert actions[:2].tolist() == [6, 3]
-    mask[2, :5] = False
-    actions = SCRIPTED["connect_four"]["one_ply"](observation, np.zeros(3, np.int64), np.full(3, 0.999, np.float32))
-    assert actions[2] == 6
 
 
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:

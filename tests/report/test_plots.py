@@ -11,6 +11,7 @@ import pytest
 
 from machina.errors import UserError
 from machina.metrics import MetricsWriter
+from machina.report.curves import RATING, load_curves
 from machina.report.plots import plot_atari_bars, plot_learning_curves
 from machina.report.scores import score_table
 
@@ -61,6 +62,37 @@ def test_runs_with_different_tasks_share_a_page(tmp_path: Path) -> None:
     width, height = png_size(plot_learning_curves(runs, tmp_path / "curves.png"))
     one_width, one_height = png_size(plot_learning_curves(runs[:1], tmp_path / "one.png"))
     assert width * height > one_width * one_height
+
+
+def test_runs_that_differ_by_their_seed_are_one_curve(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, ["pong"], name != "c-1") for name in ("a-1", "a-2", "b", "c-1")]
+    for run, seed, gamma in zip(runs, (1, 2, 1, 3), (0.9, 0.9, 0.8, 0.9), strict=True):
+        (run / "config.yaml").write_text(f"name: {run.name}\nseed: {seed}\nruns_dir: x\nalgo:\n  gamma: {gamma}\n")
+    raised = (runs[1] / "metrics.jsonl").read_text().splitlines()[:-4]  # the second seed ended earlier
+    (runs[1] / "metrics.jsonl").write_text("\n".join(raised) + "\n")
+
+    three, other = load_curves(runs)
+    assert (three.name, three.seeds, other.name, other.seeds) == ("a-1", 3, "b", 1)
+    pong, single = three.curves["pong"], [load_curves([run])[0].curves["pong"] for run in runs]
+    assert pong.frames[-1] == single[1].frames[-1] < single[0].frames[-1]
+    parts = np.array([single[index].values[: len(pong.frames)] for index in (0, 1, 3)])
+    assert np.allclose(pong.values, parts.mean(axis=0))
+    assert np.allclose(pong.least, parts.min(axis=0))
+    assert np.allclose(pong.largest, parts.max(axis=0))
+    assert len(three.evaluations["pong"].frames) == 4 + 4 - 1, "the dots of both seeds that were evaluated"
+    assert load_curves(runs[:2])[0].name == "a"
+    assert png_size(plot_learning_curves(runs, tmp_path / "curves.png")) == (1040, 585)
+
+
+def test_a_league_s_first_panel_is_the_rating(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "league", ["player"])
+    writer = MetricsWriter(run, 20_000)
+    writer.write({"league/rating": 5.0, "league/rating_sigma": 1.0}, 21_000, 84_000, 50.0)
+    writer.close()
+    (curves,) = load_curves([run])
+    assert list(curves.curves) == [RATING, "player"]
+    assert curves.curves[RATING].values.tolist() == [5.0]
+    assert png_size(plot_learning_curves([run], tmp_path / "curves.png"))[0] > 1000
 
 
 def test_runs_without_anything_to_plot_are_refused(tmp_path: Path) -> None:
