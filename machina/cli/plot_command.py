@@ -12,10 +12,7 @@ from machina.errors import UserError
 
 
 class PlotOptions(BaseModel):
-    """Draw learning curves of one or several runs, and scores against published ones, as png.
-
-    Runs that differ by their seed only become one curve: their mean, in a band from the least to the largest.
-    """
+    """Draw learning curves, with seeds of one configuration as one, and scores against published ones, as png."""
 
     runs: Positional[tuple[Path, ...]] = Field(description="Run directories.")
     out: Path | None = Field(default=None, description="The png of the curves; None: the first run's report folder.")
