@@ -35,6 +35,11 @@ class AlgorithmConfig(Config):
         """Times that the learner goes through each batch."""
         return 1
 
+    @property
+    def policy_lag_bound(self) -> int | None:
+        """Updates that parameters may lie behind if the run sets no bound; None: any number."""
+        return None
+
 
 class EnvConfig(Config):
     """What every environment has in common."""
@@ -68,7 +73,10 @@ class RuntimeConfig(Config):
         default=1, ge=1, description="Learner ranks, a GPU each where there are GPUs; they share each batch."
     )
     max_policy_lag: int | None = Field(
-        default=None, ge=0, description="Unrolls whose parameters are older than this many updates are dropped."
+        default=None,
+        ge=0,
+        description="Unrolls whose parameters are older than this many updates are dropped; None: the algorithm's own "
+        "bound, 1 for PPO, none for IMPALA.",
     )
     device: str = Field(default="auto", description="Learner's device: auto, cpu, cuda or cuda:N.")
     actor_device: str | None = Field(default=None, description="Actors' device; None is the learner's.")

@@ -55,6 +55,11 @@ class PPOConfig(ActorCriticConfig):
         """The epochs."""
         return self.epochs
 
+    @property
+    def policy_lag_bound(self) -> int:
+        """Ratios are clipped, not corrected: what is much older falls outside the clip and teaches nothing."""
+        return 1
+
     @model_validator(mode="after")
     def _consistent(self) -> PPOConfig:
         recurrent = self.network.lstm_size > 0

@@ -256,8 +256,14 @@ def actor_setup(config: AnyRunConfig, parts: Parts, fetch: Callable[[Any], torch
 
 
 def plane_config(config: AnyRunConfig, parts: Parts) -> PlaneConfig:
-    """The sizes of the plane."""
-    return PlaneConfig(config.algo.batch_size, config.env.envs_per_task, parts.machine.actors)
+    """The sizes of the plane, and its bound on the policy lag."""
+    lag = config.runtime.max_policy_lag
+    return PlaneConfig(
+        config.algo.batch_size,
+        config.env.envs_per_task,
+        parts.machine.actors,
+        config.algo.policy_lag_bound if lag is None else lag,
+    )
 
 
 def learner_maker(config: AnyRunConfig, parts: Parts) -> Callable[[int, int, str | None], Learner]:

@@ -39,6 +39,8 @@ class PlaneConfig(NamedTuple):
     envs_per_task: int
     actors: int
     """At the start; in the place ``ray`` they may become more or fewer."""
+    max_policy_lag: int | None = None
+    """Of unrolls that are learned, in updates; None: any."""
 
 
 class ActorStatus(NamedTuple):
@@ -173,8 +175,8 @@ class Plane(ABC):
 
     def _batch_from_queue(self, timeout_s: float) -> Batch | None:
         oldest = 0
-        if self._runtime.max_policy_lag is not None:
-            oldest = self.store.latest().policy_version - self._runtime.max_policy_lag
+        if self._config.max_policy_lag is not None:
+            oldest = self.store.latest().policy_version - self._config.max_policy_lag
         return self.queue.get(self._config.batch_size, timeout_s, oldest)
 
     def _would_be_dropped(self, promised: int = 0) -> bool:
@@ -183,7 +185,7 @@ class Plane(ABC):
         Args:
             promised: unrolls under way.
         """
-        lag = self._runtime.max_policy_lag
+        lag = self._config.max_policy_lag
         return lag is not None and self.queue.account.queued + promised >= (lag + 1) * self._config.batch_size
 
     def _round_is_complete(self) -> bool:
