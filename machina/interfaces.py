@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from machina.specs import EnvSpec
 from machina.types import (
+    ActorInput,
     ActorOutput,
     Array,
-    BoolArray,
     CoreState,
-    FloatArray,
     IntArray,
-    Observation,
     StepResult,
     Unroll,
 )
@@ -105,27 +103,8 @@ class Policy(Protocol):
 
     def initial_core_state(self, num_slots: int) -> CoreState: ...
 
-    def act(
-        self,
-        observation: Observation,
-        reward: FloatArray,
-        previous_action: Array,
-        first: BoolArray,
-        task_id: IntArray,
-        core_state: CoreState,
-        uniforms: FloatArray,
-    ) -> ActorOutput:
-        """Answer B slots.
-
-        Args:
-            observation: ``[B, ...]`` arrays; image stacks as the environment gives them.
-            reward: ``[B]``, the reward that arrived with the observation.
-            previous_action: ``[B, *action.shape]``, ``spec.action.none`` before an episode's first.
-            first: ``[B]``: the entry opens an episode; the core state starts from zero there.
-            task_id: ``[B]``: for networks with parts of their own for each role.
-            core_state: ``[B, ...]`` arrays.
-            uniforms: ``[B, *action.shape]`` in [0, 1), one random stream per slot.
-        """
+    def act(self, inputs: ActorInput) -> ActorOutput:
+        """Answer B slots."""
         ...
 
     def load_parameters(self, parameters: Tensor) -> None:
@@ -177,17 +156,7 @@ class Opponents(Protocol):
         """A game of this opponent is over."""
         ...
 
-    def act(
-        self,
-        name: str,
-        observation: Observation,
-        reward: FloatArray,
-        previous_action: Array,
-        first: BoolArray,
-        task_id: IntArray,
-        core_state: CoreState,
-        uniforms: FloatArray,
-    ) -> ActorOutput:
+    def act(self, name: str, inputs: ActorInput) -> ActorOutput:
         """Answer slots for an opponent that is held; see ``Policy.act``."""
         ...
 

@@ -119,6 +119,37 @@ def single_agent_step(
     )
 
 
+class ActorInput(NamedTuple):
+    """What an actor asks the behaviour policy, for B slots."""
+
+    observation: Observation
+    """``[B, ...]`` arrays; image stacks as the environment gives them."""
+    reward: FloatArray
+    """``[B]``, that arrived with the observation."""
+    previous_action: Array
+    """``[B, *action.shape]``, ``spec.action.none`` before an episode's first."""
+    first: BoolArray
+    """``[B]``: the entry opens an episode; the core state starts from zero there."""
+    task_id: IntArray
+    """``[B]``, for networks with parts of their own for each role."""
+    core_state: CoreState
+    """``[B, ...]`` arrays."""
+    uniforms: FloatArray
+    """``[B, *action.shape]`` in [0, 1), one random stream per slot."""
+
+    def of(self, slots: IntArray) -> ActorInput:
+        """That of some slots, given by their indices."""
+        return ActorInput(
+            {key: array[slots] for key, array in self.observation.items()},
+            self.reward[slots],
+            self.previous_action[slots],
+            self.first[slots],
+            self.task_id[slots],
+            tuple(array[slots] for array in self.core_state),
+            self.uniforms[slots],
+        )
+
+
 class ActorOutput(NamedTuple):
     """What the behaviour policy answers for B slots."""
 

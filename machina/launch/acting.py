@@ -13,7 +13,17 @@ from machina.errors import UserError
 from machina.interfaces import Policy
 from machina.runtime.streams import SlotStreams
 from machina.specs import EnvSpec
-from machina.types import OBSERVATION, Array, BoolArray, CoreState, FloatArray, IntArray, Observation, where_slots
+from machina.types import (
+    OBSERVATION,
+    ActorInput,
+    Array,
+    BoolArray,
+    CoreState,
+    FloatArray,
+    IntArray,
+    Observation,
+    where_slots,
+)
 
 
 class PolicyState:
@@ -48,13 +58,15 @@ class PolicyState:
     def act(self, observation: Observation, reward: FloatArray, on_turn: BoolArray) -> Array:
         """Sample an action per slot, ``[B, *action.shape]``; those of slots not ``on_turn`` ``[B]`` are ignored."""
         answer = self._policy.act(
-            observation,
-            reward,
-            self._previous_action,
-            self._first,
-            self._task_ids,
-            self._core_state,
-            self._streams.next(),
+            ActorInput(
+                observation,
+                reward,
+                self._previous_action,
+                self._first,
+                self._task_ids,
+                self._core_state,
+                self._streams.next(),
+            )
         )
         self._core_state = answer.core_state
         self._previous_action = where_slots(on_turn, answer.action, self._previous_action)

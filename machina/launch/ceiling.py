@@ -19,7 +19,7 @@ from machina.launch.parts import MachinePlan, Parts, policy_maker
 from machina.nets.ranks import SINGLE_RANK
 from machina.runtime.plane import assign_slots
 from machina.runtime.unrolls import UnrollBuffer
-from machina.types import ACTION_MASK, Array, Unroll
+from machina.types import ACTION_MASK, ActorInput, Array, Unroll
 
 SECONDS_PER_PART = 4.0
 CEILINGS = "ceilings.json"
@@ -135,9 +135,10 @@ def _acting(config: AnyRunConfig, parts: Parts, num_slots: int, seconds: float) 
     first, task_ids = np.zeros(num_slots, np.bool_), np.zeros(num_slots, np.int64)
     uniforms = np.full(action.shape, 0.5, np.float32)
     core = policy.initial_core_state(num_slots)
+    inputs = ActorInput(observation, reward, action, first, task_ids, core, uniforms)
 
     def act() -> int:
-        policy.act(observation, reward, action, first, task_ids, core, uniforms)
+        policy.act(inputs)
         return num_slots
 
     return _rate(act, seconds)

@@ -18,7 +18,7 @@ from machina.report.video import write_mp4
 from machina.runtime.stepping import ThreadStepper, fault_at_hang
 from machina.runtime.streams import SlotStreams
 from machina.specs import EnvSpec
-from machina.types import Array, IntArray, StepResult, where_slots
+from machina.types import ActorInput, Array, IntArray, StepResult, where_slots
 
 FRAMES_PER_S = 60
 """The Atari's frame rate; other environments are shown at half of it."""
@@ -57,7 +57,7 @@ class _Side:
 
     def act(self, entry: StepResult) -> Array:
         """``[len(slots), *action.shape]``."""
-        action, self._core_state = self.player.act(
+        inputs = ActorInput(
             {key: array[self.slots] for key, array in entry.observation.items()},
             entry.reward[self.slots],
             self._previous_action,
@@ -66,6 +66,7 @@ class _Side:
             self._core_state,
             self._streams.next(),
         )
+        action, self._core_state = self.player.act(inputs)
         self._previous_action = where_slots(entry.on_turn[self.slots], action, self._previous_action)
         self._first = np.zeros_like(self._first)
         return action

@@ -14,6 +14,7 @@ from machina.interfaces import EnvFactory, Policy, SlotEnv
 from machina.league.results import CrossTable, cross_table, outcome
 from machina.specs import EnvSpec
 from machina.types import (
+    ActorInput,
     Array,
     BoolArray,
     CoreState,
@@ -45,17 +46,8 @@ class Player(Protocol):
 
     def initial_core_state(self, num_slots: int) -> CoreState: ...
 
-    def act(
-        self,
-        observation: Observation,
-        reward: FloatArray,
-        previous_action: Array,
-        first: BoolArray,
-        task_id: IntArray,
-        core_state: CoreState,
-        uniforms: FloatArray,
-    ) -> tuple[Array, CoreState]:
-        """Actions of B slots and the next core state; arguments as of ``machina.interfaces.Policy.act``."""
+    def act(self, inputs: ActorInput) -> tuple[Array, CoreState]:
+        """Actions of B slots, ``[B, *action.shape]``, and the next core state."""
         ...
 
 
@@ -70,18 +62,9 @@ class PolicyPlayer:
         """That of the policy."""
         return self._policy.initial_core_state(num_slots)
 
-    def act(
-        self,
-        observation: Observation,
-        reward: FloatArray,
-        previous_action: Array,
-        first: BoolArray,
-        task_id: IntArray,
-        core_state: CoreState,
-        uniforms: FloatArray,
-    ) -> tuple[Array, CoreState]:
+    def act(self, inputs: ActorInput) -> tuple[Array, CoreState]:
         """Sample the policy's actions."""
-        answer = self._policy.act(observation, reward, previous_action, first, task_id, core_state, uniforms)
+        answer = self._policy.act(inputs)
         return answer.action, answer.core_state
 
 
@@ -105,18 +88,9 @@ class ScriptedPlayer:
         """Nothing."""
         return ()
 
-    def act(
-        self,
-        observation: Observation,
-        reward: FloatArray,  # noqa: ARG002
-        previous_action: Array,  # noqa: ARG002
-        first: BoolArray,  # noqa: ARG002
-        task_id: IntArray,
-        core_state: CoreState,
-        uniforms: FloatArray,
-    ) -> tuple[Array, CoreState]:
+    def act(self, inputs: ActorInput) -> tuple[Array, CoreState]:
         """Apply the rule."""
-        return self._choose(observation, task_id, uniforms), core_state
+        return self._choose(inputs.observation, inputs.task_id, inputs.uniforms), inputs.core_state
 
 
 class WinRate(NamedTuple):
@@ -291,20 +265,20 @@ class _Match:
     def _act(self, entry: StepResult) -> Array:
         """Everybody's actions, ``[B, *action.shape]``."""
         action = np.zeros_like(self._none)
-        uniforms = self._uniforms.random(action.shape, np.float32)
+        inputs = ActorInput(
+            entry.observation,
+            entry.reward,
+            self._previous_action,
+            self._first,
+            self._env.task_ids,
+            (),  # each player has its own
+            self._uniforms.random(action.shape, np.float32),
+        )
         ended = entry.terminated | entry.truncated
         team = (self._team_of_seat - self._game[:, None]) % len(self._players)
         for i, player in enumerate(self._players):
             slots = np.flatnonzero(team.reshape(-1) == i)
-            action[slots], core_state = player.act(
-                {key: array[slots] for key, array in entry.observation.items()},
-                entry.reward[slots],
-                self._previous_action[slots],
-                self._first[slots],
-                self._env.task_ids[slots],
-                tuple(array[slots] for array in self._core_states[i]),
-                uniforms[slots],
-            )
+            action[slots], core_state = player.act(inputs._replace(core_state=self._core_states[i]).of(slots))
             for array, own in zip(self._core_states[i], core_state, strict=True):
                 array[slots] = own
                 array[ended] = 0

@@ -11,13 +11,9 @@ from machina.errors import UserError
 from machina.interfaces import Drawn, Policy
 from machina.league.pool import PoolView
 from machina.types import (
+    ActorInput,
     ActorOutput,
     Array,
-    BoolArray,
-    CoreState,
-    FloatArray,
-    IntArray,
-    Observation,
     names_as_array,
     names_of,
 )
@@ -141,20 +137,9 @@ class PoolOpponents:
         idle = next(name for name, place in self._places.items() if not place.games)
         return self._places.pop(idle)
 
-    def act(
-        self,
-        name: str,
-        observation: Observation,
-        reward: FloatArray,
-        previous_action: Array,
-        first: BoolArray,
-        task_id: IntArray,
-        core_state: CoreState,
-        uniforms: FloatArray,
-    ) -> ActorOutput:
+    def act(self, name: str, inputs: ActorInput) -> ActorOutput:
         """Answer slots for an opponent that is held; see ``machina.interfaces.Policy``."""
-        policy = self._places[name].policy
-        return policy.act(observation, reward, previous_action, first, task_id, core_state, uniforms)
+        return self._places[name].policy.act(inputs)
 
     def state(self) -> dict[str, Array]:
         """Who is in memory, in order; the games' own states say who needs them."""

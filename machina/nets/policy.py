@@ -15,7 +15,7 @@ from machina.nets.parameters import load_flat, load_tensors
 from machina.nets.precision import resolve_device, resolve_precision
 from machina.nets.register import build_network
 from machina.specs import EnvSpec
-from machina.types import ActorOutput, Array, BoolArray, CoreState, FloatArray, IntArray, Observation
+from machina.types import ActorInput, ActorOutput, Array, CoreState
 
 
 class SampledPolicy:
@@ -32,28 +32,19 @@ class SampledPolicy:
         """Zeros, ``[num_slots, ...]`` each."""
         return tuple(np.zeros((num_slots, *shape), np.float32) for shape in self.network.core_state_shapes)
 
-    def act(
-        self,
-        observation: Observation,
-        reward: FloatArray,
-        previous_action: Array,
-        first: BoolArray,
-        task_id: IntArray,
-        core_state: CoreState,
-        uniforms: FloatArray,
-    ) -> ActorOutput:
+    def act(self, inputs: ActorInput) -> ActorOutput:
         """Answer B slots; see ``machina.interfaces.Policy``."""
         with torch.inference_mode(), self.precision.autocast(self.device):
-            inputs = NetworkInput(
-                observation={key: self._tensor(array)[None] for key, array in observation.items()},
-                reward=self._tensor(reward)[None],
-                previous_action=self._tensor(previous_action)[None],
-                first=self._tensor(first)[None],
-                task_id=self._tensor(task_id)[None],
+            entry = NetworkInput(
+                observation={key: self._tensor(array)[None] for key, array in inputs.observation.items()},
+                reward=self._tensor(inputs.reward)[None],
+                previous_action=self._tensor(inputs.previous_action)[None],
+                first=self._tensor(inputs.first)[None],
+                task_id=self._tensor(inputs.task_id)[None],
             )
-            output: NetworkOutput = self.network(inputs, tuple(self._tensor(state) for state in core_state))
+            output: NetworkOutput = self.network(entry, tuple(self._tensor(state) for state in inputs.core_state))
             parameters = output.logits[0]
-            actions = self._distribution.sampled(parameters, self._tensor(uniforms))
+            actions = self._distribution.sampled(parameters, self._tensor(inputs.uniforms))
             return ActorOutput(
                 action=actions.cpu().numpy(),
                 behaviour_logits=parameters.cpu().numpy(),

@@ -13,7 +13,7 @@ from machina.runtime.seating import Seating
 from machina.runtime.stepping import Stepper
 from machina.runtime.streams import SEATING_STREAM, SlotStreams, env_seeds
 from machina.runtime.unrolls import UnrollBuffer, section
-from machina.types import Array, CoreState, Episode, IntArray, StepResult, Unroll, where_slots
+from machina.types import ActorInput, Array, CoreState, Episode, IntArray, StepResult, Unroll, where_slots
 
 RESET_TIMEOUT_PER_SLOT_S = 2.0
 """A reset plays no-ops in every environment; with hundreds of them on busy cores it takes minutes."""
@@ -114,15 +114,16 @@ class SlotGroup:
     def act(self) -> None:
         """Answer the newest entry and send the actions to the environment."""
         entry = self._entry
-        answer = self._seating.answer(
-            self._policy,
-            entry,
+        inputs = ActorInput(
+            entry.observation,
+            entry.reward,
             self._previous_action,
             self._first,
             self._task_ids,
             self._core_state,
             self._streams.next(),
         )
+        answer = self._seating.answer(self._policy, inputs)
         action = where_slots(entry.on_turn, answer.action, self._previous_action)
         self._buffer.write_answer(self.filled, action, answer, self._seating.foreign)
         self._first = entry.terminated | entry.truncated

@@ -22,14 +22,12 @@ from machina.interfaces import Drawn, Opponents, Policy
 from machina.specs import EnvSpec
 from machina.types import (
     PRESENT_SELF,
+    ActorInput,
     ActorOutput,
     Array,
     BoolArray,
-    CoreState,
-    FloatArray,
     GameResult,
     IntArray,
-    Observation,
     StepResult,
     names_as_array,
     names_of,
@@ -117,24 +115,13 @@ class Seating:
         numbers = np.arange(len(self.foreign)).reshape(foreign.shape)
         self._slots_of = {name: numbers[games][foreign[games]] for name, games in games_of.items()}
 
-    def answer(
-        self,
-        policy: Policy,
-        entry: StepResult,
-        previous_action: Array,
-        first: BoolArray,
-        task_id: IntArray,
-        core_state: CoreState,
-        uniforms: FloatArray,
-    ) -> ActorOutput:
+    def answer(self, policy: Policy, inputs: ActorInput) -> ActorOutput:
         """Everybody's answer to an entry: one batch for the policy that learns, one for each opponent.
 
-        Args are those of ``machina.interfaces.Policy.act``; ``core_state`` holds in each slot the state of who plays
-        it.
+        The core state holds in each slot that of who plays it.
         """
         self._do_what_is_due()
-        observation, reward = entry.observation, entry.reward
-        answer = policy.act(observation, reward, previous_action, first, task_id, core_state, uniforms)
+        answer = policy.act(inputs)
         if self._opponents is None or not self._slots_of:
             return answer
         whole = ActorOutput(
@@ -143,16 +130,7 @@ class Seating:
             tuple(array.copy() for array in answer.core_state),
         )
         for name, slots in self._slots_of.items():
-            part = self._opponents.act(
-                name,
-                _rows(observation, slots),
-                reward[slots],
-                previous_action[slots],
-                first[slots],
-                task_id[slots],
-                tuple(array[slots] for array in core_state),
-                uniforms[slots],
-            )
+            part = self._opponents.act(name, inputs.of(slots))
             whole.action[slots] = part.action
             whole.behaviour_logits[slots] = part.behaviour_logits
             for array, own in zip(whole.core_state, part.core_state, strict=True):
@@ -237,8 +215,3 @@ class Seating:
             for name in names:
                 self._opponents.hold(name)
             self._note_slots()
-
-
-def _rows(observation: Observation, slots: IntArray) -> dict[str, Array]:
-    """The observation of some slots."""
-    return {key: array[slots] for key, array in observation.items()}

@@ -10,7 +10,7 @@ from machina.nets.config import NetworkConfig
 from machina.nets.policy import SampledPolicy
 from machina.nets.ranks import SINGLE_RANK
 from machina.specs import EnvSpec
-from machina.types import NO_ACTION, ActorOutput, CoreState, IntArray
+from machina.types import NO_ACTION, ActorInput, ActorOutput, CoreState, IntArray
 
 RECURRENT = ImpalaConfig(network=NetworkConfig(lstm_size=8, hidden_sizes=(16,)))
 
@@ -29,13 +29,15 @@ def act(policy: SampledPolicy, spec: EnvSpec, previous_action: IntArray, core_st
     random = np.random.default_rng(0)
     array = spec.observation["observation"]
     return policy.act(
-        {"observation": random.integers(0, 255, (slots, *array.shape)).astype(array.dtype)},
-        random.normal(size=slots).astype(np.float32),
-        previous_action,
-        previous_action == NO_ACTION,
-        np.zeros(slots, np.int64),
-        core_state,
-        random.random(slots, dtype=np.float32),
+        ActorInput(
+            {"observation": random.integers(0, 255, (slots, *array.shape)).astype(array.dtype)},
+            random.normal(size=slots).astype(np.float32),
+            previous_action,
+            previous_action == NO_ACTION,
+            np.zeros(slots, np.int64),
+            core_state,
+            random.random(slots, dtype=np.float32),
+        )
     )
 
 

@@ -22,7 +22,7 @@ from machina.nets.network import NetworkOutput
 from machina.nets.ranks import SINGLE_RANK
 from machina.runtime.unrolls import concatenate_slots
 from machina.specs import ArraySpec, EnvSpec, discrete
-from machina.types import NO_ACTION, Array, Unroll
+from machina.types import NO_ACTION, ActorInput, Array, Unroll
 
 TOTAL = 10_000
 
@@ -330,13 +330,15 @@ def test_learns_to_name_the_context_it_sees(popart: bool, reward_scale: float) -
         observation = np.eye(contexts, dtype=np.float32)[context]
         answers = [
             policy.act(
-                {"observation": observation[t]},
-                np.zeros(slots, np.float32),
-                np.full(slots, NO_ACTION),
-                ~never[t],
-                np.zeros(slots, np.int64),
-                (),
-                random.random(slots, dtype=np.float32),
+                ActorInput(
+                    {"observation": observation[t]},
+                    np.zeros(slots, np.float32),
+                    np.full(slots, NO_ACTION),
+                    ~never[t],
+                    np.zeros(slots, np.int64),
+                    (),
+                    random.random(slots, dtype=np.float32),
+                )
             )
             for t in range(length + 1)
         ]
@@ -367,13 +369,15 @@ def test_learns_to_name_the_context_it_sees(popart: bool, reward_scale: float) -
     policy.load_parameters(learner.flat_parameters())
     zeros = np.zeros(contexts, np.float32)
     logits = policy.act(
-        {"observation": np.eye(contexts, dtype=np.float32)},
-        zeros,
-        np.full(contexts, NO_ACTION),
-        np.ones(contexts, np.bool_),
-        np.zeros(contexts, np.int64),
-        (),
-        zeros,
+        ActorInput(
+            {"observation": np.eye(contexts, dtype=np.float32)},
+            zeros,
+            np.full(contexts, NO_ACTION),
+            np.ones(contexts, np.bool_),
+            np.zeros(contexts, np.int64),
+            (),
+            zeros,
+        )
     ).behaviour_logits
     probabilities = torch.from_numpy(logits).softmax(-1).diagonal()
     assert (probabilities > 0.9).all(), probabilities

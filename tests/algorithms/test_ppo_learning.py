@@ -20,7 +20,7 @@ from machina.nets.ranks import SINGLE_RANK
 from machina.nets.unroll_tensors import to_device
 from machina.runtime.unrolls import concatenate_slots, slice_slots
 from machina.specs import ActionSpec, ArraySpec, EnvSpec, Seat, discrete
-from machina.types import Array, Unroll
+from machina.types import ActorInput, Array, Unroll
 
 TOTAL = 10_000
 MLP: dict[str, Any] = {"hidden_sizes": [16]}
@@ -47,13 +47,15 @@ def played(learner: PPOLearner, unroll: Unroll[Array]) -> Unroll[Array]:
     logits = np.zeros_like(unroll.behaviour_logits)
     for t in range(len(unroll.reward)):
         answer = policy.act(
-            {key: array[t] for key, array in unroll.observation.items()},
-            unroll.reward[t],
-            steps.previous_actions[t].numpy(),
-            steps.first[t].numpy(),
-            unroll.task_id,
-            core,
-            np.full(unroll.action.shape[1:], 0.5, np.float32),
+            ActorInput(
+                {key: array[t] for key, array in unroll.observation.items()},
+                unroll.reward[t],
+                steps.previous_actions[t].numpy(),
+                steps.first[t].numpy(),
+                unroll.task_id,
+                core,
+                np.full(unroll.action.shape[1:], 0.5, np.float32),
+            )
         )
         logits[t], core = answer.behaviour_logits, answer.core_state
     return unroll._replace(behaviour_logits=logits)
@@ -215,13 +217,15 @@ def test_learns_what_is_rewarded(action: ActionSpec, popart: bool) -> None:
         unroll.observation["observation"][...] = np.eye(3)[context]
         for t in range(5):
             answer = policy.act(
-                {"observation": unroll.observation["observation"][t]},
-                np.zeros(slots, np.float32),
-                spec.action.none(slots),
-                np.ones(slots, np.bool_),
-                unroll.task_id,
-                (),
-                random.random((slots, *action.shape), np.float32),
+                ActorInput(
+                    {"observation": unroll.observation["observation"][t]},
+                    np.zeros(slots, np.float32),
+                    spec.action.none(slots),
+                    np.ones(slots, np.bool_),
+                    unroll.task_id,
+                    (),
+                    random.random((slots, *action.shape), np.float32),
+                )
             )
             unroll.action[t], unroll.behaviour_logits[t] = answer.action, answer.behaviour_logits
         target = context[..., None] % np.array([3, 2]) if action.shape else context

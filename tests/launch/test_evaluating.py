@@ -20,7 +20,12 @@ from machina.metrics import read_metrics
 from machina.nets.config import NetworkConfig
 from machina.nets.policy import SampledPolicy
 from machina.report.evaluation import load_evaluation
-from machina.types import OBSERVATION, ActorOutput, Array, BoolArray, CoreState, FloatArray, IntArray, Observation
+from machina.types import (
+    OBSERVATION,
+    ActorInput,
+    ActorOutput,
+    CoreState,
+)
 
 
 class Staying:
@@ -29,16 +34,8 @@ class Staying:
     def initial_core_state(self, num_slots: int) -> CoreState:
         return (np.zeros((num_slots, 1), np.float32),)
 
-    def act(
-        self,
-        observation: Observation,
-        reward: FloatArray,
-        previous_action: Array,
-        first: BoolArray,
-        task_id: IntArray,
-        core_state: CoreState,
-        uniforms: FloatArray,
-    ) -> ActorOutput:
+    def act(self, inputs: ActorInput) -> ActorOutput:
+        observation, reward, previous_action, first, task_id, core_state, uniforms = inputs
         step = observation[OBSERVATION].reshape(-1, 10, 5)[:, :9].argmax(axis=1).max(axis=1)
         landed = reward != 0
         np.testing.assert_array_equal(core_state[0][:, 0][~landed], step[~landed])

@@ -30,7 +30,7 @@ from machina.launch.parts import build_parts, policy_maker
 from machina.league.matches import MatchResult, Player
 from machina.league.pool import Snapshot
 from machina.league.snapshots import SnapshotStore
-from machina.types import ACTION_MASK, NO_ACTION, OBSERVATION, Array, CoreState
+from machina.types import ACTION_MASK, NO_ACTION, OBSERVATION, ActorInput, Array, CoreState
 
 NUM_BOARDS = 400
 
@@ -49,13 +49,13 @@ def edited(run: Path, folder: Path, name: str, old: str, new: str) -> Path:
     return copy
 
 
-def answers(act: Callable[..., Any], core_state: CoreState) -> Array:
+def answers(act: Callable[[ActorInput], tuple[Any, ...]], core_state: CoreState) -> Array:
     """What a player or a policy does on empty boards, one random number each."""
     observation = {
         OBSERVATION: np.zeros((NUM_BOARDS, 6, 7, 2), np.int8),
         ACTION_MASK: np.ones((NUM_BOARDS, 7), np.bool_),
     }
-    answer = act(
+    inputs = ActorInput(
         observation,
         np.zeros(NUM_BOARDS, np.float32),
         np.full(NUM_BOARDS, NO_ACTION),
@@ -64,7 +64,7 @@ def answers(act: Callable[..., Any], core_state: CoreState) -> Array:
         core_state,
         np.random.default_rng(0).random(NUM_BOARDS, np.float32),
     )
-    action: Array = answer[0]
+    action: Array = act(inputs)[0]
     return action
 
 

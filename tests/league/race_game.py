@@ -13,7 +13,15 @@ from machina.interfaces import SlotEnv
 from machina.league.pool import PoolView
 from machina.nets.parameters import load_flat, load_tensors
 from machina.specs import ArraySpec, EnvSpec, Seat, discrete
-from machina.types import ActorOutput, Array, BoolArray, CoreState, FloatArray, IntArray, Observation, StepResult
+from machina.types import (
+    ActorInput,
+    ActorOutput,
+    Array,
+    BoolArray,
+    CoreState,
+    IntArray,
+    StepResult,
+)
 
 STUMBLE, WALK, RUN = 0, 1, 2
 TWO_TEAMS = (7, 4, 4, 7)
@@ -128,21 +136,12 @@ class StampingPolicy(nn.Module):
     def initial_core_state(self, num_slots: int) -> CoreState:
         return (np.zeros((num_slots, 1), np.float32),)
 
-    def act(
-        self,
-        observation: Observation,  # noqa: ARG002 (it answers alike everywhere)
-        reward: FloatArray,  # noqa: ARG002
-        previous_action: Array,  # noqa: ARG002
-        first: BoolArray,
-        task_id: IntArray,  # noqa: ARG002
-        core_state: CoreState,
-        uniforms: FloatArray,
-    ) -> ActorOutput:
+    def act(self, inputs: ActorInput) -> ActorOutput:
         with torch.inference_mode():
-            (core,) = (torch.from_numpy(array) for array in core_state)
-            core = torch.where(torch.from_numpy(first)[:, None], 0, core) + self.values[0]
-            logits = self.values[1:].expand(len(first), 3)
-            action = (logits.softmax(1).cumsum(1) <= torch.from_numpy(uniforms)[:, None]).sum(1).clamp(max=2)
+            (core,) = (torch.from_numpy(array) for array in inputs.core_state)
+            core = torch.where(torch.from_numpy(inputs.first)[:, None], 0, core) + self.values[0]
+            logits = self.values[1:].expand(len(inputs.first), 3)
+            action = (logits.softmax(1).cumsum(1) <= torch.from_numpy(inputs.uniforms)[:, None]).sum(1).clamp(max=2)
             return ActorOutput(action.numpy(), logits.numpy(), (core.numpy(),))
 
     def load_parameters(self, parameters: Tensor) -> None:

@@ -17,7 +17,15 @@ from race_game import (
 
 from machina.errors import RunFailedError, UserError
 from machina.league.matches import MatchResult, Player, PolicyPlayer, ScriptedPlayer, play_match, wilson
-from machina.types import ActorOutput, Array, BoolArray, CoreState, FloatArray, GameResult, IntArray, Observation
+from machina.types import (
+    ActorInput,
+    ActorOutput,
+    Array,
+    FloatArray,
+    GameResult,
+    IntArray,
+    Observation,
+)
 
 
 def always(action: int) -> ScriptedPlayer:
@@ -86,17 +94,9 @@ class RememberingPolicy(StampingPolicy):
     waited = 0
     """Steps of runners that had stumbled before their game was over."""
 
-    def act(
-        self,
-        observation: Observation,
-        reward: FloatArray,
-        previous_action: Array,
-        first: BoolArray,
-        task_id: IntArray,
-        core_state: CoreState,
-        uniforms: FloatArray,
-    ) -> ActorOutput:
-        steps = observation["observation"][:, 0]
+    def act(self, inputs: ActorInput) -> ActorOutput:
+        first, previous_action, core_state = inputs.first, inputs.previous_action, inputs.core_state
+        steps = inputs.observation["observation"][:, 0]
         # A runner that stumbled repeats its end; its memory starts over at each entry.
         alive = ~first
         self.waited += int((first & (steps > 0)).sum())
@@ -104,7 +104,7 @@ class RememberingPolicy(StampingPolicy):
         assert (core_state[0][alive, 0] == self.values[0].item() * steps[alive]).all()
         assert (previous_action[first] == -1).all()
         assert (previous_action[alive] >= 0).all()
-        return super().act(observation, reward, previous_action, first, task_id, core_state, uniforms)
+        return super().act(inputs)
 
 
 def test_policies_remember_their_own_game_from_its_first_entry_on() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from machina.errors import UserError
 from machina.interfaces import Drawn
 from machina.league.opponents import PoolOpponents
-from machina.types import names_as_array, names_of
+from machina.types import ActorInput, names_as_array, names_of
 
 SPEC = race_spec()
 SOMEBODY = 0.0  # the first uniform number of a draw that is against the pool
@@ -44,13 +44,15 @@ def stamp(opponents: PoolOpponents, name: str) -> float:
     """The stamp with which ``name`` answers: that of its parameters."""
     answer = opponents.act(
         name,
-        {"observation": np.zeros((1, 3), np.float32)},
-        np.zeros(1, np.float32),
-        SPEC.action.none(1),
-        np.ones(1, np.bool_),
-        np.zeros(1, np.int64),
-        (np.zeros((1, 1), np.float32),),
-        np.full(1, 0.5, np.float32),
+        ActorInput(
+            {"observation": np.zeros((1, 3), np.float32)},
+            np.zeros(1, np.float32),
+            SPEC.action.none(1),
+            np.ones(1, np.bool_),
+            np.zeros(1, np.int64),
+            (np.zeros((1, 1), np.float32),),
+            np.full(1, 0.5, np.float32),
+        ),
     )
     return float(answer.core_state[0][0, 0])
 

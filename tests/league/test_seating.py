@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from machina.league.pool import PoolView
 from machina.league.results import outcome, winner
 from machina.runtime.seating import Seating
 from machina.specs import EnvSpec
-from machina.types import PRESENT_SELF, ActorOutput, Array, BoolArray, GameResult, StepResult
+from machina.types import PRESENT_SELF, ActorInput, ActorOutput, Array, BoolArray, GameResult, StepResult
 
 OWN_STAMP = 1.0
 """Of the policy that learns; snapshot n has 1 + n."""
@@ -34,8 +34,8 @@ class Recording(StampingPolicy):
         super().__init__()
         self.given: list[ActorOutput] = []
 
-    def act(self, *args: Any) -> ActorOutput:
-        self.given.append(super().act(*args))
+    def act(self, inputs: ActorInput) -> ActorOutput:
+        self.given.append(super().act(inputs))
         return self.given[-1]
 
 
@@ -56,15 +56,16 @@ class Group:
         moments = []
         for step in range(steps):
             before_step(step)
-            answer = self.seating.answer(
-                self.policy,
-                self.entry,
+            inputs = ActorInput(
+                self.entry.observation,
+                self.entry.reward,
                 self.race.spec.action.none(self.num_slots),
                 self.first,
                 self.race.task_ids,
                 self.core_state,
                 self.uniforms.random(self.num_slots, np.float32),
             )
+            answer = self.seating.answer(self.policy, inputs)
             moments.append(Moment(self.entry, self.first, self.seating.foreign.copy(), answer))
             self.first = self.entry.terminated | self.entry.truncated
             self.core_state = (np.where(self.first[:, None], np.float32(0), answer.core_state[0]),)

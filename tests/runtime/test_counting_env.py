@@ -29,13 +29,10 @@ from machina.runtime.plane import assign_slots
 from machina.specs import EnvSpec
 from machina.types import (
     NO_ACTION,
+    ActorInput,
     ActorOutput,
     Array,
-    BoolArray,
     CoreState,
-    FloatArray,
-    IntArray,
-    Observation,
     Unroll,
 )
 
@@ -53,16 +50,8 @@ class CountingPolicy:
     def initial_core_state(self, num_slots: int) -> CoreState:
         return (np.zeros((num_slots, 1), np.float32),)
 
-    def act(
-        self,
-        observation: Observation,
-        reward: FloatArray,
-        previous_action: Array,
-        first: BoolArray,
-        task_id: IntArray,
-        core_state: CoreState,
-        uniforms: FloatArray,
-    ) -> ActorOutput:
+    def act(self, inputs: ActorInput) -> ActorOutput:
+        observation, reward, previous_action, first, task_id, core_state, uniforms = inputs
         step = observation["observation"][:, 0]
         np.testing.assert_array_equal(reward, step)
         np.testing.assert_array_equal(first, step == 0)

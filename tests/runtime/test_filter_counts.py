@@ -18,7 +18,7 @@ from machina.checkpoint import RunDirectory, load_checkpoint
 from machina.interfaces import Policy
 from machina.launch.jobs import load_run
 from machina.nets.observation_filter import EPSILON
-from machina.types import OBSERVATION, Array, FloatArray, Unroll
+from machina.types import OBSERVATION, ActorInput, Array, FloatArray, Unroll
 
 ENVIRONMENT = "InvertedPendulum-v5"
 """Continuous; a policy that knows nothing ends its episodes every few steps."""
@@ -115,7 +115,7 @@ def answers(policy: Policy, observation: FloatArray) -> list[Array]:
     uniforms = np.random.default_rng(0).random((slots, 1), np.float32)
     nothing = np.zeros(slots, np.float32)
     first, task = np.zeros(slots, np.bool_), np.zeros(slots, np.int64)
-    answer = policy.act({OBSERVATION: observation}, nothing, nothing[:, None], first, task, (), uniforms)
+    answer = policy.act(ActorInput({OBSERVATION: observation}, nothing, nothing[:, None], first, task, (), uniforms))
     return [answer.action, answer.behaviour_logits]
 
 
