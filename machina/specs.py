@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -99,6 +100,11 @@ class EnvSpec(BaseModel):
     def slots_per_game(self) -> int:
         """Slots that step in one game."""
         return max(1, len(self.seats))
+
+    @property
+    def observation_bytes(self) -> int:
+        """Of one entry, as the environment gives it."""
+        return sum(np.dtype(each.dtype).itemsize * math.prod(each.shape) for each in self.observation.values())
 
     @property
     def num_teams(self) -> int:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Adam
@@ -103,9 +102,8 @@ class PPOLearner:
             ranks,
         )
         self._distribution = distribution_of(spec.action)
-        arrays = spec.observation.values()
         # At least as much as a hidden layer of 64 floats needs.
-        self._entry_bytes = max(256, sum(np.dtype(each.dtype).itemsize * math.prod(each.shape) for each in arrays))
+        self._entry_bytes = max(256, spec.observation_bytes)
         self.env_steps = 0
         self.updates = 0
 

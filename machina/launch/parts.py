@@ -12,6 +12,10 @@ from machina.nets.precision import Precision, resolve_device, resolve_precision
 from machina.registry import algorithm_entry
 from machina.runtime.hardware import available_cores
 
+LARGE_OBSERVATION = 16_384
+"""Bytes of an observation from which on all cores help a learner of several passes. Below, threads mostly wait for each
+other: on boards of Connect Four two were 5 % slower than one, and five times slower beside another job."""
+
 
 class MachinePlan(NamedTuple):
     """Devices, precision and threads of a run, resolved for this machine."""
@@ -49,9 +53,7 @@ def plan_machine(config: AnyRunConfig) -> MachinePlan:
     """Choose devices, precision and numbers of threads.
 
     On a CPU the learner and the actors share the cores: every thread that waits leaves its core to
-    another, so each part gets what it can use rather than a share (measured in docs/benchmarks.md). A learner that
-    goes through each batch several times does most of the work, and can use all of them.
-    """
+    another, so each part gets what it can use rather than a share (measured in docs/benchmarks.md)."""
     runtime = config.runtime
     cores = available_cores()
     device = resolve_device(runtime.device)
@@ -61,7 +63,6 @@ def plan_machine(config: AnyRunConfig) -> MachinePlan:
     # How many "auto" means is known when the cluster is joined.
     actors = 1 if runtime.actors == "auto" else runtime.actors
     shared = cores if inline else max(1, cores // (2 * actors))
-    learning = cores if inline or config.algo.passes > 1 else cores // 2
     return MachinePlan(
         device=str(device),
         actor_device=str(actor_device),
@@ -70,7 +71,7 @@ def plan_machine(config: AnyRunConfig) -> MachinePlan:
         cores=cores,
         actors=actors,
         actor_threads=runtime.actor_threads or (max(1, int(runtime.cpus_per_actor)) if in_cluster else shared),
-        learner_threads=runtime.learner_threads or max(1, learning // runtime.learners),
+        learner_threads=runtime.learner_threads or (cores if inline else max(1, cores // (2 * runtime.learners))),
         env_threads=runtime.env_threads or (max(1, int(runtime.cpus_per_actor)) if in_cluster else cores),
     )
 
@@ -83,6 +84,9 @@ def build_parts(config: AnyRunConfig) -> Parts:
     """
     machine = plan_machine(config)
     factory = parse_environment(config.environment, config.env, config.wrapper, machine.env_threads)
+    learner_does_most = config.algo.passes > 1 and factory.spec.observation_bytes >= LARGE_OBSERVATION
+    if learner_does_most and config.runtime.learner_threads is None:
+        machine = machine._replace(learner_threads=max(1, machine.cores // config.runtime.learners))
     return Parts(factory, algorithm_entry(config.algorithm).build(config.algo), machine)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def load_curves(run_dirs: Sequence[Path]) -> list[Runs]:
     """
     if not run_dirs:
         raise UserError("no run to plot; give at least one run directory")
-    alike: dict[Any, list[Runs]] = {}
+    alike: dict[str, list[Runs]] = {}
     for run_dir in run_dirs:
         alike.setdefault(_all_but_the_seed(run_dir), []).append(_loaded(run_dir))
     return [_joined(runs) for runs in alike.values()]
@@ -67,7 +68,8 @@ def _all_but_the_seed(run_dir: Path) -> str:
     file = RunDirectory(run_dir).config_file
     if not file.exists():
         return str(run_dir)
-    return repr({name: value for name, value in load_yaml(file).items() if name not in ("seed", "name", "runs_dir")})
+    config = {name: value for name, value in load_yaml(file).items() if name not in ("seed", "name", "runs_dir")}
+    return json.dumps(config, sort_keys=True)
 
 
 def _loaded(run_dir: Path) -> Runs:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKERS = ("D", "o", "^", "s", "v")
+_LEGEND_LETTERS = 120
+"""That fit into a row of the narrowest page."""
 
 
 def plot_learning_curves(run_dirs: Sequence[Path], path: Path) -> Path:
@@ -167,7 +169,9 @@ def _draw_legend(figure: Figure, runs: Sequence[Runs]) -> None:
     ]
     if any(run.evaluations for run in runs):
         handles.append(Line2D([], [], linestyle="", marker="o", color="#333333", markerfacecolor="white", label="eval"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(3, len(handles)))
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(3, len(handles), _LEGEND_LETTERS // (longest + 6)))
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns)
 
 
 def _seeds(run: Runs) -> str:

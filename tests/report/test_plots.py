@@ -67,7 +67,9 @@ def test_runs_with_different_tasks_share_a_page(tmp_path: Path) -> None:
 def test_runs_that_differ_by_their_seed_are_one_curve(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, ["pong"], name != "c-1") for name in ("a-1", "a-2", "b", "c-1")]
     for run, seed, gamma in zip(runs, (1, 2, 1, 3), (0.9, 0.9, 0.8, 0.9), strict=True):
-        (run / "config.yaml").write_text(f"name: {run.name}\nseed: {seed}\nruns_dir: x\nalgo:\n  gamma: {gamma}\n")
+        options = [f"  gamma: {gamma}", "  clip: 0.2"][:: 1 if seed == 1 else -1]
+        lines = [f"name: {run.name}", f"seed: {seed}", "runs_dir: x", "algo:", *options, ""]
+        (run / "config.yaml").write_text("\n".join(lines))
     raised = (runs[1] / "metrics.jsonl").read_text().splitlines()[:-4]  # the second seed ended earlier
     (runs[1] / "metrics.jsonl").write_text("\n".join(raised) + "\n")
 
