@@ -83,6 +83,9 @@ CASES = {
         2, 8, PPO | {"network": LSTM, "popart": True, "popart_beta": 0.05, "value_clip": 0.2}, algorithm="ppo"
     ),
     "ppo, 2 slots on 3 ranks": Case(3, 2, PPO | {"network": MLP, "target_kl": 0.05}, updates=8, algorithm="ppo"),
+    "ppo with roles, 2 slots on 3 ranks": Case(
+        3, 2, PPO | {"network": MLP | {"separate_roles": True}}, updates=4, algorithm="ppo"
+    ),
     "ppo, not a number": Case(2, 8, PPO | {"network": MLP}, updates=8, spoilt_update=5, algorithm="ppo"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -156,11 +157,21 @@ def test_schedules_are_linear_in_env_steps() -> None:
 
 
 def test_the_kl_bound_ends_the_epochs() -> None:
+    """The first epoch that is beyond the bound is the last one; below it all are made."""
     spec = spec_for(discrete(3))
-    batch = random_unroll(spec, 8, 6, seed=5)
-    metrics = make_learner(spec, epochs=10, learning_rate=0.05, target_kl=1e-4).update(batch)
-    assert metrics["learner/epochs"] == 1
-    assert metrics["learner/kl"] > 1e-4
+
+    def update(epochs: int, target_kl: float | None) -> dict[str, float]:
+        learner = make_learner(spec, epochs=epochs, learning_rate=0.003, target_kl=target_kl)
+        return learner.update(played(learner, random_unroll(spec, 8, 6, seed=5)))
+
+    kl = [update(epochs, None)["learner/kl"] for epochs in range(1, 7)]
+    assert all(0 < earlier < later for earlier, later in itertools.pairwise(kl))
+    for stop in range(1, 6):
+        between = (kl[stop - 1] + (kl[stop - 2] if stop > 1 else 0.0)) / 2
+        bounded = update(6, between)
+        assert bounded["learner/epochs"] == stop
+        assert bounded["learner/kl"] == kl[stop - 1]
+    assert update(6, 2 * kl[-1])["learner/epochs"] == 6
 
 
 @pytest.mark.parametrize("where", ["reward", "observation"])
