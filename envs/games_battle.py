@@ -13,7 +13,7 @@ import numpy as np
 
 from machina.envs.multi_agent import Moment
 from machina.specs import EnvSpec
-from machina.types import OBSERVATION, Array, IntArray
+from machina.types import OBSERVATION, Array, FloatArray, IntArray
 
 MAP_SIZE = 16
 """Gives six agents a side."""
@@ -31,7 +31,9 @@ MIN_PICTURE_PIXELS = 360
 
 
 class Battle:
-    """N maps. A team has won when the other is dead.
+    """N maps. The team with fewer dead has won.
+
+    Not the one with the higher reward: a blow into the air costs 0.1, so who never moves gets more than who fights.
 
     Observation ``[13, 13, 5]`` float32, the rows downward: walls, own team and its health, other team and its health.
     """
@@ -50,14 +52,16 @@ class Battle:
 
     def play(self, actions: Array, begins: Mapping[int, int]) -> Moment:
         """One step on every map."""
-        moment = Moment.blank(self._spec, len(self._envs) * len(self._spec.seats))
+        num_slots = len(self._envs) * len(self._spec.seats)
+        score = np.zeros(num_slots, np.float32)
+        moment = Moment.blank(self._spec, num_slots)._replace(score=score)
         actions = actions.astype(np.int32)
         for game, env in enumerate(self._envs):
             self.stepping = f"game {game}"
             if (seed := begins.get(game)) is not None:
                 self._begin(moment, game, env, seed)
             else:
-                self._step(moment, game, env, actions)
+                self._step(moment, score, game, env, actions)
         return moment
 
     def _begin(self, moment: Moment, game: int, env: Any, seed: int) -> None:
@@ -70,7 +74,7 @@ class Battle:
         for team, slots in zip(env.handles, self._slots[game], strict=True):
             moment.observation[OBSERVATION][slots] = world.get_observation(team)[0]
 
-    def _step(self, moment: Moment, game: int, env: Any, actions: Array) -> None:
+    def _step(self, moment: Moment, score: FloatArray, game: int, env: Any, actions: Array) -> None:
         world, teams = env.env, self._slots[game]
         for team, slots in zip(env.handles, teams, strict=True):
             world.set_action(team, actions[slots])
@@ -81,6 +85,7 @@ class Battle:
             moment.observation[OBSERVATION][slots] = world.get_observation(team)[0]
             moment.reward[slots] = world.get_reward(team)
             moment.terminated[slots] = ~alive | over
+            score[slots[~alive]] = -1
             teams[side] = slots[alive]
         world.clear_dead()
 

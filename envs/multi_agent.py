@@ -16,7 +16,7 @@ import numpy as np
 from machina.envs.actions import checked_actions, native_actions
 from machina.errors import EnvironmentFaultError, UserError, told
 from machina.specs import EnvSpec
-from machina.types import ACTION_MASK, OBSERVATION, Array, BoolArray, FloatArray, IntArray, StepResult
+from machina.types import ACTION_MASK, Array, BoolArray, FloatArray, IntArray, StepResult, copies, section
 
 MAX_SEED = 2**31
 """Seeds go to C libraries as signed integers of 32 bits."""
@@ -32,6 +32,8 @@ class Moment(NamedTuple):
     truncated: BoolArray
     """A limit did."""
     on_turn: BoolArray
+    score: FloatArray | None = None
+    """What decides the game, where that is not the reward."""
 
     @classmethod
     def blank(cls, spec: EnvSpec, num_slots: int) -> Moment:
@@ -158,8 +160,7 @@ class MultiAgentSlots:
             return None
         return {
             **{f"games/{key}": array for key, array in self._games.get_state().items()},
-            **{f"observation/{key}": array.copy() for key, array in entry.observation.items()},
-            **{f"entry/{key}": getattr(entry, key).copy() for key in StepResult._fields if key != OBSERVATION},
+            **entry.state(),
             "steps": self._steps.copy(),
             "generators": np.stack([_generator_state(generator) for generator in self._generators]),
         }
@@ -172,14 +173,10 @@ class MultiAgentSlots:
         """
         if not isinstance(self._games, SavableGames):
             raise TypeError(f"environment {self.spec.name!r} saves no state, got {sorted(state)}")
-
-        def section(prefix: str) -> dict[str, Array]:
-            return {key.removeprefix(prefix): array.copy() for key, array in state.items() if key.startswith(prefix)}
-
-        self._games.set_state(section("games/"))
+        self._games.set_state(copies(section(state, "games/")))
         self._steps = state["steps"].copy()
         self._generators = [_generator(row) for row in state["generators"]]
-        self._entry = StepResult(observation=section("observation/"), **section("entry/"))
+        self._entry = StepResult.from_state(state)
         return self._entry
 
     def render(self) -> Array:
@@ -223,6 +220,9 @@ class MultiAgentSlots:
             cut = (self._steps >= self._max_steps).repeat(len(self.spec.seats))
             truncated = truncated | (cut & ~terminated)
         reward = np.where(begun | ended, np.float32(0), self._finite("reward", moment.reward))
+        score = reward
+        if moment.score is not None:
+            score = np.where(begun | ended, np.float32(0), self._finite("score", moment.score))
         per_game = reward.reshape(self._num_games, -1)
         self._entry = StepResult(
             observation={key: self._finite(key, array) for key, array in moment.observation.items()},
@@ -233,6 +233,7 @@ class MultiAgentSlots:
             on_turn=moment.on_turn,
             team_reward=(per_game @ self._team_mean).reshape(-1),
             enemy_reward=(per_game @ self._enemy_mean).reshape(-1),
+            score=score,
         )
         self._check_choice(self._entry)
         return self._entry

@@ -15,7 +15,17 @@ from machina.envs.actions import checked_actions, native_actions
 from machina.envs.workers import WorkerEnvs, end_workers
 from machina.errors import EnvironmentFaultError, UserError, told
 from machina.specs import ActionSpec, ArraySpec, EnvSpec
-from machina.types import OBSERVATION, Array, BoolArray, IntArray, Observation, StepResult, single_agent_step
+from machina.types import (
+    OBSERVATION,
+    Array,
+    BoolArray,
+    IntArray,
+    Observation,
+    StepResult,
+    copies,
+    section,
+    single_agent_step,
+)
 
 AnyVectorEnv = VectorEnv[Any, Any, Any]
 
@@ -131,21 +141,14 @@ class GymnasiumSlots:
         """A full copy of the environment's state and of the current entry, or None when it can't be saved."""
         if self._entry is None or self._wrapped or not hasattr(self._base, "get_state"):
             return None
-        entry = self._entry
         state: dict[str, Array] = {f"env/{key}": value for key, value in self._base.get_state().items()}
-        state.update({f"observation/{key}": value.copy() for key, value in entry.observation.items()})
-        state.update({f"entry/{key}": getattr(entry, key).copy() for key in StepResult._fields if key != OBSERVATION})
-        return {**state, "lives": self._lives.copy()}
+        return {**state, **self._entry.state(), "lives": self._lives.copy()}
 
     def set_state(self, state: Mapping[str, Array]) -> StepResult:
         """Restore ``get_state`` and answer the current entry again."""
-
-        def section(prefix: str) -> dict[str, Any]:
-            return {key.removeprefix(prefix): value.copy() for key, value in state.items() if key.startswith(prefix)}
-
-        self._base.set_state(section("env/"))
+        self._base.set_state(copies(section(state, "env/")))
         self._lives = state["lives"].astype(np.int64)
-        self._entry = StepResult(observation=section("observation/"), **section("entry/"))
+        self._entry = StepResult.from_state(state)
         return self._entry
 
     def render(self) -> Array:

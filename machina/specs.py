@@ -65,7 +65,7 @@ class Seat(BaseModel):
     role: int = Field(description="Index of its role among the tasks; roles may have networks of their own.")
     team: int = Field(description="Agents of equal number win and lose together.")
     par: float = Field(
-        default=0.0, description="Return that is neither good nor bad for it; what a team's score counts from."
+        default=0.0, description="Summed score that is neither good nor bad for it; what a team's result counts from."
     )
 
 

@@ -101,6 +101,19 @@ class StepResult(NamedTuple):
     on_turn: BoolArray
     team_reward: FloatArray
     enemy_reward: FloatArray
+    score: FloatArray
+    """What decides a game of several agents: the reward, unless the game says otherwise. Nothing is learned from it."""
+
+    def state(self) -> dict[str, Array]:
+        """A copy as named arrays, for a checkpoint."""
+        observation = {f"observation/{key}": array.copy() for key, array in self.observation.items()}
+        others = {f"entry/{key}": getattr(self, key).copy() for key in self._fields if key != OBSERVATION}
+        return observation | others
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Array]) -> StepResult:
+        """The inverse of ``state``, which may stand among other arrays."""
+        return cls(observation=copies(section(state, "observation/")), **copies(section(state, "entry/")))
 
 
 def single_agent_step(
@@ -116,6 +129,7 @@ def single_agent_step(
         on_turn=np.ones_like(terminated),
         team_reward=reward,
         enemy_reward=np.zeros_like(reward),
+        score=reward,
     )
 
 
@@ -179,11 +193,23 @@ class GameResult(NamedTuple):
     players: tuple[str, ...]
     """Who played each team, in the order of the teams' numbers."""
     scores: tuple[float, ...]
-    """Of each team: the mean over its agents of the undiscounted, unclipped return above their par."""
+    """Of each team, see ``team_scores``; the highest has won."""
     length: int
     """In env steps."""
     probability: float = 1.0
     """With which the opponent was drawn from the pool; 1 where none was."""
+
+
+def team_scores(scores: Array, par: Array, team_of_seat: IntArray) -> tuple[float, ...]:
+    """What a game came to for each team: the mean over its seats of their summed scores above par.
+
+    Args:
+        scores: ``[S]``, summed over the game.
+        par: ``[S]``.
+        team_of_seat: ``[S]``, from 0 on.
+    """
+    above = scores - par
+    return tuple(float(above[team_of_seat == team].mean()) for team in range(team_of_seat.max() + 1))
 
 
 def names_as_array(names: Iterable[str]) -> Array:
@@ -194,6 +220,16 @@ def names_as_array(names: Iterable[str]) -> Array:
 def names_of(array: Array) -> list[str]:
     """The inverse of ``names_as_array``."""
     return array.astype(np.uint8).tobytes().decode().split("\n")[:-1]
+
+
+def section(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    """The arrays under ``prefix``, without it."""
+    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+
+
+def copies(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Copies of named arrays."""
+    return {key: array.copy() for key, array in arrays.items()}
 
 
 def where_slots(slots: BoolArray, chosen: Array, other: Array) -> Array:

@@ -12,8 +12,7 @@ from machina.interfaces import EnvFactory, Opponents, Policy, SlotEnv
 from machina.runtime.actor import Actor, Fault, UnrollSink
 from machina.runtime.group import SlotGroup, group_key
 from machina.runtime.stepping import Stepper
-from machina.runtime.unrolls import section
-from machina.types import Array, IntArray
+from machina.types import Array, IntArray, section
 
 
 class ActorSetup(NamedTuple):

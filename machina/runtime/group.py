@@ -12,8 +12,8 @@ from machina.interfaces import Opponents, Policy
 from machina.runtime.seating import Seating
 from machina.runtime.stepping import Stepper
 from machina.runtime.streams import SEATING_STREAM, SlotStreams, env_seeds
-from machina.runtime.unrolls import UnrollBuffer, section
-from machina.types import ActorInput, Array, CoreState, Episode, IntArray, StepResult, Unroll, where_slots
+from machina.runtime.unrolls import UnrollBuffer
+from machina.types import ActorInput, Array, CoreState, Episode, IntArray, StepResult, Unroll, section, where_slots
 
 RESET_TIMEOUT_PER_SLOT_S = 2.0
 """A reset plays no-ops in every environment; with hundreds of them on busy cores it takes minutes."""
@@ -66,7 +66,7 @@ class SlotGroup:
         """Steps in the open unroll."""
         self.full = False
         self.finished_episodes: collections.deque[Episode] = collections.deque()
-        """Filled by the actor's thread, drained by the trainer's."""
+        """Of the policy that learns, not of opponents; filled by the actor's thread, drained by the trainer's."""
         self._stepper = make_stepper()
         self._spec = self._stepper.env.spec
         self._streams = SlotStreams(seed, slots, self._spec.action.shape, drawn=int(state.get("drawn", 0)))
@@ -143,19 +143,20 @@ class SlotGroup:
         self.full = self.filled == self._unroll_length
         self._buffer.write_entry(self.filled, self._entry)
         self._count_episodes(reset_step)
-        self._seating.receive(self._entry)
+        self._seating.receive(self._entry)  # seats the players of games that begin
 
     def _count_episodes(self, reset_step: Array) -> None:
+        """Tell the episodes that the policy played to their end; before others take its seats."""
         self._returns += self._entry.reward  # 0 at a reset step
         self._lengths += ~reset_step
-        for slot in np.flatnonzero(self._entry.terminated | self._entry.truncated):
-            if not self._lengths[slot]:
-                continue  # it repeats its end until its game is over
+        ended = self._entry.terminated | self._entry.truncated
+        # Without a length, a slot repeats its end until its game is over.
+        for slot in np.flatnonzero(ended & (self._lengths > 0) & ~self._seating.foreign):
             self.finished_episodes.append(
                 Episode(int(self._task_ids[slot]), float(self._returns[slot]), int(self._lengths[slot]))
             )
-            self._returns[slot] = 0
-            self._lengths[slot] = 0
+        self._returns[ended] = 0
+        self._lengths[ended] = 0
 
     def finish_unroll(self) -> tuple[Unroll[Array], Callable[[], None]]:
         """The full unroll, and what gives its buffer back to this group."""

@@ -8,8 +8,8 @@ from machina.runtime.building import ActorSetup, opponents_key
 from machina.runtime.group import group_key
 from machina.runtime.plane import InProcessPlane, PlaneConfig
 from machina.runtime.stepping import InlineStepper
-from machina.runtime.unrolls import from_arrays, num_slots, section, to_arrays
-from machina.types import Array
+from machina.runtime.unrolls import from_arrays, num_slots, to_arrays
+from machina.types import Array, section
 
 
 class InlinePlane(InProcessPlane):

@@ -31,6 +31,7 @@ from machina.types import (
     StepResult,
     names_as_array,
     names_of,
+    team_scores,
 )
 
 
@@ -61,7 +62,7 @@ class Seating:
         self._drawn = 0
         self._players: list[Drawn | None] = [None] * num_games
         self._own_team = np.zeros(num_games, np.int64)
-        self._returns = np.zeros((num_games, len(spec.seats)), np.float64)
+        self._scores = np.zeros((num_games, len(spec.seats)), np.float64)
         self._lengths = np.zeros(num_games, np.int64)
         self._over = np.zeros(num_games, np.bool_)
         self._slots_of: dict[str, IntArray] = {}
@@ -80,7 +81,7 @@ class Seating:
     def _seat(self, games: Sequence[int]) -> None:
         """Draw the players of games whose first entry is at hand."""
         for game in games:
-            self._returns[game] = self._lengths[game] = 0
+            self._scores[game] = self._lengths[game] = 0
         if self._opponents is None:
             return
         changed = self._release(games, self._opponents)
@@ -149,15 +150,15 @@ class Seating:
         reset_step = self._over
         if reset_step.any():
             self._seat(np.flatnonzero(reset_step).tolist())
-        shape = self._returns.shape
-        self._returns += entry.reward.reshape(shape)  # 0 at a reset step
+        shape = self._scores.shape
+        self._scores += entry.score.reshape(shape)  # 0 at a reset step
         self._lengths += ~reset_step
         self._over = np.logical_and.reduce((entry.terminated | entry.truncated).reshape(shape), axis=1)
         self.finished_games.extend(self._result(game) for game in np.flatnonzero(self._over).tolist())
 
     def _result(self, game: int) -> GameResult:
         teams = range(self._num_teams)
-        scores = tuple(float((self._returns[game] - self._par)[self._team_of_seat == team].mean()) for team in teams)
+        scores = team_scores(self._scores[game], self._par, self._team_of_seat)
         length, opponent = int(self._lengths[game]), self._players[game]
         if opponent is None:
             return GameResult((PRESENT_SELF,) * self._num_teams, scores, length)
@@ -180,7 +181,7 @@ class Seating:
             "opponents": names_as_array([PRESENT_SELF if player is None else player.name for player in self._players]),
             "probabilities": np.array([0.0 if player is None else player.probability for player in self._players]),
             "own_team": self._own_team.copy(),
-            "returns": self._returns.copy(),
+            "scores": self._scores.copy(),
             "lengths": self._lengths.copy(),
             "over": self._over.copy(),
         }
@@ -196,7 +197,7 @@ class Seating:
         """
         self.load_counters(state)
         self._own_team = state["own_team"].copy()
-        self._returns = state["returns"].copy()
+        self._scores = state["scores"].copy()
         self._lengths = state["lengths"].copy()
         self._over = state["over"].copy()
         names, probabilities = names_of(state["opponents"]), state["probabilities"].tolist()

@@ -19,6 +19,7 @@ from machina.types import (
     IntArray,
     StepResult,
     Unroll,
+    section,
 )
 
 
@@ -124,8 +125,3 @@ def from_arrays(arrays: dict[str, Array]) -> Unroll[Array]:
         core_state=tuple(core[str(i)] for i in range(len(core))),
         **{name: arrays[name] for name in TIME_MAJOR + PER_SLOT},
     )
-
-
-def section(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
-    """The arrays under ``prefix``, without it."""
-    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}

@@ -29,6 +29,7 @@ def test_random_legal_play_keeps_the_contract(name: str) -> None:
         for key, part in spec.observation.items():
             assert entry.observation[key].shape == (slots, *part.shape)
             assert entry.observation[key].dtype == np.dtype(part.dtype)
+        assert name == "battle" or np.array_equal(entry.score, entry.reward)
         if games_over:  # only then has anybody been reset
             assert not entry.reward[ended].any()
         over = (entry.terminated | entry.truncated).reshape(2, -1).all(axis=1)

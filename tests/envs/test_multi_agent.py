@@ -2,6 +2,7 @@
 
 import pickle
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,11 @@ import user_games
 from machina.envs.builders import parse_environment
 from machina.envs.config import GameConfig
 from machina.envs.games_pettingzoo import AecGames, ParallelGames, build, read_spec
-from machina.envs.multi_agent import MultiAgentSlots
+from machina.envs.multi_agent import Moment, MultiAgentSlots
 from machina.envs.scripted import random_player
 from machina.errors import EnvironmentFaultError, UserError
 from machina.interfaces import EnvFactory, SlotEnv
-from machina.types import ACTION_MASK, StepResult
+from machina.types import ACTION_MASK, Array, StepResult
 
 RELAY, PATROL = "user_games:env", "user_games:parallel_env"
 
@@ -128,6 +129,30 @@ def test_max_steps_truncate_those_who_still_play() -> None:
     assert not (entry.terminated | entry.truncated).any()
     assert entry.reward.tolist() == [0, 0, 0]
     assert make(PATROL, max_steps=2).spec.protocol == {"max_steps": 2, "teams": "names"}
+
+
+class Scored(ParallelGames):
+    """Whose score is not the reward; also told of agents that are out, and at a reset step."""
+
+    score = 2.0
+
+    def play(self, actions: Array, begins: Mapping[int, int]) -> Moment:
+        moment = super().play(actions, begins)
+        return moment._replace(score=np.full_like(moment.reward, self.score))
+
+
+def test_a_game_may_say_what_decides_it() -> None:
+    spec = read_spec(PATROL, "names", {})
+    games = Scored([user_games.Patrol()], spec)
+    scored, plain = MultiAgentSlots(games, spec, 1), make(PATROL)
+    assert scored.reset([1, 2, 3]).score.tolist() == plain.reset([1, 2, 3]).score.tolist() == [0, 0, 0]
+    for score in ([2, 2, 2], [2, 2, 2], [2, 2, 0], [0, 2, 0], [0, 0, 0], [2, 2, 2]):  # out: the guard, then the scout
+        entry, same = (env.step(np.array([1, 2, 1])) for env in (scored, plain))
+        assert entry.score.tolist() == score
+        assert same.score.tolist() == same.reward.tolist() == entry.reward.tolist()
+    games.score = np.nan
+    with pytest.raises(EnvironmentFaultError, match="score of scout_0 in game 0 is not finite"):
+        scored.step(np.array([1, 2, 1]))
 
 
 def test_seeds_decide_every_game() -> None:

@@ -16,16 +16,16 @@ def test_heuristics_beat_random_play(name: str, games: int, share: float) -> Non
     players.swap_in_odd_games()
     seats = len(env.spec.seats)
     entry = env.reset(list(range(20 * seats)))
-    returns, won, count = np.zeros(20 * seats), 0.0, 0
+    summed, won, count = np.zeros(20 * seats), 0.0, 0
     while count < games:
         entry = env.step(players.act(entry))
-        returns += entry.reward
-        scores = returns.reshape(20, 2, -1).mean(axis=2)
+        summed += entry.score
+        scores = summed.reshape(20, 2, -1).mean(axis=2)
         for game in np.flatnonzero((entry.terminated | entry.truncated).reshape(20, -1).all(axis=1)):
             mine, others = scores[game] if game % 2 == 0 else scores[game][::-1]
             won += float(mine > others) + 0.5 * (mine == others)
             count += 1
-            returns.reshape(20, -1)[game] = 0
+            summed.reshape(20, -1)[game] = 0
     assert won / count > share
 
 

@@ -86,7 +86,7 @@ class Race:
         ended = self._ended.reshape(-1).copy()
         flat = reward.astype(np.float32).reshape(-1)
         nothing = np.zeros_like(ended)
-        return StepResult({"observation": observation}, flat, ended, nothing, nothing, ~nothing, flat, flat * 0)
+        return StepResult({"observation": observation}, flat, ended, nothing, nothing, ~nothing, flat, flat * 0, flat)
 
     def get_state(self) -> Mapping[str, Array]:
         return {"step": self._step.copy(), "game": self._game.copy(), "ended": self._ended.copy()}

@@ -189,7 +189,7 @@ def test_slots_that_are_worlds_of_their_own_have_no_games() -> None:
     seating.begin()
     nothing = np.zeros(4, np.bool_)
     reward = np.ones(4, np.float32)
-    entry = StepResult({}, reward, ~nothing, nothing, nothing, ~nothing, reward, reward)
+    entry = StepResult({}, reward, ~nothing, nothing, nothing, ~nothing, reward, reward, reward)
     for _ in range(3):
         seating.receive(entry)
     seating.load_state(seating.state())
@@ -267,6 +267,18 @@ def test_games_in_progress_go_on_exactly() -> None:
         assert list(group.seating.finished_games) == list(same.seating.finished_games)
         assert len(group.seating.finished_games) > 50
     assert again_opponents.in_memory == opponents.in_memory
+
+
+def test_games_go_on_from_a_checkpoint_of_before_they_had_scores() -> None:
+    group = begun(TWO_TEAMS, 6, None)
+    group.run(57)
+    state = saved(group)
+    former = {key.replace("seating/scores", "seating/returns"): array for key, array in state.items()}
+    assert former.keys() != state.keys()
+    again = restored(former, pool_opponents(None), seed=1)
+    assert {key: array.tolist() for key, array in again.seating.state().items()} == {
+        key: array.tolist() for key, array in group.seating.state().items()
+    }
 
 
 def test_new_games_after_a_restart_are_not_those_of_before() -> None:

@@ -30,7 +30,7 @@ from machina.nets.ranks import SINGLE_RANK
 from machina.nets.register import build_network
 from machina.nets.unroll_tensors import network_input
 from machina.specs import EnvSpec
-from machina.types import PRESENT_SELF, Array, BoolArray, GameResult, IntArray, Unroll
+from machina.types import PRESENT_SELF, Array, BoolArray, Episode, GameResult, IntArray, Unroll
 
 POOL_SHARE = 0.6
 NETWORK: dict[str, Any] = {"torso": "mlp", "hidden_sizes": (16,)}
@@ -59,6 +59,7 @@ class Played(NamedTuple):
     snapshots: dict[str, Tensor]
     """Parameters by name."""
     results: list[GameResult]
+    episodes: list[Episode]
     groups: list[IntArray]
     """Slots of each group."""
 
@@ -82,7 +83,7 @@ def loud_network(spec: EnvSpec, config: NetworkConfig, seed: int) -> PolicyNetwo
     return network
 
 
-def play(case: str, folder: Path) -> Played:
+def play(case: str, folder: Path, pool_share: float = POOL_SHARE) -> Played:
     """An actor with two groups against a pool of two snapshots, later of four, while the policy learns."""
     environment, network, env = CASES[case]
     config, _ = job_config(
@@ -106,12 +107,12 @@ def play(case: str, folder: Path) -> Played:
             flat = flattened(loud_network(spec, config.algo.network, seed))
             pool.add(store.save(seed, 0, flat))
             snapshots[pool.snapshots[-1].name] = flat
-        plane.store.set_opponents(pool.view([place.share(each, store) for each in pool.snapshots], POOL_SHARE))
+        plane.store.set_opponents(pool.view([place.share(each, store) for each in pool.snapshots], pool_share))
 
     learner = make_learner(parts)
     plane = place.make_plane()
     add_snapshots(101, 102)
-    batches, versions, results = [], [], []
+    batches, versions, results, episodes = [], [], [], []
     try:
         plane.publish(0, learner.flat_parameters())
         plane.start({})
@@ -119,6 +120,7 @@ def play(case: str, folder: Path) -> Played:
             versions.append(learner.flat_parameters())
             batches.append(next_batch(plane))
             results += list(plane.drain_games())
+            episodes += list(plane.drain_episodes())
             learner.update(batches[-1])
             if update == POOL_GROWS_AT:
                 add_snapshots(103, 104)
@@ -126,7 +128,7 @@ def play(case: str, folder: Path) -> Played:
         groups = [group.slots for group in plane._actors[0].groups]
     finally:
         plane.close()
-    return Played(spec, config.algo.network, batches, versions, snapshots, results, groups)
+    return Played(spec, config.algo.network, batches, versions, snapshots, results, episodes, groups)
 
 
 def make_learner(parts: Parts) -> Learner:
@@ -230,14 +232,51 @@ def test_foreign_slots_are_those_that_the_results_name_from_reset_to_end(played:
     assert changes.any()
 
 
-def test_scores_are_the_teams_mean_returns_above_par(played: Played) -> None:
-    reward = played.entries("reward").astype(np.float64)
+def test_scores_are_the_teams_mean_above_par(played: Played) -> None:
+    score = played.entries("reward").astype(np.float64)
+    if played.spec.name == "battle":
+        assert not played.entries("terminated").any()
+        score[:] = 0  # nobody dies, nobody has won
     teams = sorted({seat.team for seat in played.spec.seats})
     for game in finished_games(played):
-        returns = reward[game.opened + 1 : game.ended + 1, game.slots].sum(axis=0)
-        above = returns - [seat.par for seat in played.spec.seats]
+        summed = score[game.opened + 1 : game.ended + 1, game.slots].sum(axis=0)
+        above = summed - [seat.par for seat in played.spec.seats]
         scores = [above[[seat.team == team for seat in played.spec.seats]].mean() for team in teams]
         assert game.result.scores == pytest.approx(scores, abs=1e-5)
+
+
+def own_episodes(played: Played) -> list[Episode]:
+    """Those of the present self, from the unrolls alone."""
+    done, foreign, reward = played.done, played.entries("foreign"), played.entries("reward").astype(np.float64)
+    found = []
+    for slot, task in enumerate(played.batches[0].task_id.tolist()):
+        opened = 0
+        for end in np.flatnonzero(done[:, slot]).tolist():
+            # Who acted on the entry before has played it; an end right after an end is a repeated one.
+            if end > opened and not foreign[end - 1, slot]:
+                found.append(Episode(task, float(reward[opened + 1 : end + 1, slot].sum()), end - opened))
+            opened = end + 1
+    return found
+
+
+def assert_own_episodes_are_told(played: Played) -> None:
+    expected, told = sorted(own_episodes(played)), sorted(played.episodes)
+    assert len(expected) > 20
+    assert [(each.task_id, each.length) for each in told] == [(each.task_id, each.length) for each in expected]
+    assert [each.episode_return for each in told] == pytest.approx([each.episode_return for each in expected])
+
+
+def test_episodes_are_those_that_the_policy_played(played: Played) -> None:
+    assert_own_episodes_are_told(played)
+
+
+@pytest.mark.parametrize("case", ["connect_four", "deaths, lstm"])
+def test_of_games_that_are_all_against_the_pool_one_side_is_counted(case: str, tmp_path: Path) -> None:
+    played = play(case, tmp_path, pool_share=1.0)
+    assert all(game.players.count(PRESENT_SELF) == 1 for game in played.results)
+    assert_own_episodes_are_told(played)
+    if case == "connect_four":  # where both sides end at once
+        assert len(played.episodes) == len(played.results)
 
 
 def test_logits_and_core_states_are_those_of_who_played(played: Played) -> None:
