@@ -42,9 +42,13 @@ JOBS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], int]]
 }
 
 
-def same(one: Unroll[Array], other: Unroll[Array]) -> bool:
+def same(one: Unroll[Array], other: Unroll[Array], rounded: str | None = None) -> bool:
+    """Bit for bit; the array called ``rounded`` to a few float32 roundings."""
     arrays, others = to_arrays(one), to_arrays(other)
-    return arrays.keys() == others.keys() and all(np.array_equal(array, others[key]) for key, array in arrays.items())
+    return arrays.keys() == others.keys() and all(
+        np.allclose(array, others[key], rtol=0, atol=1e-6) if key == rounded else np.array_equal(array, others[key])
+        for key, array in arrays.items()
+    )
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -62,13 +66,16 @@ def test_inline_and_local_give_the_same_unrolls_in_lock_step(name: str) -> None:
 
 
 def test_the_action_stream_of_a_slot_does_not_depend_on_the_actors() -> None:
-    """With the same parameters throughout, two actors give each slot the unrolls that one gives it."""
+    """With the same parameters throughout, two actors give each slot the unrolls that one gives it.
+
+    But for the logits' last bits: some processors' libraries add up in another order for four slots than for two.
+    """
     by_actors = []
     for actors in (1, 2):
         algo, env = {"batch_size": 8, "unroll_length": 5}, {"envs_per_task": 8}
         with running("catch", "inline", algo, env, {"actors": actors}) as job:
             by_actors.append(take(job, 6))
-    assert all(same(*pair) for pair in zip(*by_actors, strict=True))
+    assert all(same(one, other, "behaviour_logits") for one, other in zip(*by_actors, strict=True))
 
 
 def test_batches_stay_what_they_were_while_actors_reuse_their_buffers() -> None:
