@@ -175,6 +175,11 @@ class RunConfig(Config, Generic[A, E]):
     def _consistent(self) -> RunConfig[A, E]:
         if self.init_value and self.init_from is None:
             raise ValueError("init_value needs init_from, the run whose value heads are taken")
+        if self.eval_every is not None and self.league.snapshot_updates is not None:
+            raise ValueError(
+                f"eval_every={self.eval_every}: against itself a policy's returns say nothing of its strength; leave "
+                "it out, a league rates its snapshots instead (rating_games)"
+            )
         return self
 
 

@@ -56,6 +56,7 @@ def _usage() -> str:
         "usage: machina league GAME [--config NAME|FILE] [OPTIONS]\n\n"
         "Train a policy against itself and its past selves.\n\n"
         f"{games}\n\n"
-        "Any PettingZoo game of two teams or more may stand for GAME, such as pettingzoo.classic.tictactoe_v3.\n"
+        "Any PettingZoo game of two teams may stand for GAME; --teams says who is a team:\n"
+        "  machina league pettingzoo.classic.tictactoe_v3 --teams agents\n\n"
         "`machina league connect_four --help` lists every option of a job."
     )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from machina.checkpoint import Checkpoint, Latest, RunDirectory
 from machina.checkpoint.run_directory import load_from
-from machina.config import to_yaml
+from machina.config import LeagueConfig, to_yaml
 from machina.errors import UserError, nearest
 from machina.interfaces import Policy
 from machina.launch.ceiling import cached_ceiling
@@ -37,6 +37,7 @@ def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirector
         UserError: something of the configuration is unusable; then no run directory is left behind.
         RunFailedError: the run stopped for a fault; a checkpoint was written.
     """
+    _check_league(config)
     parts = build_parts(config)
     name = config.name or f"{config.algorithm}_{file_name(config.environment)}_{time.strftime('%Y%m%d-%H%M%S')}"
     config = config.model_copy(update={"name": name})
@@ -48,6 +49,17 @@ def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirector
         if not any(run.checkpoints.iterdir()):  # the name stays free for the corrected command
             shutil.rmtree(run.path)
         raise
+
+
+def _check_league(config: AnyRunConfig) -> None:
+    """Refuse options of a league where none is played."""
+    given, unused = config.league.model_dump(), LeagueConfig().model_dump()
+    if config.league.snapshot_updates is not None or given == unused:
+        return
+    options = ", ".join(f"{name}={value}" for name, value in given.items() if value != unused[name])
+    raise UserError(
+        f"{options}: no league without snapshot_updates; use `machina league {config.environment}`, or leave it out"
+    )
 
 
 def resume(path: Path) -> tuple[RunDirectory, Outcome]:
@@ -149,7 +161,7 @@ def load_run(path: Path, best: bool = False) -> LoadedRun:
     if best:
         named = run.best()
         if named is None:
-            raise UserError(f"run '{path}' has no best checkpoint; train with --eval-every, or leave --best out")
+            raise UserError(f"run '{path}' has no best checkpoint: it was trained without --eval-every")
         checkpoint = _good(load_from(run.checkpoint_path(named.step)))
     else:
         checkpoint = _good(run.latest())

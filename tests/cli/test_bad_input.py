@@ -151,7 +151,7 @@ def test_names_of_runs_tasks_and_checkpoints(cli: Command) -> None:
     assert "the run has no task 'catsh'; did you mean 'catch'" in cli.refused("eval", run, "--games", "catsh")
     assert "games: catch given more than once" in cli.refused("eval", run, "--games", "catch", "catch")
     assert "the run has no task 'pong'; it has catch" in cli.refused("watch", run, "--game", "pong")
-    assert "has no best checkpoint; train with --eval-every" in cli.refused("eval", run, "--best")
+    assert "has no best checkpoint: it was trained without --eval-every" in cli.refused("eval", run, "--best")
     assert not (run / "report").exists()
 
 

@@ -166,7 +166,7 @@ def test_report_of_a_league(cli: Command, run: Path) -> None:
         assert matplotlib.image.imread(run / "report" / link).ndim == 3
     assert len(re.findall(r"!\[", page)) == 4
     assert imageio_ffmpeg.count_frames_and_secs(str(film))[0] > 7
-    assert "2 games of each pair, both seats equally often, from matches played for this report." in page
+    assert "2 games of each pair, both seats equally often, played for this report." in page
     assert re.search(r"over 6 pairs: mean difference 0\.\d{3} .*worst \d\.\d{3}: ", page)
     kept = (run / "report" / "cross_table.json").read_bytes()
     cli.good("report", run, "--games", "2", "--snapshots", "2")
@@ -217,6 +217,12 @@ def test_report_of_a_run_that_has_only_begun(cli: Command) -> None:
         (("league", "connect_four", "--pool-share", "2"), "pool_share=2.0: input should be less than or equal to 1"),
         (("league", "connect_four", "--config", "leage"), "configuration 'leage' is neither a file nor shipped"),
         (("league", "CartPole-v1", *TINY), "a league needs a game of two teams"),
+        (("league", "pettingzoo.classic.tictactoe_v3", *TINY), "has 1; see machina list, and --teams for games"),
+        (("league", "connect_four", "--eval-every", "100"), "eval_every=100: against itself a policy's returns say"),
+        (
+            ("train", "ppo", "connect_four", "--pool-share", "0.5", "--rating-games", "8"),
+            "pool_share=0.5, rating_games=8: no league without snapshot_updates; use `machina league connect_four`",
+        ),
         (("match",), "match needs a player per team: machina match runs/NAME one_ply"),
         (("match", "RUN@u00002", "random"), "has no snapshot 'u00002' among its 3; did you mean 'u000002'"),
         (("match", "RUN", "RUN"), "names must differ"),

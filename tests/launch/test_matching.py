@@ -13,6 +13,7 @@ import pytest
 from leagues import SNAPSHOTS, small_league
 
 import machina
+from machina.config import LeagueConfig
 from machina.envs.config import GameConfig
 from machina.envs.games import game_factory
 from machina.launch.configuration import saved_config
@@ -149,7 +150,13 @@ def test_the_first_run_sets_the_options_of_the_game(league: Path, tmp_path: Path
 
 def test_players_of_different_games_or_teams(league: Path, tmp_path: Path) -> None:
     tictactoe = small_league(
-        tmp_path, "ttt", "pettingzoo.classic.tictactoe_v3", teams="agents", total_frames=256, snapshot_updates=None
+        tmp_path,
+        "ttt",
+        "pettingzoo.classic.tictactoe_v3",
+        teams="agents",
+        total_frames=256,
+        snapshot_updates=None,
+        rating_games=LeagueConfig().rating_games,
     )
     with pytest.raises(machina.UserError) as caught:
         match([str(league), str(tictactoe)], games=2, seed=0)
