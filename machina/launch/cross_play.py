@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from machina.checkpoint.files import write_atomically
 from machina.config import one_line
 from machina.errors import RunFailedError, UserError
-from machina.launch.matching import RunPlayers, scripted_players
-from machina.league.matches import MatchResult, Player, Progress, play_match
+from machina.launch.matching import RunPlayers, play_timed, scripted_players
+from machina.league.matches import MatchResult, Player, Progress
 from machina.report.league import CrossTable, SnapshotRow
 
 
@@ -86,7 +86,7 @@ def cross_play(
 
     Raises:
         UserError: the file or a snapshot is damaged.
-        RunFailedError: the environment failed, or the disk is full or refuses.
+        RunFailedError: the environment failed or hung, or the disk is full or refuses.
     """
     scripted = scripted_players(players.factory.spec)
     participants = [Participant(name, "") for name in scripted]
@@ -95,14 +95,15 @@ def cross_play(
     pairs = {pair: records.get(pair, PairRecord(players=pair)) for pair in combinations(participants, 2)}
     missing = {pair: games - record.games for pair, record in pairs.items() if record.games < games}
     ready: dict[str, Player] = {**scripted}
-    done = 0
+    done, step_timeout_s = 0, players.config.runtime.step_timeout_s
     for pair, count in missing.items():
         for name, _ in pair:
             if name not in ready:
                 ready[name] = players.entrant(name).player
         told = None if progress is None else _after(done, sum(missing.values()), progress)
         match_seed = _match_seed(seed, pairs[pair])
-        result = play_match(players.factory, [ready[name] for name, _ in pair], count, match_seed, told)
+        pair_players = [ready[name] for name, _ in pair]
+        result = play_timed(players.factory, step_timeout_s, pair_players, count, match_seed, told)
         records[pair] = pairs[pair] = pairs[pair].with_games(result)
         done += count
         _write(file, _Records(pairs=tuple(records.values())))

@@ -11,12 +11,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from machina.errors import EnvironmentFaultError, RunFailedError
-from machina.interfaces import EnvFactory, Policy
+from machina.interfaces import MOST_SLOTS, EnvFactory, Policy
 from machina.launch.acting import PolicyState
-from machina.league.matches import MOST_SLOTS
+from machina.launch.deadlines import TimedEnv
 from machina.report.evaluation import EvaluationResult
-from machina.runtime.group import RESET_TIMEOUT_PER_SLOT_S
-from machina.runtime.stepping import ThreadStepper, fault_at_hang
 from machina.specs import EnvSpec
 from machina.types import IntArray
 
@@ -62,21 +60,20 @@ def evaluate(
         own = np.flatnonzero(np.array(task_ids) == task)
         quota[own] = episodes // len(own) + (np.arange(len(own)) < episodes % len(own))
     seeds = np.random.SeedSequence([seed, EVALUATION_STREAM]).generate_state(len(task_ids) + 1)
-    stepper = ThreadStepper(factory.make(task_ids), fault_at_hang)
+    env = TimedEnv(factory.make(task_ids), step_timeout_s)
     try:
         result = _play(
-            stepper,
+            env,
             PolicyState(policy, factory.spec, np.array(task_ids, np.int64), int(seeds[-1])),
             [int(each >> 1) for each in seeds[:-1]],
             quota,
-            step_timeout_s,
             progress,
             stop,
         )
     except EnvironmentFaultError as fault:
         raise RunFailedError(f"evaluation stopped: {fault}") from fault
     finally:
-        stepper.close()
+        env.close()
     names = factory.spec.tasks
     scores: dict[str, list[tuple[float, int]]] = {names[task]: [] for task in tasks}
     for slot, finished in enumerate(result):
@@ -102,25 +99,24 @@ def _tasks_of_slots(spec: EnvSpec, tasks: Sequence[int], episodes: int) -> list[
 
 
 def _play(
-    stepper: ThreadStepper,
+    env: TimedEnv,
     player: PolicyState,
     seeds: list[int],
     quota: IntArray,
-    timeout_s: float,
     progress: Progress | None,
     stop: Callable[[], bool],
 ) -> list[list[tuple[float, int]]]:
     """Step until every slot has played its quota; returns each slot's (return, length) in order."""
     finished: list[list[tuple[float, int]]] = [[] for _ in quota]
     returns, lengths = np.zeros(len(quota)), np.zeros(len(quota), np.int64)
-    entry = stepper.reset(seeds, timeout_s + RESET_TIMEOUT_PER_SLOT_S * len(seeds))
+    entry = env.reset(seeds)
     while any(len(done) < wanted for done, wanted in zip(finished, quota, strict=True)):
         if stop():
             raise RunFailedError("evaluation stopped before its end; it has no score")
-        stepper.send(player.act(entry.observation, entry.reward, entry.on_turn))
+        actions = player.act(entry.observation, entry.reward, entry.on_turn)
         was_done = entry.terminated | entry.truncated
         player.reset(was_done)
-        entry = stepper.receive(timeout_s)
+        entry = env.step(actions)
         returns += entry.reward  # 0 at a reset step
         lengths += ~was_done
         for slot in np.flatnonzero(entry.terminated | entry.truncated):

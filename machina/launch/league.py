@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from machina.checkpoint import RunDirectory
@@ -18,18 +15,12 @@ from machina.checkpoint.files import write_atomically
 from machina.envs.scripted import POINTS, SCRIPTED, random_player
 from machina.errors import RunFailedError, UserError
 from machina.launch.configuration import AnyRunConfig
-from machina.launch.parts import Parts, policy_maker
-from machina.league.matches import Player, PolicyPlayer, ScriptedPlayer, play_match
+from machina.launch.parts import Parts
+from machina.launch.rating_games import RatingGames
 from machina.league.pool import Pool, PoolView, Snapshot
 from machina.league.ratings import Ratings
 from machina.league.snapshots import SnapshotStore
 from machina.types import PRESENT_SELF, GameResult
-
-RATING_STREAM = 5
-"""Tells the random numbers of rating games from those of training, evaluation and matches."""
-
-FORMER_SELVES = 3
-"""Snapshots that each new one meets in its rating games, beside the scripted players."""
 
 Share = Callable[[Snapshot, SnapshotStore], Any]
 
@@ -52,33 +43,45 @@ class League:
         parts: built from it.
         run: where snapshots are written.
         share: makes what actors get a snapshot's parameters from.
+        notice: shows the user an event.
         beside: whether ratings may come later than their snapshots.
 
     Raises:
         UserError: the environment is no game of two teams, or openskill is not installed.
     """
 
-    def __init__(self, config: AnyRunConfig, parts: Parts, run: RunDirectory, share: Share, *, beside: bool) -> None:
+    def __init__(
+        self,
+        config: AnyRunConfig,
+        parts: Parts,
+        run: RunDirectory,
+        share: Share,
+        notice: Callable[[str], None],
+        *,
+        beside: bool,
+    ) -> None:
         spec = parts.factory.spec
         if spec.num_teams != 2:
             raise UserError(
                 f"snapshot_updates={config.league.snapshot_updates}: a league needs a game of two teams, "
-                f"{config.environment!r} has {spec.num_teams}; see machina list"
+                f"{config.environment!r} has {spec.num_teams}; see machina list, and --teams for games of PettingZoo"
             )
         self._config = config
-        self._parts = parts
         self._run = run
         self._share = share
+        self._notice = notice
         self._store = snapshots_folder(run)
-        self._scripted = SCRIPTED.get(config.environment, {"random": random_player(spec.action)})
+        scripted = SCRIPTED.get(config.environment, {"random": random_player(spec.action)})
         self.pool = Pool(config.league.quality_step)
-        self.ratings = Ratings({name: POINTS[name] for name in self._scripted if name in POINTS})
+        self.ratings = Ratings({name: POINTS[name] for name in scripted if name in POINTS})
+        self.faults = 0
+        """Environments that failed in rating games, in this session."""
         self._shared: list[Any] = []
         self._games: Counter[str] = Counter()
         self._rated: list[str] = []
-        self._stop = threading.Event()
-        self._executor = ThreadPoolExecutor(1, "ratings") if beside else None
-        self._rating: deque[tuple[Snapshot, Future[list[GameResult]]]] = deque()
+        self._told = (0, 0.0)
+        """``_met`` when the metrics were asked for last."""
+        self._rating_games = RatingGames(config, parts, self._store, scripted, beside=beside)
 
     # What the training loop does
 
@@ -97,82 +100,54 @@ class League:
         return every is not None and updates % every == 0
 
     def add_snapshot(self, updates: int, env_steps: int, parameters: Tensor) -> None:
-        """The policy as it is now joins the pool.
-
-        Raises:
-            RunFailedError: it can't be written.
-        """
-        snapshot = self._store.save(updates, env_steps, parameters)
+        """The policy as it is now joins the pool; when the disk refuses, the league goes on without this snapshot."""
+        try:
+            snapshot = self._store.save(updates, env_steps, parameters)
+        except RunFailedError as error:
+            self._notice(f"{error}; the run goes on")
+            return
         self.pool.add(snapshot)
         self._shared.append(self._share(snapshot, self._store))
         self._rate(snapshot)
         self.write_table()
 
     def collect(self) -> bool:
-        """Take in the rating games that are over; whether there were any."""
+        """Take in the rating games that are over, and tell their faults; whether there is a new rating.
+
+        Raises:
+            UserError: a snapshot's file is missing or damaged.
+        """
         found = False
-        while self._rating and self._rating[0][1].done():
-            snapshot, future = self._rating.popleft()
-            for game in future.result():
-                self.ratings.record(game.players, game.scores)
-            self._rated.append(snapshot.name)
-            found = True
+        try:
+            for snapshot, games in self._rating_games.finished():
+                if games is None:
+                    continue  # a resumed run tries again
+                for game in games:
+                    self.ratings.record(game.players, game.scores)
+                self._rated.append(snapshot.name)
+                found = True
+        finally:
+            for fault in self._rating_games.drain_faults():
+                self.faults += 1
+                self._notice(fault.message)
+                self._run.log_fault(fault.message, fault.details)
         if found:
             self.write_table()
         return found
 
     def finish(self, stop: Callable[[], bool]) -> None:
         """Wait for the rating games that are under way, unless ``stop``: the last snapshots would have no rating."""
-        while self._rating and not stop():
+        while self._rating_games.under_way and not stop():
             if not self.collect():
                 time.sleep(0.1)
 
     def close(self) -> None:
         """Give up rating games that are under way."""
-        self._stop.set()
-        if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
-
-    # Rating games
+        self._rating_games.close()
 
     def _rate(self, snapshot: Snapshot) -> None:
         earlier = [each for each in self.pool.snapshots if each.updates < snapshot.updates]
-        if self._executor is not None:
-            self._rating.append((snapshot, self._executor.submit(self._rating_games, snapshot, earlier)))
-            return
-        future: Future[list[GameResult]] = Future()
-        future.set_result(self._rating_games(snapshot, earlier))
-        self._rating.append((snapshot, future))
-
-    def _rating_games(self, snapshot: Snapshot, earlier: list[Snapshot]) -> list[GameResult]:
-        """All games of a snapshot; none if the run ends meanwhile."""
-        seed = [self._config.seed, RATING_STREAM, snapshot.updates]
-        random = np.random.default_rng(seed)
-        # The one before ties the ratings of a climb together; the others are drawn evenly.
-        drawn = random.permutation(len(earlier) - 1)[: FORMER_SELVES - 1].tolist() if earlier else []
-        met = [earlier[index] for index in sorted(drawn)] + earlier[-1:]
-        opponents: list[Player] = [ScriptedPlayer(name, choose) for name, choose in self._scripted.items()]
-        opponents += [self._player(each) for each in met]
-        pairs = self._config.league.rating_games // 2  # of games, one on each side
-        opponents = opponents[:pairs]
-        games = 2 * (pairs // len(opponents))
-        subject = self._player(snapshot)
-        results: list[GameResult] = []
-        for opponent in opponents:
-            match_seed = int(random.integers(2**31))
-            try:
-                played = play_match(self._parts.factory, [subject, opponent], games, match_seed, stop=self._stop.is_set)
-            except RunFailedError:
-                if self._stop.is_set():
-                    return []
-                raise
-            results += played.games
-        return results
-
-    def _player(self, snapshot: Snapshot) -> PolicyPlayer:
-        policy = policy_maker(self._config, self._parts)()
-        policy.load_parameters(self._store.load(snapshot))
-        return PolicyPlayer(snapshot.name, policy)
+        self._rating_games.begin(snapshot, earlier)
 
     # What is kept and shown
 
@@ -195,6 +170,7 @@ class League:
         self.ratings.load_state(state["ratings"])
         self._rated = list(state["rated"])
         self._games = Counter(state["games"])
+        self._told = self._met()
         self._shared = []
         for snapshot in self.pool.snapshots:
             self._store.load(snapshot)  # a damaged one is told now, not in the middle of a game
@@ -219,35 +195,34 @@ class League:
             "pool_share": self._config.league.pool_share,
             "snapshots": snapshots,
             "ratings": [rating._asdict() for rating in self.ratings.table()],
-            "cross_table": self.ratings.cross_table()._asdict(),
             "games": {kind: self._games[kind] for kind in ("self", "pool")},
         }
 
     def write_table(self) -> None:
-        """Write ``league.json``.
-
-        Raises:
-            RunFailedError: the disk is full or refuses.
-        """
-        folder = self._run.path / "league"
+        """Write ``league.json``; when the disk refuses, the former one stays. Checkpoints hold all of it as well."""
+        file = self._run.path / "league" / "league.json"
         try:
-            folder.mkdir(exist_ok=True)
-            write_atomically(folder / "league.json", json.dumps(self.table()).encode())
+            file.parent.mkdir(exist_ok=True)
+            write_atomically(file, json.dumps(self.table()).encode())
         except OSError as error:
-            raise RunFailedError(
-                f"'{folder / 'league.json'}' could not be written: {error.strerror or error}"
-            ) from error
+            self._notice(f"'{file}' could not be written: {error.strerror or error}; the former one stays")
+
+    def _met(self) -> tuple[int, float]:
+        """Games against the pool, and how many of them the present self won, a draw counting half."""
+        met = self.pool.meetings
+        return sum(each.games for each in met), sum(each.wins + each.draws / 2 for each in met)
 
     def metrics(self) -> dict[str, float]:
-        """What the metrics show: the pool, and the newest rating."""
+        """What the metrics show: the pool since the former call, and the newest rating."""
         values: dict[str, float] = {
             "league/snapshots": float(len(self.pool.snapshots)),
             "league/games_self": float(self._games["self"]),
             "league/games_pool": float(self._games["pool"]),
         }
-        met = self.pool.meetings
-        if games := sum(each.games for each in met):
-            values["league/win_rate_pool"] = sum(each.wins + each.draws / 2 for each in met) / games
+        games, won = self._met()
+        if games > self._told[0]:  # since the former line: over the whole run it would hardly move
+            values["league/win_rate_pool"] = (won - self._told[1]) / (games - self._told[0])
+            self._told = games, won
         ratings = {rating.name: rating for rating in self.ratings.table()} if self._rated else {}
         if self._rated and (newest := ratings.get(self._rated[-1])) is not None:
             values |= {"league/rating": newest.mu, "league/rating_sigma": newest.sigma}

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 from machina.checkpoint import RunDirectory
 from machina.checkpoint.files import write_atomically
+from machina.config import RuntimeConfig
 from machina.envs.builders import describe, parse_environment
 from machina.envs.scripted import SCRIPTED, random_player
-from machina.errors import RunFailedError, UserError, nearest
+from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nearest
 from machina.interfaces import EnvFactory
 from machina.launch.configuration import saved_config
+from machina.launch.deadlines import TimedFactory
 from machina.launch.jobs import file_name, load_run
 from machina.launch.league import snapshots_folder
 from machina.launch.parts import build_parts, policy_maker
@@ -108,8 +110,10 @@ class Lineup(NamedTuple):
     """The run that the first player of a run comes from; its options are those of the match."""
 
     def play(self, games: int, seed: int, progress: Progress | None = None) -> MatchResult:
-        """Play the match; see ``machina.league.matches.play_match``."""
-        return play_match(self.factory, [entrant.player for entrant in self.entrants], games, seed, progress)
+        """Play the match; see ``play_timed``."""
+        runtime = RuntimeConfig() if self.host is None else self.host.config.runtime
+        players = [entrant.player for entrant in self.entrants]
+        return play_timed(self.factory, runtime.step_timeout_s, players, games, seed, progress)
 
     def save(self, result: MatchResult) -> Path | None:
         """Write the result into the host's report folder; None without a host.
@@ -127,6 +131,26 @@ class Lineup(NamedTuple):
         except OSError as error:
             raise RunFailedError(f"match '{file}' could not be written: {error.strerror or error}") from error
         return file
+
+
+def play_timed(
+    factory: EnvFactory,
+    step_timeout_s: float,
+    players: Sequence[Player],
+    games: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> MatchResult:
+    """A fair match whose steps have a deadline; see ``machina.league.matches.play_match``.
+
+    Raises:
+        UserError: no such match.
+        RunFailedError: the environment failed or hung.
+    """
+    try:
+        return play_match(TimedFactory(factory, step_timeout_s), players, games, seed, progress)
+    except EnvironmentFaultError as fault:
+        raise RunFailedError(f"match stopped: {fault}") from fault
 
 
 def short_name(player: str) -> str:
@@ -244,7 +268,7 @@ def match(
 
     Raises:
         UserError: see ``parse_player``, ``lineup`` and ``machina.league.matches.play_match``.
-        RunFailedError: the environment failed.
+        RunFailedError: the environment failed or hung.
     """
     return lineup([parse_player(text) for text in players], game).play(games, seed, progress)
 

@@ -127,20 +127,16 @@ def _show_league(
             pages.show("Ratings", drawn, *ratings_lines(league))
         else:
             pages.miss("Ratings", "no rating games are over yet")
-        if players.factory.spec.num_teams == 2:
-            chosen = evenly_spread(league.snapshots, snapshots)
-            table = cross_play(players, chosen, games, seed, report / "cross_table.json", progress)
-            pages.files.append(report / "cross_table.json")
-            origin = "matches played for this report"
-        else:  # a pair of players makes no match of it
-            table, origin = league.cross_table, "rating games, each of all teams"
-        _show_cross_table(pages, league, table, origin)
+        chosen = evenly_spread(league.snapshots, snapshots)
+        table = cross_play(players, chosen, games, seed, report / "cross_table.json", progress)
+        pages.files.append(report / "cross_table.json")
+        _show_cross_table(pages, league, table)
         drawn = pages.draw(plot_met(league, report / "met.png", f"{name}: training games against its snapshots"))
         pages.show("Who was met", drawn, *met_lines(league))
     _show_film(pages, players, seed)
 
 
-def _show_cross_table(pages: _Pages, league: League, table: CrossTable, origin: str) -> None:
+def _show_cross_table(pages: _Pages, league: League, table: CrossTable) -> None:
     counts = {count for row in table.games for count in row if count}
     if not counts:
         pages.miss("Everybody against everybody", "no pair has met")
@@ -148,7 +144,7 @@ def _show_cross_table(pages: _Pages, league: League, table: CrossTable, origin: 
     count = str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
     title = f"{pages.run.path.resolve().name}: {count} games of each pair"
     drawn = pages.draw(plot_cross_table(table, pages.run.report / "cross_table.png", title))
-    lines = [f"{count} games of each pair, both seats equally often, from {origin}."]
+    lines = [f"{count} games of each pair, both seats equally often, played for this report."]
     if (predictions := predicted_against_measured(league, table)) is not None:
         lines.append(prediction_line(predictions))
     pages.show("Everybody against everybody", drawn, *lines)

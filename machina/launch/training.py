@@ -79,7 +79,7 @@ class Trainer:
         self._league: League | None = None
         if config.league.snapshot_updates is not None:
             # Before anything starts that would have to be ended: it may be refused.
-            self._league = League(config, parts, run, place.share, beside=config.runtime.place != "inline")
+            self._league = League(config, parts, run, place.share, view.notice, beside=config.runtime.place != "inline")
             if checkpoint is not None:
                 self._league.load_state(checkpoint.values["league"])
         self._plane = place.make_plane()
@@ -137,9 +137,10 @@ class Trainer:
     def _now(self) -> Progress:
         """The counters with what this session added."""
         stats = self._plane.stats()
+        in_ratings = 0 if self._league is None else self._league.faults
         return self.progress._replace(
             elapsed_s=self._before.elapsed_s + time.monotonic() - self._started,
-            faults=self._before.faults + stats.faults,
+            faults=self._before.faults + stats.faults + in_ratings,
             env_steps_cut=self._before.env_steps_cut + stats.env_steps_cut,
         )
 
@@ -149,9 +150,9 @@ class Trainer:
         """Train until the schedule ends, a goal is met, or a signal comes; a checkpoint is written last.
 
         Raises:
-            UserError: an environment can't be built.
+            UserError: an environment can't be built, before anything was learned.
             CheckpointError: the last checkpoint can't be written; those before it are good.
-            RunFailedError: an actor or the learner failed for good; a checkpoint was written.
+            RunFailedError: an actor or the learner failed for good, or a snapshot is gone; a checkpoint was written.
         """
         self._started = self._saved_at = self._looked_at = time.monotonic()
         self._stop_reason = self._goal_met(self._started)
@@ -164,9 +165,12 @@ class Trainer:
                     self.save()
             except CheckpointError:
                 raise
-            except RunFailedError:
-                if self._has_learned:
-                    self._save_or_notice("the run ends here")
+            except (RunFailedError, UserError) as error:
+                if not self._has_learned:
+                    raise
+                self._save_or_notice("the run ends here")
+                if isinstance(error, UserError):  # of what was good when the run began, such as a snapshot's file
+                    raise RunFailedError(str(error)) from error
                 raise
             finally:
                 self._end_session()
@@ -237,10 +241,12 @@ class Trainer:
         self.progress = self.progress._replace(
             env_steps=self.progress.env_steps + steps, updates=self.progress.updates + 1
         )
-        if self._league is not None and self._league.is_due(self.progress.updates):
-            flat = self._place.flat(updated.parameters)
-            self._league.add_snapshot(self.progress.updates, self.progress.env_steps, flat)
-            self._plane.store.set_opponents(self._league.view())
+        if self._league is not None:
+            self._record_games(self._league)
+            if self._league.is_due(self.progress.updates):
+                flat = self._place.flat(updated.parameters)
+                self._league.add_snapshot(self.progress.updates, self.progress.env_steps, flat)
+                self._plane.store.set_opponents(self._league.view())
         self._plane.publish(self.progress.updates, updated.parameters)
         metrics |= {"actor/policy_lag_mean": float(lags.mean()), "actor/policy_lag_max": float(lags.max())}
         self._means.add(metrics)
@@ -268,7 +274,7 @@ class Trainer:
         for episode in self._plane.drain_episodes():
             self.episodes.record(episode)
         if self._league is not None:
-            self._follow(self._league)
+            self._league.collect()
         for fault in self._plane.drain_faults():
             self._view.notice(f"replaced: {fault.message}")
             self._run.log_fault(fault.message, fault.details)
@@ -288,19 +294,22 @@ class Trainer:
         if now - self._saved_at >= 60 * self._config.checkpoint_minutes:
             self._save_or_notice("the run goes on")
 
-    def _follow(self, league: League) -> None:
-        """Take in the games that ended; who wins against a snapshot will meet it less often."""
+    def _record_games(self, league: League) -> None:
+        """Take in the games that ended; who wins against a snapshot will meet it less often.
+
+        Once per update, before its parameters are published: then a lock-step league repeats.
+        """
         serial = league.pool.serial
         for game in self._plane.drain_games():
             league.record(game)
         if league.pool.serial != serial:
             self._plane.store.set_opponents(league.view())
-        if league.collect() or self._view.league is None:
-            self._view.league = league.table()
 
     def _look_around(self) -> None:
         """Say how the run does, and hear whether it is to be scaled."""
         self._run.write_status(self._status())
+        if self._league is not None:
+            self._view.league = self._league.table()
         actors = self._run.take_request()
         if actors is None:
             return
@@ -338,6 +347,8 @@ class Trainer:
         speeds = self._meter.speeds(progress, seconds)
         self._meter.restart(progress, seconds)
         means, account = self._means.take(), stats.account
+        if self._league is not None:
+            self._league.write_table()
         if "learner/epochs" in means:  # what the optimiser took for each step that was collected (arXiv 1912.06680)
             settled = account.learned + account.dropped
             means["learner/sample_reuse"] = means["learner/epochs"] * account.learned / max(1, settled)

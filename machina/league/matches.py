@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nearest
-from machina.interfaces import EnvFactory, Policy, SlotEnv
+from machina.errors import RunFailedError, UserError, nearest
+from machina.interfaces import MOST_SLOTS, Policy
 from machina.league.results import CrossTable, cross_table, outcome
 from machina.specs import EnvSpec
 from machina.types import (
@@ -23,19 +23,39 @@ from machina.types import (
     IntArray,
     Observation,
     StepResult,
+    team_scores,
     where_slots,
 )
 
 MATCH_STREAM = 4
 """Tells a match's random numbers from those of training and evaluation with the same seed."""
 
-MOST_SLOTS = 64
-"""Slots stepped at once; more cost memory and start-up time and gain no speed."""
-
 WILSON_Z = 1.959963984540054
 """0.975 quantile of the normal distribution, for intervals of 95 %."""
 
 Progress = Callable[[int, int], None]
+
+
+class MatchEnv(Protocol):
+    """What a match needs of an environment, see ``machina.interfaces.SlotEnv``."""
+
+    spec: EnvSpec
+    task_ids: IntArray
+
+    def reset(self, seeds: Sequence[int]) -> StepResult: ...
+
+    def step(self, actions: Array) -> StepResult: ...
+
+    def close(self) -> None: ...
+
+
+class MatchEnvFactory(Protocol):
+    """Builds the environment of a match: any ``EnvFactory``, or one whose environments have deadlines."""
+
+    @property
+    def spec(self) -> EnvSpec: ...
+
+    def make(self, task_ids: Sequence[int]) -> MatchEnv: ...
 
 
 class Player(Protocol):
@@ -163,7 +183,7 @@ def wilson(wins: int, draws: int, losses: int) -> WinRate:
 
 
 def play_match(
-    factory: EnvFactory,
+    factory: MatchEnvFactory,
     players: Sequence[Player],
     games: int,
     seed: int,
@@ -177,7 +197,7 @@ def play_match(
     games that run side by side plays which n is fixed beforehand, so short games are not over-represented.
 
     Args:
-        factory: builds the match's environment, which is stepped in the caller's thread.
+        factory: builds the match's environment; the caller says by it whether a step has a deadline.
         players: as many as the game has teams.
         games: in all.
         seed: seeds the environment and the players' actions.
@@ -186,20 +206,18 @@ def play_match(
 
     Raises:
         UserError: no such match: not a game of teams, another number of players, equal names, no games.
-        RunFailedError: the environment failed, or ``stop``; a match of fewer games than asked has no result.
+        EnvironmentFaultError: the environment failed; a match of fewer games than asked has no result.
+        RunFailedError: ``stop``.
     """
     spec = factory.spec
     names = [player.name for player in players]
     _check(spec, names, games)
     side_by_side = min(games, max(1, MOST_SLOTS // spec.slots_per_game))
+    env = factory.make([spec.task_of(slot) for slot in range(side_by_side * spec.slots_per_game)])
     try:
-        env = factory.make([spec.task_of(slot) for slot in range(side_by_side * spec.slots_per_game)])
-        try:
-            played = _Match(env, players, games, side_by_side, seed).play(progress, stop)
-        finally:
-            env.close()
-    except EnvironmentFaultError as fault:
-        raise RunFailedError(f"match stopped: {fault}") from fault
+        played = _Match(env, players, games, side_by_side, seed).play(progress, stop)
+    finally:
+        env.close()
     return MatchResult(environment=spec.name, players=tuple(names), seed=seed, games=tuple(played))
 
 
@@ -217,7 +235,7 @@ def _check(spec: EnvSpec, names: list[str], games: int) -> None:
 class _Match:
     """Games of a match while they are played, G side by side with S seats each."""
 
-    def __init__(self, env: SlotEnv, players: Sequence[Player], games: int, side_by_side: int, seed: int) -> None:
+    def __init__(self, env: MatchEnv, players: Sequence[Player], games: int, side_by_side: int, seed: int) -> None:
         spec = env.spec
         num_slots = side_by_side * spec.slots_per_game
         teams = sorted({seat.team for seat in spec.seats})
@@ -239,7 +257,7 @@ class _Match:
     def play(self, progress: Progress | None, stop: Callable[[], bool]) -> list[GameResult]:
         """Step until every game is over; returns them in order."""
         shape = (len(self._game), len(self._team_of_seat))
-        returns, lengths = np.zeros(shape), np.zeros(len(self._game), np.int64)
+        scores, lengths = np.zeros(shape), np.zeros(len(self._game), np.int64)
         over: BoolArray = np.zeros(len(self._game), np.bool_)
         entry = self._env.reset(self._seeds)
         finished: list[GameResult] = []
@@ -248,15 +266,15 @@ class _Match:
                 raise RunFailedError("match stopped before its end; it has no result")
             actions = self._act(entry)
             self._game[over] += len(self._game)  # the step at hand resets these
-            returns[over] = 0
+            scores[over] = 0
             entry = self._env.step(actions)
-            returns += entry.reward.reshape(shape)  # 0 at a reset step
+            scores += entry.score.reshape(shape)  # 0 at a reset step
             lengths = np.where(over, 0, lengths + 1)
             over = np.logical_and.reduce((entry.terminated | entry.truncated).reshape(shape), axis=1)
             for place in np.flatnonzero(over).tolist():
                 game = int(self._game[place])
                 if game < len(self._results):
-                    finished.append(self._result(game, returns[place], int(lengths[place])))
+                    finished.append(self._result(game, scores[place], int(lengths[place])))
                     self._results[game] = finished[-1]
                     if progress is not None:
                         progress(len(finished), len(self._results))
@@ -288,10 +306,10 @@ class _Match:
         self._first = ended
         return action
 
-    def _result(self, game: int, returns: Array, length: int) -> GameResult:
+    def _result(self, game: int, scores: Array, length: int) -> GameResult:
         teams = range(len(self._players))
         return GameResult(
             players=tuple(self._players[(team - game) % len(teams)].name for team in teams),
-            scores=tuple(float((returns - self._par)[self._team_of_seat == team].mean()) for team in teams),
+            scores=team_scores(scores, self._par, self._team_of_seat),
             length=length,
         )

@@ -81,7 +81,6 @@ class League(_Row):
     """In the order in which they were made."""
     ratings: tuple[RatingRow, ...]
     """The best first."""
-    cross_table: CrossTable
     games: TrainingGames
 
     @property

@@ -87,6 +87,33 @@ def test_same_seed_same_league(tmp_path: Path) -> None:
     assert table(other)["snapshots"][0]["sha256"] != shown["snapshots"][0]["sha256"]
 
 
+def test_a_lock_step_league_is_the_same_in_every_place_of_this_machine(tmp_path: Path) -> None:
+    """Wins of a round count before the next one draws its opponents, whoever is faster."""
+    options = {"lock_step": True, "envs_per_task": 8, "actors": 1, "quality_step": 2.0}
+    runs = [
+        train(tmp_path, f"{place}{i}", place=place, **options) for i, place in enumerate(["inline"] + 3 * ["local"])
+    ]
+    assert table(runs[0])["games"]["pool"] > 10
+    for run in runs[1:]:
+        assert table(run)["snapshots"] == table(runs[0])["snapshots"]
+        assert snapshot_files(run) == snapshot_files(runs[0])
+
+
+def test_the_table_and_the_metrics_follow_the_games(tmp_path: Path) -> None:
+    """Not only when a rating is new; and what the metrics call the win rate is that of the latest games."""
+    run = train(tmp_path, "run", snapshot_updates=5, log_seconds=1e-9, quality_step=0.0)
+    shown = [
+        (line["league/games_pool"] or 0.0, line["league/win_rate_pool"] or 0.0)
+        for line in read_metrics(run)
+        if "league/win_rate_pool" in line
+    ]
+    games = [0.0, *(count for count, _ in shown)]
+    assert games == sorted(set(games)), "no line without new games shows a rate"
+    won = sum(rate * (count - before) for (count, rate), before in zip(shown, games, strict=False))
+    rows = table(run)["snapshots"]
+    assert won == pytest.approx(sum(row["wins"] + row["draws"] / 2 for row in rows))
+
+
 @pytest.mark.parametrize(("options", "stop_at"), [({}, 6), (ODD, 7)])
 def test_a_stopped_league_goes_on_bit_for_bit(
     options: dict[str, Any], stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

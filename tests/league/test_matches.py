@@ -15,7 +15,7 @@ from race_game import (
     stamping_policy,
 )
 
-from machina.errors import RunFailedError, UserError
+from machina.errors import EnvironmentFaultError, RunFailedError, UserError
 from machina.league.matches import MatchResult, Player, PolicyPlayer, ScriptedPlayer, play_match, wilson
 from machina.types import (
     ActorInput,
@@ -145,7 +145,7 @@ def test_progress_is_told_and_a_match_can_be_stopped() -> None:
 
 def test_a_fault_of_the_environment_ends_the_match_and_closes_it() -> None:
     factory = RaceFactory(race_spec(), fails_at=3)
-    with pytest.raises(RunFailedError, match="match stopped: environment 'race': a runner left the track"):
+    with pytest.raises(EnvironmentFaultError, match="environment 'race': a runner left the track"):
         play_match(factory, [always(WALK), always(RUN)], 30, 1)
     assert [race.closed for race in factory.made] == [True]
 

@@ -68,7 +68,6 @@ def content(count: int, rated: int | None = None) -> dict[str, Any]:
         "pool_share": 0.2,
         "snapshots": snapshots,
         "ratings": sorted([*ratings, *ANCHORS], key=lambda row: -float(str(row["mu"]))),
-        "cross_table": {"names": [], "win_rates": [], "games": []},
         "games": {"self": 1234, "pool": 300},
     }
 
