@@ -1,6 +1,6 @@
 """Machina: reinforcement learning at scale with simple algorithms.
 
-``machina.train``, ``resume``, ``evaluate`` and ``load_policy`` do what the commands do;
+``machina.train``, ``resume``, ``evaluate``, ``match`` and ``load_policy`` do what the commands do;
 ``register_algorithm``, ``register_environment`` and ``register_network`` add parts of your own.
 """
 
@@ -13,6 +13,7 @@ from machina.errors import RunFailedError, UserError
 if TYPE_CHECKING:
     from machina.envs.builders import register_environment
     from machina.launch.api import evaluate, load_policy, resume, train
+    from machina.launch.matching import match
     from machina.nets.register import register_network
     from machina.registry import register_algorithm
 
@@ -23,6 +24,7 @@ __all__ = [
     "UserError",
     "evaluate",
     "load_policy",
+    "match",
     "register_algorithm",
     "register_environment",
     "register_network",
@@ -34,6 +36,7 @@ __all__ = [
 _HOMES = {
     "evaluate": "machina.launch.api",
     "load_policy": "machina.launch.api",
+    "match": "machina.launch.matching",
     "resume": "machina.launch.api",
     "train": "machina.launch.api",
     "register_algorithm": "machina.registry",

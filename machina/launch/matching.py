@@ -241,21 +241,12 @@ def lineup(names: Sequence[PlayerName], game: str | None = None) -> Lineup:
     return Lineup(tuple(entrants), factory, next(iter(runs.values()), None))
 
 
-def resolve_player(text: str, game: str | None = None) -> Player:
-    """One player by its name.
-
-    Args:
-        text: see ``parse_player``.
-        game: which one it plays; None takes it from the run.
-
-    Raises:
-        UserError: see ``parse_player`` and ``lineup``.
-    """
-    return lineup([parse_player(text)], game).entrants[0].player
-
-
 def match(
-    players: Sequence[str], games: int, seed: int, game: str | None = None, progress: Progress | None = None
+    players: Sequence[str],
+    games: int = 200,
+    seed: int = 0,
+    game: str | None = None,
+    progress: Progress | None = None,
 ) -> MatchResult:
     """Play a fair match, as ``machina match`` does; nothing is written.
 

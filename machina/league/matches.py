@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from machina.errors import RunFailedError, UserError, nearest
 from machina.interfaces import MOST_SLOTS, Policy
-from machina.league.results import CrossTable, cross_table, outcome
+from machina.league.results import outcome
 from machina.specs import EnvSpec
 from machina.types import (
     ActorInput,
@@ -166,9 +166,6 @@ class MatchResult(BaseModel):
         shown = "; ".join(f"{name} {', '.join(map(str, count))}" for name, count in counts.items())
         teams = len(self.players)
         return f"{len(self.games)} games are no multiple of {teams} teams; games as team 0 to {teams - 1}: {shown}"
-
-    def cross_table(self) -> CrossTable:
-        return cross_table(self.games)
 
 
 def wilson(wins: int, draws: int, losses: int) -> WinRate:

@@ -101,11 +101,3 @@ class PairResults:
         self._games = dict(state["games"])
         self._wins = {(a, b): count for a, b, count in state["wins"]}
         self._draws = {(a, b): count for a, b, count in state["draws"]}
-
-
-def cross_table(results: Iterable[GameResult]) -> CrossTable:
-    """Win rates of every pair of players over ``results``."""
-    pairs = PairResults()
-    for result in results:
-        pairs.record(result.players, result.scores)
-    return pairs.cross_table()

@@ -20,10 +20,8 @@ from machina.launch.configuration import saved_config
 from machina.launch.matching import (
     RunPlayers,
     lineup,
-    match,
     match_rows,
     parse_player,
-    resolve_player,
     scripted_players,
     team_labels,
 )
@@ -96,30 +94,32 @@ def test_a_run_offers_its_checkpoints_and_its_snapshots(league: Path) -> None:
     np.testing.assert_array_equal(moves(latest.player), seen[-1])
 
 
+def player(text: str, game: str | None = None) -> Player:
+    return lineup([parse_player(text)], game).entrants[0].player
+
+
 def test_scripted_players_by_name(league: Path) -> None:
-    assert moves(resolve_player("random", "connect_four")).std() > 1
-    np.testing.assert_array_equal(
-        moves(resolve_player("random", "connect_four")), moves(resolve_player(f"{league}@random"))
-    )
-    assert resolve_player(f"{league}@one_ply").name == "one_ply"
+    assert moves(player("random", "connect_four")).std() > 1
+    np.testing.assert_array_equal(moves(player("random", "connect_four")), moves(player(f"{league}@random")))
+    assert player(f"{league}@one_ply").name == "one_ply"
 
 
 def test_every_game_has_random_play() -> None:
     assert list(scripted_players(game_factory("connect_four", GameConfig()).spec)) == ["random", "one_ply"]
     spec = game_factory("pettingzoo.classic.tictactoe_v3", GameConfig(teams="agents")).spec
     assert list(scripted_players(spec)) == ["random"]
-    result = match(["random", "one_ply"], games=60, seed=0, game="connect_four")
+    result = machina.match(["random", "one_ply"], games=60, seed=0, game="connect_four")
     assert result.win_rate("one_ply").low > 0.7
 
 
 def test_a_match_is_repeatable_and_fair(league: Path) -> None:
     names = [f"{league}@{SNAPSHOTS[0]}", str(league)]
     told: list[tuple[int, int]] = []
-    result = match(names, games=10, seed=3, progress=lambda *counts: told.append(counts))
+    result = machina.match(names, games=10, seed=3, progress=lambda *counts: told.append(counts))
     assert told[-1] == (10, 10)
     assert len(told) == 10
-    assert match(names, games=10, seed=3) == result
-    assert match(names, games=10, seed=4).games != result.games
+    assert machina.match(names, games=10, seed=3) == result
+    assert machina.match(names, games=10, seed=4).games != result.games
     assert [result.games_by_team(name) for name in result.players] == [(5, 5), (5, 5)]
     chosen = lineup([parse_player(name) for name in names])
     rows = match_rows(result, chosen.factory.spec)
@@ -144,8 +144,8 @@ def test_a_match_without_a_run_is_not_kept() -> None:
 
 def test_the_first_run_sets_the_options_of_the_game(league: Path, tmp_path: Path) -> None:
     short = edited(league, tmp_path, "short", "max_steps: null", "max_steps: 4")
-    assert {game.length for game in match([str(short), str(league)], games=4, seed=0).games} == {4}
-    assert min(game.length for game in match([str(league), str(short)], games=4, seed=0).games) > 4
+    assert {game.length for game in machina.match([str(short), str(league)], games=4, seed=0).games} == {4}
+    assert min(game.length for game in machina.match([str(league), str(short)], games=4, seed=0).games) > 4
 
 
 def test_players_of_different_games_or_teams(league: Path, tmp_path: Path) -> None:
@@ -159,17 +159,17 @@ def test_players_of_different_games_or_teams(league: Path, tmp_path: Path) -> No
         rating_games=LeagueConfig().rating_games,
     )
     with pytest.raises(machina.UserError) as caught:
-        match([str(league), str(tictactoe)], games=2, seed=0)
+        machina.match([str(league), str(tictactoe)], games=2, seed=0)
     assert str(caught.value) == (
         f"run '{league}' plays connect_four, run '{tictactoe}' plays pettingzoo.classic.tictactoe_v3; a match is of "
         "one game"
     )
     others = edited(tictactoe, tmp_path, "names", "teams: agents", "teams: names")
     with pytest.raises(machina.UserError, match="with other observations, actions or teams"):
-        match([str(tictactoe), str(others)], games=2, seed=0)
-    assert len(match([str(tictactoe), f"{tictactoe}@random"], games=2, seed=0).games) == 2
+        machina.match([str(tictactoe), str(others)], games=2, seed=0)
+    assert len(machina.match([str(tictactoe), f"{tictactoe}@random"], games=2, seed=0).games) == 2
     with pytest.raises(machina.UserError, match="is no league and has no snapshot 'u000009'; it has best, random"):
-        match([f"{tictactoe}@u000009", "random"], games=2, seed=0)
+        machina.match([f"{tictactoe}@u000009", "random"], games=2, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_players_of_different_games_or_teams(league: Path, tmp_path: Path) -> No
 )
 def test_refusals(names: list[str], game: str | None, expected: str, league: Path) -> None:
     with pytest.raises(machina.UserError) as caught:
-        match([name.replace("RUN", str(league)) for name in names], games=2, seed=0, game=game)
+        machina.match([name.replace("RUN", str(league)) for name in names], games=2, seed=0, game=game)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -201,8 +201,8 @@ def test_a_damaged_snapshot_is_refused(league: Path, tmp_path: Path) -> None:
     file = next((copy / "league" / "snapshots").glob(f"{SNAPSHOTS[1]}-*"))
     file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\0")
     with pytest.raises(machina.UserError, match="its parameters are not those that were saved"):
-        resolve_player(f"{copy}@{SNAPSHOTS[1]}")
-    resolve_player(f"{copy}@{SNAPSHOTS[0]}")
+        player(f"{copy}@{SNAPSHOTS[1]}")
+    player(f"{copy}@{SNAPSHOTS[0]}")
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ import pytest
 
 from machina.errors import UserError
 from machina.league.ratings import BETA, PRIOR_SIGMA, Ratings
-from machina.league.results import PairResults, cross_table
-from machina.types import GameResult
+from machina.league.results import PairResults
 
 ANCHORS = {"random": 0.0, "scripted": 12.0}
 
@@ -202,13 +201,10 @@ def test_a_game_of_three_teams_counts_for_each_pair() -> None:
 
 
 def test_the_cross_table_shows_who_never_met() -> None:
-    results = [
-        GameResult(("a", "b"), (1, 0), 5),
-        GameResult(("b", "a"), (1, 1), 5),
-        GameResult(("c", "a"), (0, 1), 5),
-        GameResult(("c", "c"), (0, 1), 5),
-    ]
-    table = cross_table(results)
+    pairs = PairResults()
+    for players, scores in ((("a", "b"), (1, 0)), (("b", "a"), (1, 1)), (("c", "a"), (0, 1)), (("c", "c"), (0, 1))):
+        pairs.record(players, scores)
+    table = pairs.cross_table()
     assert table.names == ("a", "b", "c")
     assert table.win_rates == ((None, 0.75, 1.0), (0.25, None, None), (0.0, None, None))
     assert table.games == ((0, 2, 1), (2, 0, 0), (1, 0, 0))
