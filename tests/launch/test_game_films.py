@@ -9,6 +9,8 @@ import pytest
 from leagues import SNAPSHOTS, small_league
 
 import machina
+from machina.config import LeagueConfig
+from machina.envs.games import GAMES
 from machina.launch.filming import film
 
 
@@ -59,3 +61,25 @@ def test_refusals(options: dict[str, str | bool], expected: str, league: Path) -
     with pytest.raises(machina.UserError) as caught:
         film(league, **options)  # type: ignore[arg-type]
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("game", "heuristic"), [("simple_tag", "chase"), ("battle", "nearest"), ("pong_duel", "follow")]
+)
+def test_every_shipped_game_has_films(game: str, heuristic: str, tmp_path: Path) -> None:
+    slots = 2 * len(GAMES[game].seats)
+    run = small_league(
+        tmp_path,
+        "run",
+        game,
+        envs_per_task=2,
+        batch_size=slots,
+        unroll_length=2,
+        total_frames=2 * slots,
+        snapshot_updates=None,
+        rating_games=LeagueConfig().rating_games,
+    )
+    made = film(run, against=heuristic, max_steps=4)
+    assert made.file.name == f"{game}-{2 * slots:012d}-vs-{heuristic}-seed0.mp4"
+    assert imageio_ffmpeg.count_frames_and_secs(str(made.file))[0] == 4
+    assert [label.split(" as ")[0] for label, _ in made.scores] == [f"{run} at {2 * slots}", heuristic]
