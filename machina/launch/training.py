@@ -8,12 +8,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-import numpy as np
-from safetensors.numpy import save
 from torch import Tensor
 
 from machina.checkpoint import Checkpoint, CheckpointError, RunDirectory
-from machina.checkpoint.files import write_atomically
 from machina.errors import RunFailedError, UserError
 from machina.interfaces import LearnerState
 from machina.launch.configuration import AnyRunConfig
@@ -22,16 +19,13 @@ from machina.launch.parts import Parts, total_env_steps
 from machina.launch.places import Evaluation, Place
 from machina.launch.progress import Means, Meter, Progress
 from machina.launch.signals import handled_signals
+from machina.launch.skipped import SkippedUpdates
 from machina.launch.watching import RunView
 from machina.metrics import EpisodeTracker, MetricsWriter, TimeShares
 from machina.runtime.batches import Batch
 from machina.runtime.hardware import resident_memory
 from machina.runtime.learners import Lost, Updated
-from machina.runtime.unrolls import to_arrays
 from machina.types import Array
-
-MOST_SKIPPED_UPDATES = 10
-"""Updates in a row that may be skipped for NaN before the run stops."""
 
 LOOK_S = 1.0
 """How often the run writes its status and hears requests."""
@@ -89,7 +83,7 @@ class Trainer:
         self._shares = TimeShares()
         self._means = Means()
         self._meter = Meter()
-        self._skipped_in_a_row = 0
+        self._skipped = SkippedUpdates(run.path, self.learners.skipped_batch)
         self._stop_reason: str | None = None
         self._interrupted = False
         self._evaluation: Evaluation | None = None
@@ -251,23 +245,7 @@ class Trainer:
         metrics |= {"actor/policy_lag_mean": float(lags.mean()), "actor/policy_lag_max": float(lags.max())}
         self._means.add(metrics)
         self._view.latest = metrics
-        self._watch_for_nan(skipped=metrics["learner/skipped"] > 0)
-
-    def _watch_for_nan(self, skipped: bool) -> None:
-        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
-        if self._skipped_in_a_row < MOST_SKIPPED_UPDATES:
-            return
-        file = self._run.path / f"nan-batch-{self.progress.env_steps}.safetensors"
-        where = f"the last batch is in '{file}'"
-        batch = self.learners.skipped_batch()
-        arrays = {} if batch is None else to_arrays(batch)
-        try:
-            write_atomically(file, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
-        except OSError as error:
-            where = f"the last batch could not be written ({error.strerror})"
-        raise RunFailedError(
-            f"{MOST_SKIPPED_UPDATES} updates in a row gave NaN or infinity; {where}; try a lower --learning-rate"
-        )
+        self._skipped.note(metrics["learner/skipped"] > 0, self.progress.env_steps)
 
     def _now_and_then(self) -> None:
         """Everything that is not learning: episodes, log, evaluation, checkpoint, and whether to stop."""
