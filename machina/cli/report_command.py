@@ -27,7 +27,9 @@ class ReportOptions(BaseModel):
     snapshots: int = Field(
         default=10, ge=1, description="League: snapshots in the table, spread evenly from the first to the last."
     )
-    seed: int = Field(default=0, ge=0, description="League: seeds the games of the table and the film.")
+    seed: int = Field(
+        default=0, ge=0, description="League: seeds the film, and those games of the table that were not played before."
+    )
 
 
 def run(arguments: list[str]) -> int:
