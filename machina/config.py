@@ -81,7 +81,8 @@ class RuntimeConfig(Config):
     device: str = Field(default="auto", description="Learner's device: auto, cpu, cuda or cuda:N.")
     actor_device: str | None = Field(default=None, description="Actors' device; None is the learner's.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="auto takes bfloat16 where the processor has units for it."
+        default="auto",
+        description="auto takes bfloat16 where the processor has units for it and observations are images.",
     )
     actor_threads: int | None = Field(default=None, ge=1, description="Torch threads per actor.")
     learner_threads: int | None = Field(default=None, ge=1, description="Torch threads of the learner.")

@@ -71,7 +71,7 @@ class ImpalaLearner:
         self.spec = spec
         self.total_env_steps = total_env_steps
         self.device = resolve_device(device)
-        self.precision = resolve_precision(precision, self.device)
+        self.precision = resolve_precision(precision, self.device, spec.observation_bytes)
         self.model = trained_network(
             config,
             spec,

@@ -92,7 +92,7 @@ class PPOLearner:
         self.total_env_steps = total_env_steps
         self.seed = seed
         self.device = resolve_device(device)
-        self.precision = resolve_precision(precision, self.device)
+        self.precision = resolve_precision(precision, self.device, spec.observation_bytes)
         self.model = trained_network(
             config,
             spec,

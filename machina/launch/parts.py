@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from machina.config import RuntimeConfig
 from machina.envs.builders import parse_environment
 from machina.interfaces import Algorithm, EnvFactory, Policy
 from machina.launch.configuration import AnyRunConfig
 from machina.nets.precision import Precision, resolve_device, resolve_precision
 from machina.registry import algorithm_entry
 from machina.runtime.hardware import available_cores
+from machina.specs import EnvSpec
 
 LARGE_OBSERVATION = 16_384
 """Bytes of an observation from which on all cores help a learner of several passes. Below, threads mostly wait for each
@@ -49,7 +51,7 @@ class Parts(NamedTuple):
     machine: MachinePlan
 
 
-def plan_machine(config: AnyRunConfig) -> MachinePlan:
+def plan_machine(config: AnyRunConfig, spec: EnvSpec) -> MachinePlan:
     """Choose devices, precision and numbers of threads.
 
     On a CPU the learner and the actors share the cores: every thread that waits leaves its core to
@@ -63,17 +65,25 @@ def plan_machine(config: AnyRunConfig) -> MachinePlan:
     # How many "auto" means is known when the cluster is joined.
     actors = 1 if runtime.actors == "auto" else runtime.actors
     shared = cores if inline else max(1, cores // (2 * actors))
+    learner_does_most = config.algo.passes > 1 and spec.observation_bytes >= LARGE_OBSERVATION
+    for_learners = cores if inline or learner_does_most else cores // 2
     return MachinePlan(
         device=str(device),
         actor_device=str(actor_device),
-        precision=resolve_precision(runtime.precision, device),
-        actor_precision=resolve_precision(runtime.precision, actor_device),
+        precision=resolve_precision(runtime.precision, device, spec.observation_bytes),
+        actor_precision=resolve_precision(runtime.precision, actor_device, spec.observation_bytes),
         cores=cores,
         actors=actors,
         actor_threads=runtime.actor_threads or (max(1, int(runtime.cpus_per_actor)) if in_cluster else shared),
-        learner_threads=runtime.learner_threads or (cores if inline else max(1, cores // (2 * runtime.learners))),
-        env_threads=runtime.env_threads or (max(1, int(runtime.cpus_per_actor)) if in_cluster else cores),
+        learner_threads=runtime.learner_threads or max(1, for_learners // runtime.learners),
+        env_threads=_env_threads(runtime),
     )
+
+
+def _env_threads(runtime: RuntimeConfig) -> int:
+    """Threads that step one game's environments."""
+    all_of_actor = max(1, int(runtime.cpus_per_actor)) if runtime.place == "ray" else available_cores()
+    return runtime.env_threads or all_of_actor
 
 
 def build_parts(config: AnyRunConfig) -> Parts:
@@ -82,12 +92,9 @@ def build_parts(config: AnyRunConfig) -> Parts:
     Raises:
         UserError: the environment, the wrapper or the device can't be had.
     """
-    machine = plan_machine(config)
-    factory = parse_environment(config.environment, config.env, config.wrapper, machine.env_threads)
-    learner_does_most = config.algo.passes > 1 and factory.spec.observation_bytes >= LARGE_OBSERVATION
-    if learner_does_most and config.runtime.learner_threads is None:
-        machine = machine._replace(learner_threads=max(1, machine.cores // config.runtime.learners))
-    return Parts(factory, algorithm_entry(config.algorithm).build(config.algo), machine)
+    factory = parse_environment(config.environment, config.env, config.wrapper, _env_threads(config.runtime))
+    algorithm = algorithm_entry(config.algorithm).build(config.algo)
+    return Parts(factory, algorithm, plan_machine(config, factory.spec))
 
 
 def total_env_steps(config: AnyRunConfig, factory: EnvFactory) -> int:

@@ -23,7 +23,7 @@ class SampledPolicy:
 
     def __init__(self, config: NetworkConfig, spec: EnvSpec, device: str, precision: str) -> None:
         self.device = resolve_device(device)
-        self.precision = resolve_precision(precision, self.device)
+        self.precision = resolve_precision(precision, self.device, spec.observation_bytes)
         self.network = build_network(spec, config, seed=0).to(self.device).requires_grad_(False).eval()
         self.network.cast_for_acting(self.precision.dtype)
         self._distribution = distribution_of(spec.action)

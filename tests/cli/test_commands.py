@@ -20,7 +20,7 @@ from machina.checkpoint import RunDirectory, load_checkpoint
 from machina.cli.main import COMMANDS
 from machina.launch.ceiling import cached_ceiling
 from machina.launch.configuration import saved_config
-from machina.launch.parts import plan_machine
+from machina.launch.parts import build_parts
 from machina.metrics import read_metrics
 from machina.registry import ALGORITHMS, shipped_configurations
 from machina.report.evaluation import latest_evaluation
@@ -117,10 +117,10 @@ def test_doctor_measures_and_later_runs_know(cli: Command) -> None:
     assert "GiB available" in out
     run = cli.train("impala", "catch", "--total-frames", "40")
     known = saved_config(run)
-    assert cached_ceiling(known, plan_machine(known)) is None, "another batch size is another job"
+    assert cached_ceiling(known, build_parts(known).machine) is None, "another batch size is another job"
     cli.good("train", "impala", "catch", "--total-frames", "640", "--runs-dir", cli.runs, "--name", "measured")
     known = saved_config(cli.runs / "measured")
-    ceiling = cached_ceiling(known, plan_machine(known))
+    ceiling = cached_ceiling(known, build_parts(known).machine)
     assert ceiling is not None
     assert ceiling > 0
 
