@@ -269,18 +269,6 @@ def test_games_in_progress_go_on_exactly() -> None:
     assert again_opponents.in_memory == opponents.in_memory
 
 
-def test_games_go_on_from_a_checkpoint_of_before_they_had_scores() -> None:
-    group = begun(TWO_TEAMS, 6, None)
-    group.run(57)
-    state = saved(group)
-    former = {key.replace("seating/scores", "seating/returns"): array for key, array in state.items()}
-    assert former.keys() != state.keys()
-    again = restored(former, pool_opponents(None), seed=1)
-    assert {key: array.tolist() for key, array in again.seating.state().items()} == {
-        key: array.tolist() for key, array in group.seating.state().items()
-    }
-
-
 def test_new_games_after_a_restart_are_not_those_of_before() -> None:
     view = view_of((0.1,) * 10, pool_share=0.5)
     before = begun(TWO_TEAMS, 6, pool_opponents(view))
