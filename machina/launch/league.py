@@ -79,6 +79,8 @@ class League:
         self._shared: list[Any] = []
         self._games: Counter[str] = Counter()
         self._rated: list[str] = []
+        self._table_is_stale = False
+        """Whether the disk refused the latest one."""
         self._told = (0, 0.0)
         """``_met`` when the metrics were asked for last."""
         self._rating_games = RatingGames(config, parts, self._store, scripted, beside=beside)
@@ -204,8 +206,11 @@ class League:
         try:
             file.parent.mkdir(exist_ok=True)
             write_atomically(file, json.dumps(self.table()).encode())
+            self._table_is_stale = False
         except OSError as error:
-            self._notice(f"'{file}' could not be written: {error.strerror or error}; the former one stays")
+            if not self._table_is_stale:  # told once, not at every line of the metrics
+                self._notice(f"'{file}' could not be written: {error.strerror or error}; the former one stays")
+            self._table_is_stale = True
 
     def _met(self) -> tuple[int, float]:
         """Games against the pool, and how many of them the present self won, a draw counting half."""

@@ -10,7 +10,7 @@ from machina.errors import UserError
 
 LEAST_OBSERVATION = 4096
 """Bytes of an observation from which on bfloat16 pays. Below, it gains little (8 % on boards of Connect Four) and may
-cost learning: 2 of 5 seeds of `recall` failed in bfloat16, none of 12 in float32 (docs/results.md)."""
+cost learning: 2 of 5 seeds of `recall` failed in bfloat16, none of 4 in float32 (docs/results.md)."""
 
 
 class Precision(NamedTuple):
