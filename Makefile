@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-cluster lint types bench clean
+.PHONY: demo test test-slow test-cluster test-gpu lint types bench clean
 
 # Installed when the stamp is older than what it depends on. constraints.txt pins what was tested.
 .venv/installed: pyproject.toml constraints.txt
@@ -28,6 +28,9 @@ test-slow: .venv/installed-dev ## learning and soak tests of minutes
 
 test-cluster: .venv/installed-dev ## clusters of several Ray nodes on this machine, and their faults
 	$(BIN)/python -m pytest -m cluster
+
+test-gpu: .venv/installed-dev ## the learner on a GPU; needs one
+	$(BIN)/python -m pytest -m gpu
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +26,13 @@ class SampledPolicy:
     def __init__(self, config: NetworkConfig, spec: EnvSpec, device: str, precision: str) -> None:
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device, spec.observation_bytes)
-        self.network = build_network(spec, config, seed=0).to(self.device).requires_grad_(False).eval()
-        self.network.cast_for_acting(self.precision.dtype)
+        # Work of one stream is done in order: on the learner's, every answer would wait for the update under way.
+        self._stream: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":
+            self._stream = torch.cuda.Stream(self.device, priority=-1)  # type: ignore[no-untyped-call]
+        with self._on_own_stream():
+            self.network = build_network(spec, config, seed=0).to(self.device).requires_grad_(False).eval()
+            self.network.cast_for_acting(self.precision.dtype)
         self._distribution = distribution_of(spec.action)
 
     def initial_core_state(self, num_slots: int) -> CoreState:
@@ -34,7 +41,7 @@ class SampledPolicy:
 
     def act(self, inputs: ActorInput) -> ActorOutput:
         """Answer B slots; see ``machina.interfaces.Policy``."""
-        with torch.inference_mode(), self.precision.autocast(self.device):
+        with self._on_own_stream(), torch.inference_mode(), self.precision.autocast(self.device):
             entry = NetworkInput(
                 observation={key: self._tensor(array)[None] for key, array in inputs.observation.items()},
                 reward=self._tensor(inputs.reward)[None],
@@ -53,7 +60,8 @@ class SampledPolicy:
 
     def load_parameters(self, parameters: Tensor) -> None:
         """Copy a published flat vector into the network."""
-        load_flat(self.network, parameters)
+        with self._on_own_stream():
+            load_flat(self.network, parameters)
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy a checkpoint's named tensors into the network.
@@ -61,7 +69,11 @@ class SampledPolicy:
         Raises:
             UserError: they belong to another network.
         """
-        load_tensors(self.network, tensors)
+        with self._on_own_stream():
+            load_tensors(self.network, tensors)
+
+    def _on_own_stream(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(array).to(self.device)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from pathlib import Path
 
 # glibc's malloc.h
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
+
+ACTOR_NICENESS = 10
+"""Added to the niceness of an actor's threads beside a learner (nice(2)); 19 was no faster, 5 slower."""
 
 
 def available_cores() -> int:
@@ -41,6 +45,16 @@ def tune_process(learner_threads: int) -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
+def yield_to_learner() -> None:
+    """Lower the priority of this thread, an actor's, and of the threads that it starts.
+
+    The threads of one operation of the learner wait for each other: when an actor takes the core of one, all stand.
+    Actors lose nothing by it: they have all cores while the learner waits for them (docs/benchmarks.md).
+    """
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + ACTOR_NICENESS)
 
 
 def resident_memory() -> int:

@@ -12,6 +12,7 @@ from machina.runtime.actor import Actor, Fault
 from machina.runtime.batches import Batch
 from machina.runtime.building import ActorSetup
 from machina.runtime.group import COUNTERS
+from machina.runtime.hardware import yield_to_learner
 from machina.runtime.parameters import PublishedParameters
 from machina.runtime.plane import InProcessPlane, PlaneConfig
 from machina.runtime.queue import QueueClosedError
@@ -47,6 +48,7 @@ class LocalPlane(InProcessPlane):
         import torch
 
         torch.set_num_threads(self._setup.torch_threads)
+        yield_to_learner()
         try:
             actor = self._builder.build(slots, self._initial, self.store.latest().opponents)
             self._actors.append(actor)

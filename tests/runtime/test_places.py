@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from machina.losses.alignment import aligned
 from machina.nets.parameters import load_flat
 from machina.nets.register import build_network
 from machina.nets.unroll_tensors import network_input
+from machina.runtime.hardware import ACTOR_NICENESS
 from machina.runtime.unrolls import to_arrays
 from machina.types import Array, Unroll
 
@@ -63,6 +66,17 @@ def test_inline_and_local_give_the_same_unrolls_in_lock_step(name: str) -> None:
     assert all(same(*pair) for pair in zip(*recorded.values(), strict=True))
     assert torch.equal(parameters["inline"], parameters["local"])
     assert len({float(batch.policy_version.max()) for batch in recorded["inline"]}) > 1, "parameters did come back"
+
+
+@pytest.mark.parametrize(("place", "lowered"), [("inline", 0), ("local", ACTOR_NICENESS)])
+def test_actors_give_way_to_the_learner(place: str, lowered: int) -> None:
+    """The actor's thread and those of its environments; never the learner's own."""
+    with running("catch", place, {"batch_size": 4, "unroll_length": 6}, {"envs_per_task": 4}) as job:
+        take(job, 2)
+        actors = [thread for thread in threading.enumerate() if thread.name.startswith(("actor ", "step "))]
+        assert len(actors) == (3 if lowered else 0)
+        assert all(os.getpriority(os.PRIO_PROCESS, thread.native_id or 0) == lowered for thread in actors)
+        assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == 0
 
 
 def test_the_action_stream_of_a_slot_does_not_depend_on_the_actors() -> None:
