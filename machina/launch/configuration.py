@@ -78,3 +78,15 @@ def saved_config(run_dir: Path) -> AnyRunConfig:
         return default_config(str(content.get("algorithm")), str(content.get("environment")), content, str(file))
     except ValidationError as error:
         raise UserError(one_line(error, str(file))) from error
+
+
+def config_for_acting(run_dir: Path) -> AnyRunConfig:
+    """The configuration of a run whose policy is only to act, perhaps on a machine without the learner's GPUs.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    config = saved_config(run_dir)
+    asked = config.runtime.actor_device or config.runtime.device
+    anywhere = {"device": "cpu" if asked == "cpu" else "auto", "actor_device": None}
+    return config.model_copy(update={"runtime": config.runtime.model_copy(update=anywhere)})

@@ -15,7 +15,7 @@ from machina.config import LeagueConfig, to_yaml
 from machina.errors import UserError, nearest
 from machina.interfaces import Policy
 from machina.launch.ceiling import cached_ceiling
-from machina.launch.configuration import AnyRunConfig, saved_config
+from machina.launch.configuration import AnyRunConfig, config_for_acting, saved_config
 from machina.launch.evaluation import Progress, evaluate
 from machina.launch.parts import Parts, build_parts, policy_maker, total_env_steps
 from machina.launch.places import Place, open_place
@@ -156,7 +156,7 @@ def load_run(path: Path, best: bool = False) -> LoadedRun:
         UserError: no run, no good checkpoint, or no best one.
     """
     run = RunDirectory.open(path)
-    config = saved_config(run.path)
+    config = config_for_acting(run.path)
     parts = build_parts(config)
     if best:
         named = run.best()

@@ -14,7 +14,7 @@ from machina.envs.builders import describe, parse_environment
 from machina.envs.scripted import SCRIPTED, random_player
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nearest
 from machina.interfaces import EnvFactory
-from machina.launch.configuration import saved_config
+from machina.launch.configuration import config_for_acting
 from machina.launch.deadlines import TimedFactory
 from machina.launch.jobs import file_name, load_run
 from machina.launch.league import snapshots_folder
@@ -48,7 +48,7 @@ class RunPlayers:
 
     def __init__(self, path: Path) -> None:
         self.run = RunDirectory.open(path)
-        self.config = saved_config(self.run.path)
+        self.config = config_for_acting(self.run.path)
         self._parts = build_parts(self.config)
         self.factory: EnvFactory = self._parts.factory
         self._store = snapshots_folder(self.run)

@@ -252,6 +252,7 @@ def actor_setup(config: AnyRunConfig, parts: Parts, fetch: Callable[[Any], torch
         step_timeout_s=config.runtime.step_timeout_s,
         lock_step=config.runtime.lock_step,
         torch_threads=parts.machine.actor_threads,
+        yields=parts.machine.device == "cpu" and parts.machine.learner_threads > 1,
     )
 
 

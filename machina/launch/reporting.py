@@ -13,7 +13,7 @@ from machina.launch.cross_play import cross_play, evenly_spread
 from machina.launch.filming import film
 from machina.launch.matching import RunPlayers, heuristic
 from machina.league.matches import Progress
-from machina.league.ratings import BETA
+from machina.league.ratings import win_probability
 from machina.metrics import read_metrics
 from machina.report.evaluation import latest_evaluation
 from machina.report.league import CrossTable, League
@@ -151,10 +151,7 @@ def _show_cross_table(pages: _Pages, league: League, table: CrossTable) -> None:
 
 
 def predicted_against_measured(league: League, table: CrossTable) -> Predictions | None:
-    """How far the ratings' predictions are from a table of games that the ratings don't know; None without any pair.
-
-    The model is that of ``machina.league.ratings``: a wins with probability Phi((mu_a - mu_b) / (sqrt(2) beta)).
-    """
+    """How far the ratings' predictions are from a table of games that the ratings don't know; None without any pair."""
     mu = {row.name: row.mu for row in league.ratings}
     pairs: list[tuple[str, str, float, float]] = []
     chance = 0.0
@@ -163,7 +160,7 @@ def predicted_against_measured(league: League, table: CrossTable) -> Predictions
             measured = table.win_rates[i][j]
             if measured is None or a not in mu or b not in mu:
                 continue
-            predicted = 0.5 * (1 + math.erf((mu[a] - mu[b]) / (2 * BETA)))
+            predicted = win_probability(mu[a] - mu[b])
             pairs.append((a, b, predicted, measured))
             # Mean absolute deviation of a share of n games, in the limit of many.
             chance += math.sqrt(2 / math.pi * predicted * (1 - predicted) / table.games[i][j])

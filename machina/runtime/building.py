@@ -26,6 +26,8 @@ class ActorSetup(NamedTuple):
     lock_step: bool
     torch_threads: int
     """Torch threads of each actor."""
+    yields: bool = False
+    """In the learner's process: actors have a lower priority; see ``machina.runtime.hardware.yield_to_learner``."""
     make_opponents: Callable[[], Opponents] | None = None
     """Other players in games of several agents, one object per actor; None where the policy only plays itself."""
 

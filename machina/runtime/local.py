@@ -48,7 +48,8 @@ class LocalPlane(InProcessPlane):
         import torch
 
         torch.set_num_threads(self._setup.torch_threads)
-        yield_to_learner()
+        if self._setup.yields:
+            yield_to_learner()
         try:
             actor = self._builder.build(slots, self._initial, self.store.latest().opponents)
             self._actors.append(actor)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from runs import SMALL, checkpoints
 
 import machina
@@ -152,6 +153,18 @@ def test_a_loaded_policy_acts_as_evaluation_does(tmp_path: Path) -> None:
     # Double precision, lists, or a flat dict: all that a user may have at hand.
     assert again.act(entry.observation[OBSERVATION][0].astype(np.float64)) == actions[0]
     assert set(actions) <= {0, 1, 2}
+
+
+def test_a_run_of_a_machine_with_gpus_acts_where_there_are_none(tmp_path: Path) -> None:
+    path = train(tmp_path, "catch")
+    here = machina.evaluate(path, episodes=5)
+    file = path / "config.yaml"
+    content = yaml.safe_load(file.read_text())
+    content["runtime"] |= {"device": "cuda:7", "actor_device": "cuda:6"}
+    file.write_text(yaml.safe_dump(content))
+    assert machina.evaluate(path, episodes=5) == here
+    with pytest.raises(machina.UserError, match=r"device 'cuda:7' is not here"):
+        machina.resume(path)
 
 
 @pytest.mark.parametrize(

@@ -68,14 +68,17 @@ def test_inline_and_local_give_the_same_unrolls_in_lock_step(name: str) -> None:
     assert len({float(batch.policy_version.max()) for batch in recorded["inline"]}) > 1, "parameters did come back"
 
 
-@pytest.mark.parametrize(("place", "lowered"), [("inline", 0), ("local", ACTOR_NICENESS)])
-def test_actors_give_way_to_the_learner(place: str, lowered: int) -> None:
+@pytest.mark.parametrize(
+    ("place", "learner_threads", "niceness"), [("inline", 2, 0), ("local", 1, 0), ("local", 2, ACTOR_NICENESS)]
+)
+def test_actors_give_way_to_a_learner_of_several_threads(place: str, learner_threads: int, niceness: int) -> None:
     """The actor's thread and those of its environments; never the learner's own."""
-    with running("catch", place, {"batch_size": 4, "unroll_length": 6}, {"envs_per_task": 4}) as job:
+    runtime = {"learner_threads": learner_threads}
+    with running("catch", place, {"batch_size": 4, "unroll_length": 6}, {"envs_per_task": 4}, runtime) as job:
         take(job, 2)
         actors = [thread for thread in threading.enumerate() if thread.name.startswith(("actor ", "step "))]
-        assert len(actors) == (3 if lowered else 0)
-        assert all(os.getpriority(os.PRIO_PROCESS, thread.native_id or 0) == lowered for thread in actors)
+        assert len(actors) == (3 if place == "local" else 0)
+        assert all(os.getpriority(os.PRIO_PROCESS, thread.native_id or 0) == niceness for thread in actors)
         assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == 0
 
 
