@@ -1,4 +1,4 @@
-"""A policy with its memory: what evaluation, films and Python users act with."""
+"""A player with its memory: what evaluation, films and Python users act with."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from machina.envs.actions import native_actions
 from machina.errors import UserError
 from machina.interfaces import Policy
+from machina.league.matches import Player, PolicyPlayer
 from machina.runtime.streams import SlotStreams
 from machina.specs import EnvSpec
 from machina.types import (
@@ -26,30 +27,30 @@ from machina.types import (
 )
 
 
-class PolicyState:
-    """A policy with what acting needs between steps: core state and previous action.
+class ActingPlayer:
+    """A player with what acting needs between steps: core state and previous action.
 
     Args:
-        policy: answers for B slots.
+        player: answers for B slots.
         spec: of the environment.
+        slots: ``[B]``, those that it plays.
         task_ids: ``[B]``.
         seed: seeds action sampling, one stream per slot.
     """
 
-    def __init__(self, policy: Policy, spec: EnvSpec, task_ids: IntArray, seed: int) -> None:
-        num_slots = len(task_ids)
-        self._policy = policy
+    def __init__(self, player: Player, spec: EnvSpec, slots: IntArray, task_ids: IntArray, seed: int) -> None:
+        self.player = player
+        self.slots = slots
         self._task_ids = task_ids
-        self._none = spec.action.none(num_slots)
-        self._streams = SlotStreams(seed, np.arange(num_slots), spec.action.shape)
-        self._num_slots = num_slots
-        self.reset(np.ones(num_slots, np.bool_))
+        self._none = spec.action.none(len(slots))
+        self._streams = SlotStreams(seed, slots, spec.action.shape)
+        self.reset(np.ones(len(slots), np.bool_))
 
     def reset(self, slots: Array) -> None:
         """Forget what came before in the slots where ``slots`` ``[B]`` is true."""
         self._first = slots.copy()
         if slots.all():
-            self._core_state: CoreState = self._policy.initial_core_state(self._num_slots)
+            self._core_state: CoreState = self.player.initial_core_state(len(self.slots))
             self._previous_action = self._none
             return
         self._previous_action = where_slots(slots, self._none, self._previous_action)
@@ -57,7 +58,7 @@ class PolicyState:
 
     def act(self, observation: Observation, reward: FloatArray, on_turn: BoolArray) -> Array:
         """Sample an action per slot, ``[B, *action.shape]``; those of slots not ``on_turn`` ``[B]`` are ignored."""
-        answer = self._policy.act(
+        action, self._core_state = self.player.act(
             ActorInput(
                 observation,
                 reward,
@@ -68,10 +69,9 @@ class PolicyState:
                 self._streams.next(),
             )
         )
-        self._core_state = answer.core_state
-        self._previous_action = where_slots(on_turn, answer.action, self._previous_action)
+        self._previous_action = where_slots(on_turn, action, self._previous_action)
         self._first = np.zeros_like(self._first)
-        return answer.action
+        return action
 
 
 class LoadedPolicy:
@@ -86,11 +86,11 @@ class LoadedPolicy:
 
     def __init__(self, policy: Policy, spec: EnvSpec, seed: int) -> None:
         self._spec = spec
-        self._state = PolicyState(policy, spec, np.zeros(1, np.int64), seed=seed)
+        self._acting = ActingPlayer(PolicyPlayer("policy", policy), spec, np.arange(1), np.zeros(1, np.int64), seed)
 
     def reset(self) -> None:
         """Start an episode."""
-        self._state.reset(np.ones(1, np.bool_))
+        self._acting.reset(np.ones(1, np.bool_))
 
     def act(self, observation: npt.ArrayLike | Observation, reward: float = 0.0) -> Any:
         """Sample an action: an integer, or an array of integers or of numbers, as the environment takes it.
@@ -112,6 +112,6 @@ class LoadedPolicy:
             if array.shape != expected.shape:
                 raise UserError(f"observation {key!r} has shape {array.shape}, the policy needs {expected.shape}")
             batch[key] = array[None]
-        action = self._state.act(batch, np.full(1, reward, np.float32), np.ones(1, np.bool_))
+        action = self._acting.act(batch, np.full(1, reward, np.float32), np.ones(1, np.bool_))
         native = native_actions(self._spec.action, action)[0]
         return int(native) if self._spec.action.kind == "discrete" else native

@@ -12,8 +12,9 @@ import numpy as np
 
 from machina.errors import EnvironmentFaultError, RunFailedError
 from machina.interfaces import MOST_SLOTS, EnvFactory, Policy
-from machina.launch.acting import PolicyState
+from machina.launch.acting import ActingPlayer
 from machina.launch.deadlines import TimedEnv
+from machina.league.matches import PolicyPlayer
 from machina.report.evaluation import EvaluationResult
 from machina.specs import EnvSpec
 from machina.types import IntArray
@@ -60,11 +61,12 @@ def evaluate(
         own = np.flatnonzero(np.array(task_ids) == task)
         quota[own] = episodes // len(own) + (np.arange(len(own)) < episodes % len(own))
     seeds = np.random.SeedSequence([seed, EVALUATION_STREAM]).generate_state(len(task_ids) + 1)
+    player = PolicyPlayer("policy", policy)
     env = TimedEnv(factory.make(task_ids), step_timeout_s)
     try:
         result = _play(
             env,
-            PolicyState(policy, factory.spec, np.array(task_ids, np.int64), int(seeds[-1])),
+            ActingPlayer(player, factory.spec, np.arange(len(task_ids)), np.array(task_ids, np.int64), int(seeds[-1])),
             [int(each >> 1) for each in seeds[:-1]],
             quota,
             progress,
@@ -100,7 +102,7 @@ def _tasks_of_slots(spec: EnvSpec, tasks: Sequence[int], episodes: int) -> list[
 
 def _play(
     env: TimedEnv,
-    player: PolicyState,
+    acting: ActingPlayer,
     seeds: list[int],
     quota: IntArray,
     progress: Progress | None,
@@ -113,9 +115,9 @@ def _play(
     while any(len(done) < wanted for done, wanted in zip(finished, quota, strict=True)):
         if stop():
             raise RunFailedError("evaluation stopped before its end; it has no score")
-        actions = player.act(entry.observation, entry.reward, entry.on_turn)
+        actions = acting.act(entry.observation, entry.reward, entry.on_turn)
         was_done = entry.terminated | entry.truncated
-        player.reset(was_done)
+        acting.reset(was_done)
         entry = env.step(actions)
         returns += entry.reward  # 0 at a reset step
         lengths += ~was_done

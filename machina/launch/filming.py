@@ -11,14 +11,13 @@ import numpy as np
 
 from machina.envs.games import GAMES
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError
+from machina.launch.acting import ActingPlayer
 from machina.launch.jobs import file_name, task_index
 from machina.launch.matching import BEST, Lineup, PlayerName, RunPlayers, lineup, parse_player, short_name, team_labels
-from machina.league.matches import Player
 from machina.report.video import write_mp4
 from machina.runtime.stepping import ThreadStepper, fault_at_hang
-from machina.runtime.streams import SlotStreams
 from machina.specs import EnvSpec
-from machina.types import ActorInput, Array, IntArray, StepResult, where_slots
+from machina.types import Array, IntArray
 
 FRAMES_PER_S = 60
 """The Atari's frame rate; other environments are shown at half of it."""
@@ -43,39 +42,12 @@ class Film(NamedTuple):
     remark: str
 
 
-class _Side:
-    """A player with what acting needs from one entry to the next, in the slots that it plays."""
-
-    def __init__(self, player: Player, spec: EnvSpec, slots: IntArray, task_ids: IntArray, seed: int) -> None:
-        self.player = player
-        self.slots = slots
-        self._task_ids = task_ids
-        self._streams = SlotStreams(seed, slots, spec.action.shape)
-        self._core_state = player.initial_core_state(len(slots))
-        self._previous_action = spec.action.none(len(slots))
-        self._first = np.ones(len(slots), np.bool_)
-
-    def act(self, entry: StepResult) -> Array:
-        """``[len(slots), *action.shape]``."""
-        inputs = ActorInput(
-            {key: array[self.slots] for key, array in entry.observation.items()},
-            entry.reward[self.slots],
-            self._previous_action,
-            self._first,
-            self._task_ids,
-            self._core_state,
-            self._streams.next(),
-        )
-        action, self._core_state = self.player.act(inputs)
-        self._previous_action = where_slots(entry.on_turn[self.slots], action, self._previous_action)
-        self._first = np.zeros_like(self._first)
-        return action
-
-
 class _Play:
     """Plays one episode, of several agents one game, and yields its pictures."""
 
-    def __init__(self, stepper: ThreadStepper, sides: list[_Side], seed: int, max_steps: int, timeout_s: float) -> None:
+    def __init__(
+        self, stepper: ThreadStepper, sides: list[ActingPlayer], seed: int, max_steps: int, timeout_s: float
+    ) -> None:
         self._stepper = stepper
         self._sides = sides
         self._seed = seed
@@ -93,7 +65,8 @@ class _Play:
         for _ in range(self._max_steps):
             yield env.render()
             for side in self._sides:
-                action[side.slots] = side.act(entry)
+                seen = {key: array[side.slots] for key, array in entry.observation.items()}
+                action[side.slots] = side.act(seen, entry.reward[side.slots], entry.on_turn[side.slots])
             self._stepper.send(action)
             entry = self._stepper.receive(self._timeout_s)
             self.returns += entry.reward
@@ -186,7 +159,7 @@ def _frames_per_s(spec: EnvSpec) -> float:
     return FRAMES_PER_S / spec.frames_per_step if spec.frames_per_step > 1 else FRAMES_PER_S / 2
 
 
-def _sides(chosen: Lineup, task_ids: IntArray, seed: int) -> list[_Side]:
+def _sides(chosen: Lineup, task_ids: IntArray, seed: int) -> list[ActingPlayer]:
     """The first player has the first team, the other one the rest; one alone has all."""
     spec, slots = chosen.factory.spec, np.arange(len(task_ids))
     parts = [slots]
@@ -194,12 +167,12 @@ def _sides(chosen: Lineup, task_ids: IntArray, seed: int) -> list[_Side]:
         first = np.array([seat.team for seat in spec.seats]) == min(seat.team for seat in spec.seats)
         parts = [slots[first], slots[~first]]
     return [
-        _Side(entrant.player, spec, part, task_ids[part], seed)
+        ActingPlayer(entrant.player, spec, part, task_ids[part], seed)
         for entrant, part in zip(chosen.entrants, parts, strict=True)
     ]
 
 
-def _scores(spec: EnvSpec, sides: list[_Side], returns: Array) -> tuple[tuple[str, float], ...]:
+def _scores(spec: EnvSpec, sides: list[ActingPlayer], returns: Array) -> tuple[tuple[str, float], ...]:
     """Each team's label, with the player's name if there are two, and its mean return."""
     teams = np.array([seat.team for seat in spec.seats])
     scores = []
