@@ -62,8 +62,8 @@ class RuntimeConfig(Config):
     )
     actors: int | Literal["auto"] = Field(
         default=1,
-        description="Actors; each steps two groups of environments. auto (place ray): as many as the cluster has free "
-        "CPUs, growing and shrinking with it.",
+        description="Actors, each with environments of its own. auto (place ray): as many as the cluster has free CPUs, "
+        "growing and shrinking with it.",
     )
     address: str | None = Field(
         default=None, description="Ray cluster to join (auto or HOST:PORT); None starts one on this machine."

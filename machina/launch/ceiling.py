@@ -48,7 +48,10 @@ def measure_ceiling(config: AnyRunConfig, parts: Parts, seconds: float = SECONDS
     threads = torch.get_num_threads()
     torch.set_num_threads(parts.machine.cores)
     try:
-        slots = assign_slots(parts.factory.spec, config.env.envs_per_task, parts.machine.actors)[0][0]
+        machine = parts.machine
+        slots = assign_slots(parts.factory.spec, config.env.envs_per_task, machine.actors, machine.groups_per_actor)[0][
+            0
+        ]
         task_ids = [int(slot) % parts.factory.spec.num_tasks for slot in slots]
         ceiling = Ceiling(
             _environment(parts, task_ids, seconds),

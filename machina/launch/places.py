@@ -264,6 +264,7 @@ def plane_config(config: AnyRunConfig, parts: Parts) -> PlaneConfig:
         config.env.envs_per_task,
         parts.machine.actors,
         config.algo.policy_lag_bound if lag is None else lag,
+        parts.machine.groups_per_actor,
     )
 
 

@@ -1,4 +1,4 @@
-"""The actor: two groups of environments, one policy.
+"""The actor: two groups of environments as a rule, one policy.
 
 While one group's environments step, the policy answers for the other::
 

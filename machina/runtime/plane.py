@@ -41,6 +41,8 @@ class PlaneConfig(NamedTuple):
     """At the start; in the place ``ray`` they may become more or fewer."""
     max_policy_lag: int | None = None
     """Of unrolls that are learned, in updates; None: any."""
+    groups_per_actor: int = GROUPS_PER_ACTOR
+    """At most; an actor of a single environment has one."""
 
 
 class ActorStatus(NamedTuple):
@@ -74,7 +76,9 @@ class PlaneStats(NamedTuple):
     actors: tuple[ActorStatus, ...]
 
 
-def assign_slots(spec: EnvSpec, envs_per_task: int, actors: int) -> list[list[IntArray]]:
+def assign_slots(
+    spec: EnvSpec, envs_per_task: int, actors: int, groups_per_actor: int = GROUPS_PER_ACTOR
+) -> list[list[IntArray]]:
     """Indices of the slots of each actor's groups.
 
     Neighbours in a batch have different tasks, so that every task gets the same share of frames. The slots of a game
@@ -86,7 +90,7 @@ def assign_slots(spec: EnvSpec, envs_per_task: int, actors: int) -> list[list[In
     total = envs_per_task if spec.seats else spec.num_tasks * envs_per_task
     if total < actors:
         raise UserError(f"actors={actors}: only {total} environments to step; use fewer actors or more --envs-per-task")
-    groups = GROUPS_PER_ACTOR if total >= GROUPS_PER_ACTOR * actors else 1
+    groups = groups_per_actor if total >= groups_per_actor * actors else 1
     slots = np.arange(total * spec.slots_per_game, dtype=np.int64).reshape(total, spec.slots_per_game)
     chunks = [chunk.reshape(-1) for chunk in np.array_split(slots, actors * groups)]
     return [chunks[i * groups : (i + 1) * groups] for i in range(actors)]
@@ -126,7 +130,7 @@ class Plane(ABC):
         self._setup = setup
         self._runtime = runtime
         self._config = config
-        self._slots = assign_slots(setup.factory.spec, config.envs_per_task, config.actors)
+        self._slots = assign_slots(setup.factory.spec, config.envs_per_task, config.actors, config.groups_per_actor)
         self._capacity = queue_capacity(self._slots, runtime, config.batch_size)
         self._initial: dict[str, Array] = {}
         self.store = ParameterStore()
