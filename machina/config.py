@@ -62,7 +62,7 @@ class RuntimeConfig(Config):
     )
     actors: int | Literal["auto"] = Field(
         default=1,
-        description="Actors, each with environments of its own. auto (place ray): as many as the cluster has free CPUs, "
+        description="Actors, each with its environments. auto (place ray): as many as the cluster has free CPUs, "
         "growing and shrinking with it.",
     )
     address: str | None = Field(
