@@ -47,22 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0 when it succeeded, 1 for a run that failed, 2 for bad input.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
-    if arguments[0] == "--version":
-        from machina import __version__
-
-        print(f"machina {__version__}")
-        return 0
-    command, *rest = arguments
-    # gymnasium prints the traceback of an environment that raised in a worker; we name it in one line.
-    warnings.filterwarnings("ignore", ".*ERROR: ", module="gymnasium")
     try:
-        if command not in COMMANDS:
-            raise UserError(f"unknown command {command!r}{nearest(command, COMMANDS) or '; see machina --help'}")
-        code = int(importlib.import_module(f"machina.cli.{command}_command").run(rest))
+        code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return code
     except UserError as error:
@@ -78,10 +64,28 @@ def main(arguments: list[str] | None = None) -> int:
         place = f": '{error.filename}'" if error.filename else ""
         print(f"machina: {error.strerror or error}{place}", file=sys.stderr)
         return 1
-    except SystemExit as stop:  # --help
-        return int(stop.code or 0)
     except KeyboardInterrupt:
         return 130
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        from machina import __version__
+
+        print(f"machina {__version__}")
+        return 0
+    command, *rest = arguments
+    # gymnasium prints the traceback of an environment that raised in a worker; we name it in one line.
+    warnings.filterwarnings("ignore", ".*ERROR: ", module="gymnasium")
+    if command not in COMMANDS:
+        raise UserError(f"unknown command {command!r}{nearest(command, COMMANDS) or '; see machina --help'}")
+    try:
+        return int(importlib.import_module(f"machina.cli.{command}_command").run(rest))
+    except SystemExit as stop:  # a command's --help
+        return int(stop.code or 0)
 
 
 def console() -> None:

@@ -103,8 +103,9 @@ def test_a_run_in_worker_processes_stops_clean(tmp_path: Path) -> None:
     assert "replaced: " not in out
 
 
-def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
-    process = start("list", cwd=tmp_path)
+@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["train", "ppo", "pong", "--help"]])
+def test_a_reader_that_goes_away_is_no_error(arguments: list[str], tmp_path: Path) -> None:
+    process = start(*arguments, cwd=tmp_path)
     assert process.stdout is not None
     process.stdout.close()
     assert process.wait(60) == 0
