@@ -49,9 +49,8 @@ def measure_ceiling(config: AnyRunConfig, parts: Parts, seconds: float = SECONDS
     torch.set_num_threads(parts.machine.cores)
     try:
         machine = parts.machine
-        slots = assign_slots(parts.factory.spec, config.env.envs_per_task, machine.actors, machine.groups_per_actor)[0][
-            0
-        ]
+        actors = assign_slots(parts.factory.spec, config.env.envs_per_task, machine.actors, machine.groups_per_actor)
+        slots = actors[0][0]
         task_ids = [int(slot) % parts.factory.spec.num_tasks for slot in slots]
         ceiling = Ceiling(
             _environment(parts, task_ids, seconds),

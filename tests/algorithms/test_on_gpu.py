@@ -73,8 +73,10 @@ def test_updates_are_those_of_a_cpu(algorithm: str, spec: EnvSpec, lstm_size: in
         unroll = played(random_unroll(spec, T, B, seed), cpu)
         metrics, same = cpu.update(unroll), gpu.update(unroll)
         assert metrics["learner/skipped"] == 0
-        # A difference of Adam's first steps is one of signs: what follows drifts apart.
-        assert same == pytest.approx(metrics, rel=2e-2, abs=1e-2)
+        # One minus a ratio near one: small differences of the values show.
+        explained = metrics.pop("learner/explained_variance")
+        assert same.pop("learner/explained_variance") == pytest.approx(explained, abs=1e-2)
+        assert same == pytest.approx(metrics, rel=2e-2, abs=1e-3)
     moved = cpu.flat_parameters() - start
     assert moved.norm() > 1e-3
     assert (gpu.flat_parameters() - cpu.flat_parameters()).norm() < 0.05 * moved.norm()
