@@ -8,7 +8,9 @@ against the next. The figures stand in ``machina.envs.scripted.POINTS``.
 from __future__ import annotations
 
 import argparse
-import itertools
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from machina.envs.scripted import SCRIPTED, ScriptedPlayer
 from machina.league.matches import ScriptedPlayer as Scripted
 from machina.league.matches import play_match
 from machina.league.ratings import Ratings
-from machina.types import Array, FloatArray, IntArray, Observation
+from machina.types import Array, FloatArray, GameResult, IntArray, Observation
 
 SHARES = (0.0, 1 / 64, 1 / 32, 1 / 16, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
@@ -36,25 +38,37 @@ def diluted(heuristic: ScriptedPlayer, random: ScriptedPlayer, share: float) -> 
     return choose
 
 
+def step(game: str, games: int, weaker: int) -> tuple[GameResult, ...]:
+    """The games of one share against the next."""
+    random = SCRIPTED[game]["random"]
+    heuristic = list(SCRIPTED[game].values())[-1]
+    players = [Scripted(f"{share:g}", diluted(heuristic, random, share)) for share in SHARES[weaker : weaker + 2]]
+    return play_match(parse_environment(game, GameConfig()), players, games, weaker).games
+
+
+def measure(game: str, games: int, pool: ProcessPoolExecutor) -> None:
+    """Print each step as it ends, then the points."""
+    ratings = Ratings({"0": 0.0})
+    steps = len(SHARES) - 1
+    for weaker, played in enumerate(pool.map(step, [game] * steps, [games] * steps, range(steps))):
+        for each in played:
+            ratings.record(each.players, each.scores)
+        won = ratings.cross_table().win_rates[weaker + 1][weaker]
+        pair = f"{SHARES[weaker + 1]:g} against {SHARES[weaker]:g}"
+        print(f"{game}: step {weaker + 1} of {steps}, {pair}: {won}", flush=True)
+    top = next(row for row in ratings.table() if row.name == "1")
+    print(f"{game}: {list(SCRIPTED[game])[-1]} {top.mu:.1f} +- {2 * top.sigma:.1f}", flush=True)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--games", type=int, default=400)
+    parser.add_argument("--games", type=int, default=400, help="of each step")
     parser.add_argument("--names", nargs="*", default=list(SCRIPTED))
     options = parser.parse_args()
-    for game in options.names:
-        factory = parse_environment(game, GameConfig())
-        random = SCRIPTED[game]["random"]
-        name, heuristic = list(SCRIPTED[game].items())[-1]
-        ratings = Ratings({"0": 0.0})
-        players = [Scripted(f"{share:g}", diluted(heuristic, random, share)) for share in SHARES]
-        for i, (weaker, stronger) in enumerate(itertools.pairwise(players)):
-            for played in play_match(factory, [weaker, stronger], options.games, i).games:
-                ratings.record(played.players, played.scores)
-        rates = ratings.cross_table()
-        steps = [rates.win_rates[i + 1][i] for i in range(len(players) - 1)]
-        top = next(row for row in ratings.table() if row.name == "1")
-        print(f"{game}: {name} {top.mu:.1f} +- {2 * top.sigma:.1f}; win rates of the steps {steps}", flush=True)
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
+        for game in options.names:
+            measure(game, options.games, pool)
 
 
 if __name__ == "__main__":
