@@ -6,6 +6,7 @@ import time
 from typing import NamedTuple
 
 from machina.metrics import time_fractions
+from machina.runtime.queue import QueueAccount
 
 
 class Progress(NamedTuple):
@@ -24,6 +25,14 @@ class Progress(NamedTuple):
     """Env steps of unrolls cut short when an environment was replaced."""
     faults: int = 0
 
+    def fault_metrics(self) -> dict[str, float]:
+        """What was replaced, cut short and lost."""
+        return {
+            "faults/replaced": self.faults,
+            "faults/env_steps_cut": self.env_steps_cut,
+            "faults/unrolls_lost": self.unrolls_lost,
+        }
+
 
 class Speeds(NamedTuple):
     """Rates and time shares over an interval."""
@@ -31,6 +40,15 @@ class Speeds(NamedTuple):
     env_steps_per_s: float = 0.0
     updates_per_s: float = 0.0
     shares: dict[str, float] = {}  # noqa: RUF012 (a NamedTuple's default is never changed)
+
+    def metrics(self, frames_per_step: int) -> dict[str, float]:
+        """As a line of the metrics has them."""
+        return {
+            "speed/env_steps_per_s": self.env_steps_per_s,
+            "speed/frames_per_s": self.env_steps_per_s * frames_per_step,
+            "speed/updates_per_s": self.updates_per_s,
+            **{f"time/{name}": share for name, share in self.shares.items()},
+        }
 
 
 class Meter:
@@ -85,3 +103,12 @@ class Means:
         means = {name: total / self._count for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
         return means
+
+
+def account_metrics(account: QueueAccount, means: dict[str, float]) -> dict[str, float]:
+    """The queue's account, and the updates' ``means`` with how often each collected step was learned from."""
+    values = {f"queue/{name}": count for name, count in account._asdict().items()}
+    if "learner/epochs" in means:  # sample reuse: what the optimiser took for each collected step (arXiv 1912.06680)
+        settled = account.learned + account.dropped
+        values["learner/sample_reuse"] = means["learner/epochs"] * account.learned / max(1, settled)
+    return values | means

@@ -17,7 +17,7 @@ from machina.launch.configuration import AnyRunConfig
 from machina.launch.league import League
 from machina.launch.parts import Parts, total_env_steps
 from machina.launch.places import Evaluation, Place
-from machina.launch.progress import Means, Meter, Progress
+from machina.launch.progress import Means, Meter, Progress, account_metrics
 from machina.launch.signals import handled_signals
 from machina.launch.skipped import SkippedUpdates
 from machina.launch.watching import RunView
@@ -321,38 +321,24 @@ class Trainer:
         return self._plane.stats().shares | self._shares.seconds()
 
     def _log(self, extra: dict[str, float] | None = None) -> None:
-        progress, seconds, stats = self._now(), self._seconds(), self._plane.stats()
+        progress, seconds = self._now(), self._seconds()
         speeds = self._meter.speeds(progress, seconds)
         self._meter.restart(progress, seconds)
-        means, account = self._means.take(), stats.account
         if self._league is not None:
             self._league.write_table()
-        if "learner/epochs" in means:  # what the optimiser took for each step that was collected (arXiv 1912.06680)
-            settled = account.learned + account.dropped
-            means["learner/sample_reuse"] = means["learner/epochs"] * account.learned / max(1, settled)
+        frames_per_step = self._spec.frames_per_step
         values = {
-            "speed/env_steps_per_s": speeds.env_steps_per_s,
-            "speed/frames_per_s": speeds.env_steps_per_s * self._spec.frames_per_step,
-            "speed/updates_per_s": speeds.updates_per_s,
-            **{f"time/{name}": share for name, share in speeds.shares.items()},
+            **speeds.metrics(frames_per_step),
             "process/memory_gib": resident_memory() / 2**30,
-            "queue/accepted": account.accepted,
-            "queue/learned": account.learned,
-            "queue/dropped": account.dropped,
-            "queue/queued": account.queued,
-            "faults/replaced": progress.faults,
-            "faults/env_steps_cut": progress.env_steps_cut,
-            "faults/unrolls_lost": progress.unrolls_lost,
+            **account_metrics(self._plane.stats().account, self._means.take()),
+            **progress.fault_metrics(),
             "faults/learner_restarts": self.learners.restarts,
             "faults/updates_undone": self.learners.updates_undone,
-            **means,
             **self.episodes.metrics(self._spec.tasks),
             **({} if self._league is None else self._league.metrics()),
             **(extra or {}),
         }
-        self._metrics.write(
-            values, progress.env_steps, progress.env_steps * self._spec.frames_per_step, progress.elapsed_s
-        )
+        self._metrics.write(values, progress.env_steps, progress.env_steps * frames_per_step, progress.elapsed_s)
 
     def _goal_met(self, now: float) -> str | None:
         config = self._config

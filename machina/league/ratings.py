@@ -183,13 +183,13 @@ def _fitted(results: PairResults, anchors: Mapping[str, float]) -> _Fit:
     posterior = _Posterior(results, index)
     mu = np.array([anchors.get(name, 0.0) for name in index])
     free = np.arange(len(anchors), len(index))
+    slope = posterior.slope(mu)
     for _ in range(MOST_STEPS):
-        slope = posterior.slope(mu)
         step = np.zeros_like(mu)
         step[free] = np.linalg.solve(posterior.curvature(mu)[np.ix_(free, free)], slope[free])
-        while posterior.slope(mu + step) @ step < -0.5 * (slope @ step):
+        while (there := posterior.slope(mu + step)) @ step < -0.5 * (slope @ step):
             step /= 2
-        mu = mu + step
+        mu, slope = mu + step, there
         if np.abs(step).max(initial=0.0) < CONVERGED:
             break
     covariance = np.zeros((len(index), len(index)))
