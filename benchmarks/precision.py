@@ -54,7 +54,7 @@ def main() -> None:
             )
         cosines.append(float(torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0)))
     print(
-        f"cosine of bfloat16 and float32 gradients, {len(cosines)} batches of {loaded.config.algo.batch_size} unrolls: "
+        f"cosine of bfloat16 and float32 gradients, {len(cosines)} batches of {loaded.parts.batch_size} unrolls: "
         f"median {statistics.median(cosines):.5f}, least {min(cosines):.5f}"
     )
 

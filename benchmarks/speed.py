@@ -73,7 +73,7 @@ def end_to_end(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
     plane = OneMachine(config, parts).make_plane()
     plane.publish(0, learner.flat_parameters())
     plane.start({})
-    steps_per_update: int = config.algo.batch_size * config.algo.unroll_length
+    steps_per_update: int = parts.batch_size * config.algo.unroll_length
     updates, started = 0, 0.0
     try:
         while not started or time.perf_counter() - started < seconds:

@@ -189,7 +189,7 @@ def game_factory(name: str, config: GameConfig) -> GameFactory:
     max_steps = config.max_steps or (game.max_steps if game else None)
     protocol: dict[str, str | int | float | bool] = {} if max_steps is None else {"max_steps": max_steps}
     if game is None:
-        from machina.envs.games_pettingzoo import read_spec
+        from machina.envs.pettingzoo_envs import read_spec
 
         return GameFactory(spec=read_spec(name, config.teams or "names", protocol), max_steps=max_steps)
     if config.teams is not None:

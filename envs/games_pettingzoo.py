@@ -1,94 +1,17 @@
-"""Any PettingZoo environment, parallel or turn-based (AEC), as games.
-
-Its name is ``pettingzoo:ID``, a module such as ``mpe2.simple_spread_v3``, or ``module:parallel_env`` or ``module:env``.
-"""
+"""Any PettingZoo environment, parallel or turn-based (AEC), as games."""
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from machina.envs.actions import action_spec
 from machina.envs.multi_agent import Moment
-from machina.envs.slots import observation_specs
-from machina.errors import UserError, nearest, told
-from machina.plugins import load_module
-from machina.specs import ActionSpec, ArraySpec, EnvSpec, Seat, discrete
+from machina.envs.pettingzoo_envs import AgentSpec, AnyGame, build
+from machina.specs import EnvSpec
 from machina.types import ACTION_MASK, OBSERVATION, Array
-
-FUNCTIONS = ("parallel_env", "env")
-"""What a PettingZoo module calls the functions that build its environment; the first is preferred."""
-
-AnyGame = Any
-"""A PettingZoo environment; parallel ones and turn-based ones have no base class in common."""
-
-Space = spaces.Space[Any]
-Teams = Literal["names", "agents"]
-
-
-def load_builder(name: str) -> Callable[..., AnyGame]:
-    """The function that builds the environment ``name``.
-
-    Raises:
-        UserError: the module can't be imported or has no such function, or PettingZoo knows no such id.
-    """
-    # pygame, which many environments draw with, greets on standard output.
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    module_name, _, function = name.partition(":")
-    if module_name == "pettingzoo":
-        return _registered(name, function)
-    module = load_module(module_name, f"environment {name!r}")
-    wanted = (function,) if function else FUNCTIONS
-    for each in wanted:
-        if callable(found := getattr(module, each, None)):
-            return found  # type: ignore[no-any-return]
-    functions = [key for key, value in vars(module).items() if callable(value)]
-    raise UserError(
-        f"environment {name!r}: module {module_name!r} has no function {' or '.join(wanted)}"
-        f"{nearest(wanted[0], functions)}"
-    )
-
-
-def _registered(name: str, environment: str) -> Callable[..., AnyGame]:
-    """What builds PettingZoo's own environment of that id."""
-    import pettingzoo
-
-    if environment in pettingzoo.parallel_registry:
-        return functools.partial(pettingzoo.make, "parallel", environment)
-    if environment in pettingzoo.aec_registry:
-        return functools.partial(pettingzoo.make, "aec", environment)
-    hint = nearest(environment, pettingzoo.aec_registry) or "; see pettingzoo.pprint_registry()"
-    raise UserError(f"environment {name!r}: PettingZoo knows no id {environment!r}{hint}")
-
-
-def build(name: str, **options: Any) -> AnyGame:
-    """One environment.
-
-    Raises:
-        UserError: it can't be built, or it is not PettingZoo's.
-    """
-    from pettingzoo import AECEnv, ParallelEnv
-
-    builder = load_builder(name)
-    if name.startswith(("pettingzoo.atari.", "pettingzoo:atari/")):
-        import ale_py
-
-        options["auto_rom_install_path"] = str(Path(ale_py.__file__).parent / "roms")
-    try:
-        env = builder(**options)
-    except Exception as error:
-        raise UserError(f"environment {name!r} can't be built: {told(error)}") from error
-    if not isinstance(env, (AECEnv, ParallelEnv)):
-        raise UserError(f"environment {name!r} must be a PettingZoo AECEnv or ParallelEnv, got {type(env).__name__}")
-    if not getattr(env, "possible_agents", None):
-        raise UserError(f"environment {name!r} doesn't say who may play; give it possible_agents")
-    return env
 
 
 def make_games(name: str, spec: EnvSpec, num_games: int, for_video: bool) -> ParallelGames | AecGames:
@@ -104,108 +27,6 @@ def make_games(name: str, spec: EnvSpec, num_games: int, for_video: bool) -> Par
     return AecGames(envs, spec) if isinstance(envs[0], AECEnv) else ParallelGames(envs, spec)
 
 
-def read_spec(name: str, teams: Teams, protocol: dict[str, str | int | float | bool]) -> EnvSpec:
-    """What the agents of an environment see and do, padded to the largest of them.
-
-    Agents whose names agree before the last ``_`` are one role, if their spaces agree as well.
-
-    Args:
-        name: of the environment.
-        teams: "names": agents whose names agree before the last ``_`` are one team; "agents": each is its own.
-        protocol: for the spec.
-
-    Raises:
-        UserError: spaces that can't be trained on, or that can't be those of one policy.
-    """
-    env = build(name)
-    try:
-        agents = [_AgentSpec.read(name, env, agent) for agent in env.possible_agents]
-    finally:
-        env.close()
-    kinds = list(dict.fromkeys(agent.kind for agent in agents))
-    names = list(dict.fromkeys(agent.group for agent in agents))
-    tasks: list[str] = []
-    for kind in kinds:
-        first = next(agent for agent in agents if agent.kind == kind)
-        tasks.append(first.name if first.group in tasks else first.group)
-    actions = [agent.action for agent in agents]
-    observation = _padded(name, agents)
-    if any(agent.masked for agent in agents) or len({action.choices for action in actions}) > 1:
-        choices = max(action.num_parameters for action in actions)
-        observation[ACTION_MASK] = ArraySpec(shape=(choices,), dtype="bool")
-    return EnvSpec(
-        name=name,
-        tasks=tuple(tasks),
-        seats=tuple(
-            Seat(
-                agent=agent.name,
-                role=kinds.index(agent.kind),
-                team=names.index(agent.group) if teams == "names" else index,
-            )
-            for index, agent in enumerate(agents)
-        ),
-        observation=observation,
-        action=_common_action(name, actions),
-        protocol={**protocol, "teams": teams},
-    )
-
-
-class _AgentSpec(NamedTuple):
-    """What one agent sees and does."""
-
-    name: str
-    observation: dict[str, ArraySpec]
-    action: ActionSpec
-    masked: bool
-
-    @classmethod
-    def read(cls, name: str, env: AnyGame, agent: Any) -> _AgentSpec:
-        space = env.observation_space(agent)
-        masked = isinstance(space, spaces.Dict) and ACTION_MASK in space.spaces
-        if masked:
-            rest = {key: part for key, part in space.spaces.items() if key != ACTION_MASK}
-            space = rest[OBSERVATION] if rest.keys() == {OBSERVATION} else spaces.Dict(rest)
-        action = action_spec(name, env.action_space(agent))
-        if masked and action.kind == "continuous":
-            raise UserError(f"environment {name!r}: {agent} has an action mask but continuous actions {action}")
-        return cls(str(agent), observation_specs(name, space), action, masked)
-
-    @property
-    def group(self) -> str:
-        """Its name before the last ``_``."""
-        return self.name.rpartition("_")[0] or self.name
-
-    @property
-    def kind(self) -> tuple[Any, ...]:
-        """Equal for agents of one role."""
-        return self.group, tuple(self.observation.items()), self.action, self.masked
-
-
-def _padded(name: str, agents: list[_AgentSpec]) -> dict[str, ArraySpec]:
-    """The arrays that hold those of every agent."""
-    result: dict[str, ArraySpec] = {}
-    for key in dict.fromkeys(key for agent in agents for key in agent.observation):
-        parts = [agent.observation[key] for agent in agents if key in agent.observation]
-        if len({len(part.shape) for part in parts}) > 1:
-            shapes = sorted({part.shape for part in parts})
-            raise UserError(
-                f"environment {name!r}: agents see {key!r} in shapes {shapes}; give it as many axes for all"
-            )
-        shape = tuple(max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True))
-        result[key] = ArraySpec(shape=shape, dtype=np.result_type(*(part.dtype for part in parts)).name)
-    return result
-
-
-def _common_action(name: str, actions: list[ActionSpec]) -> ActionSpec:
-    """The action of all agents; those with fewer choices than others are masked."""
-    if all(action.kind == "discrete" for action in actions):
-        return discrete(max(action.choices[0] for action in actions))
-    if any(action != actions[0] for action in actions):
-        different = list(dict.fromkeys(actions))
-        raise UserError(f"environment {name!r}: one policy can't answer both {different[0]} and {different[1]}")
-    return actions[0]
-
-
 class _Seats:
     """Carries what agents see into a moment's arrays, and actions out to the agents."""
 
@@ -213,7 +34,7 @@ class _Seats:
         self.spec = spec
         self.agents = list(env.possible_agents)
         self.seat_of = {agent: seat for seat, agent in enumerate(self.agents)}
-        read = [_AgentSpec.read(spec.name, env, agent) for agent in self.agents]
+        read = [AgentSpec.read(spec.name, env, agent) for agent in self.agents]
         self._shapes = [{key: part.shape for key, part in agent.observation.items()} for agent in read]
         self._corners = [
             {key: _corner(shape, spec.observation[key].shape) for key, shape in shapes.items()}
@@ -245,6 +66,19 @@ class _Seats:
             allowed = np.asarray(parts[ACTION_MASK], np.bool_) if self._masked[seat] else True
             moment.observation[ACTION_MASK][slot, : self._choices[seat]] = allowed
 
+    def check_begin(self, infos: Mapping[Any, Mapping[str, Any]]) -> None:
+        """Refuse action masks that the policy would not see.
+
+        Raises:
+            ValueError: a mask is not in the observation, where that of every game is looked for.
+        """
+        for agent, masked in zip(self.agents, self._masked, strict=True):
+            if not masked and ACTION_MASK in infos.get(agent, {}):
+                raise ValueError(
+                    f"the {ACTION_MASK} of {agent} is in its infos; put it into the observation, a Dict of "
+                    f"{OBSERVATION!r} and {ACTION_MASK!r}"
+                )
+
     def native(self, action: Any) -> Any:
         """One action as the environment takes it."""
         if self._box_shape is not None:
@@ -255,6 +89,12 @@ class _Seats:
 def _corner(shape: tuple[int, ...], padded: tuple[int, ...]) -> tuple[slice, ...]:
     """Where an array of ``shape`` lies in one of ``padded``."""
     return () if shape == padded else tuple(slice(0, size) for size in shape)
+
+
+def _check_nobody_joined(alive: Sequence[Any], playing: Collection[Any]) -> None:
+    """Raises ValueError when an agent plays that had left, or was not there at the reset."""
+    if joined := [agent for agent in alive if agent not in playing]:
+        raise ValueError(f"{joined[0]} joined a game under way; agents must be there from the reset to their end")
 
 
 class ParallelGames:
@@ -275,12 +115,13 @@ class ParallelGames:
         for game, env in enumerate(self._envs):
             self.stepping = f"game {game}"
             if (seed := begins.get(game)) is not None:
-                self._begin(moment, game, env.reset(seed=seed)[0])
+                self._begin(moment, game, *env.reset(seed=seed))
             else:
                 self._step(moment, game, env, actions[game * seats : (game + 1) * seats])
         return moment
 
-    def _begin(self, moment: Moment, game: int, observations: Mapping[Any, Any]) -> None:
+    def _begin(self, moment: Moment, game: int, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> None:
+        self._seats.check_begin(infos)
         self._playing[game] = [agent for agent in self._seats.agents if agent in observations]
         for seat, agent in enumerate(self._seats.agents):
             slot = game * len(self._spec.seats) + seat
@@ -304,6 +145,9 @@ class ParallelGames:
                 moment.terminated[slot], moment.truncated[slot] = terminations[agent], truncations[agent]
             else:
                 survivors.append(agent)
+        # Some environments go on listing agents that have left.
+        alive = [agent for agent in env.agents if not (terminations.get(agent, True) or truncations.get(agent, True))]
+        _check_nobody_joined(alive, survivors)
         self._playing[game] = survivors
 
     def picture(self) -> Array | None:
@@ -328,6 +172,8 @@ class AecGames:
         self._envs = envs
         self._spec = spec
         self._seats = _Seats(envs[0], spec)
+        self._playing: list[list[Any]] = [[] for _ in envs]
+        """The agents of each game whose episodes go on."""
         self._told = np.zeros((len(envs), len(spec.seats)))
         """Rewards told to each agent since its last turn."""
         self.stepping = ""
@@ -348,6 +194,8 @@ class AecGames:
 
     def _begin(self, moment: Moment, game: int, env: AnyGame, seed: int) -> None:
         env.reset(seed=seed)
+        self._seats.check_begin(env.infos)
+        self._playing[game] = list(env.agents)
         self._told[game] = 0
         for seat, agent in enumerate(self._seats.agents):
             moment.terminated[game * len(self._spec.seats) + seat] = agent not in env.agents  # not in this game
@@ -360,6 +208,7 @@ class AecGames:
     def _find_turn(self, moment: Moment, game: int, env: AnyGame) -> None:
         """Take the steps of the dead, show everybody the game, and find whose turn it is."""
         first = game * len(self._spec.seats)
+        _check_nobody_joined(env.agents, self._playing[game])
         for _ in range(len(self._spec.seats) + 1):
             if not env.agents:
                 return
@@ -374,6 +223,7 @@ class AecGames:
             moment.truncated[first + seat] = env.truncations[agent]
             self._seats.see(moment, first + seat, seat, env.observe(agent))
             env.step(None)
+            self._playing[game].remove(agent)
         else:
             raise RuntimeError(f"{env.agent_selection} is dead but never leaves the game")
         for agent in env.agents:

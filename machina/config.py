@@ -28,7 +28,9 @@ class AlgorithmConfig(Config):
     """What every algorithm on the unroll queue has in common."""
 
     unroll_length: int = Field(default=20, ge=1, description="T: env steps per unroll.")
-    batch_size: int = Field(default=32, ge=1, description="Unrolls per learner update.")
+    batch_size: int | None = Field(
+        default=None, ge=1, description="Unrolls per learner update; None: one of every slot (environment and agent)."
+    )
 
     @property
     def passes(self) -> int:
@@ -39,6 +41,13 @@ class AlgorithmConfig(Config):
     def policy_lag_bound(self) -> int | None:
         """Updates that parameters may lie behind if the run sets no bound; None: any number."""
         return None
+
+    def check_batch(self, batch_size: int) -> None:
+        """Refuse settings that don't fit the resolved batch size.
+
+        Raises:
+            UserError: what does not fit.
+        """
 
 
 class EnvConfig(Config):
@@ -130,7 +139,11 @@ class LeagueConfig(Config):
         default=0.01, ge=0, description="eta: a win lowers the beaten snapshot's quality by eta / (N p)."
     )
     opponents_in_memory: int = Field(
-        default=4, ge=1, description="Different opponents whose parameters an actor holds at once."
+        default=4,
+        ge=1,
+        description="Different opponents whose parameters an actor holds at once, each answered by a network pass of "
+        "its own. Fewer than its games against the pool make seldom drawn snapshots come seldomer still; with 1 there "
+        "are fewer such games than pool_share.",
     )
     rating_games: int = Field(
         default=40, ge=2, description="Most games that every snapshot plays for its rating, both seats together."

@@ -96,6 +96,10 @@ class EnvSpec(BaseModel):
     def num_tasks(self) -> int:
         return len(self.tasks)
 
+    def num_slots(self, envs_per_task: int) -> int:
+        """Slots of a run: so many environments of every task, or games of all agents."""
+        return envs_per_task * (len(self.seats) or self.num_tasks)
+
     @property
     def slots_per_game(self) -> int:
         """Slots that step in one game."""

@@ -12,6 +12,9 @@ from machina.algorithms.actor_critic.config import ActorCriticConfig
 class ImpalaConfig(ActorCriticConfig):
     """Defaults are those of table G.1 of the paper (arXiv 1802.01561), unless a field says otherwise."""
 
+    batch_size: int | None = Field(
+        default=32, ge=1, description="Unrolls per learner update; None: one of every slot (environment and agent)."
+    )
     learning_rate: float = Field(
         default=6e-4, gt=0, description="Step size at the start; linear to 0 over the run's total frames."
     )

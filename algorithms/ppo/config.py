@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from machina.algorithms.actor_critic.config import ActorCriticConfig
+from machina.errors import UserError
 
 
 class PPOConfig(ActorCriticConfig):
@@ -14,7 +15,6 @@ class PPOConfig(ActorCriticConfig):
     """
 
     unroll_length: int = Field(default=128, ge=1, description="T: env steps per unroll.")
-    batch_size: int = Field(default=8, ge=1, description="Unrolls per learner update.")
     epochs: int = Field(default=3, ge=1, description="Passes over each batch.")
     minibatches: int = Field(default=4, ge=1, description="Parts of a batch, an optimiser step each, in every epoch.")
     learning_rate: float = Field(default=2.5e-4, gt=0, description="Step size of Adam at the start.")
@@ -60,11 +60,14 @@ class PPOConfig(ActorCriticConfig):
         """Ratios are clipped, not corrected: what is much older falls outside the clip and teaches nothing."""
         return 1
 
-    @model_validator(mode="after")
-    def _consistent(self) -> PPOConfig:
+    def check_batch(self, batch_size: int) -> None:
+        """Every minibatch needs something to learn from.
+
+        Raises:
+            UserError: more minibatches than there are parts.
+        """
         recurrent = self.network.lstm_size > 0
-        most = self.batch_size if recurrent else self.batch_size * self.unroll_length
+        most = batch_size if recurrent else batch_size * self.unroll_length
         if self.minibatches > most:
             what = "unrolls, which an LSTM needs whole" if recurrent else "env steps"
-            raise ValueError(f"minibatches={self.minibatches}: a batch has {most} {what}; use at most {most}")
-        return self
+            raise UserError(f"minibatches={self.minibatches}: a batch has {most} {what}; use at most {most}")

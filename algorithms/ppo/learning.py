@@ -273,7 +273,8 @@ class PPOLearner:
         per_epoch = self.config.minibatches
         shown: dict[str, float] = {}
         for index, steps in enumerate(counts.clamp(min=1).tolist()):
-            sums = self._step(packed, inputs, unroll.core_state, items[index], steps, knobs)
+            learns = bool(counts[index].any())
+            sums = self._step(packed, inputs, unroll.core_state, items[index], steps, knobs, learns=learns)
             if sums is None:
                 return False
             done.append(sums)
@@ -294,8 +295,13 @@ class PPOLearner:
         items: Tensor,
         counts: tuple[float, float],
         knobs: Knobs,
+        *,
+        learns: bool,
     ) -> StepSums | None:
-        """One step of the optimiser; None if it was not finite and not made."""
+        """One step of the optimiser; None if it was not finite and not made.
+
+        Without anything that ``learns``, Adam would go on where it went before; then the step is left out.
+        """
         model = self.model
         model.zero_grad()
         sums = torch.zeros(len(StepSums._fields) - 1, dtype=torch.float64, device=self.device)
@@ -310,7 +316,8 @@ class PPOLearner:
         numbers = StepSums(*torch.cat([sums, grad_norm.to(sums)[None]]).tolist())
         if not all(math.isfinite(number) for number in numbers):
             return None
-        model.step(knobs.learning_rate, self.config.max_grad_norm, grad_norm)
+        if learns:
+            model.step(knobs.learning_rate, self.config.max_grad_norm, grad_norm)
         return numbers
 
     def _losses(

@@ -84,9 +84,9 @@ class LoadedPolicy:
         action = policy.act(observation)
     """
 
-    def __init__(self, policy: Policy, spec: EnvSpec, seed: int) -> None:
+    def __init__(self, policy: Policy, spec: EnvSpec, seed: int, task_id: int = 0) -> None:
         self._spec = spec
-        self._acting = ActingPlayer(PolicyPlayer("policy", policy), spec, np.arange(1), np.zeros(1, np.int64), seed)
+        self._acting = ActingPlayer(PolicyPlayer("policy", policy), spec, np.arange(1), np.full(1, task_id), seed)
 
     def reset(self) -> None:
         """Start an episode."""

@@ -62,16 +62,25 @@ def evaluate(run: str | Path, episodes: int = 30, seed: int = 0) -> EvaluationRe
     return jobs.evaluate_run(Path(run), episodes, seed=seed)
 
 
-def load_policy(run: str | Path, best: bool = False, seed: int = 0) -> LoadedPolicy:
+def load_policy(run: str | Path, best: bool = False, seed: int = 0, task: str | None = None) -> LoadedPolicy:
     """A run's policy with ``reset`` and ``act`` on numpy observations.
 
     Args:
         run: run directory.
         best: the best checkpoint instead of the latest.
         seed: seeds action sampling.
+        task: the task, or the role of a game, that it plays; None where one network plays them all.
+
+    Raises:
+        UserError: no such run or task, or each role has a network of its own and none is named.
     """
     loaded = jobs.load_run(Path(run), best)
-    return LoadedPolicy(loaded.policy, loaded.parts.factory.spec, seed)
+    spec = loaded.parts.factory.spec
+    if task is None and loaded.config.algo.network.separate_roles:
+        raise UserError(f"task: each role has its own network; name one of {', '.join(spec.tasks)}")
+    if task is not None and task not in spec.tasks:
+        raise UserError(f"task={task!r}: the run has {', '.join(spec.tasks)}{nearest(task, spec.tasks)}")
+    return LoadedPolicy(loaded.policy, spec, seed, 0 if task is None else spec.tasks.index(task))
 
 
 def _place(model: type[BaseModel], changes: dict[str, Any], name: str, value: Any) -> None:

@@ -51,7 +51,7 @@ def measure_ceiling(config: AnyRunConfig, parts: Parts, seconds: float = SECONDS
         machine = parts.machine
         actors = assign_slots(parts.factory.spec, config.env.envs_per_task, machine.actors, machine.groups_per_actor)
         slots = actors[0][0]
-        task_ids = [int(slot) % parts.factory.spec.num_tasks for slot in slots]
+        task_ids = [parts.factory.spec.task_of(int(slot)) for slot in slots]
         ceiling = Ceiling(
             _environment(parts, task_ids, seconds),
             _acting(config, parts, len(slots), seconds),
@@ -150,7 +150,7 @@ def _learning(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
     spec = parts.factory.spec
     learner = parts.algorithm.make_learner(spec, 10**9, config.runtime.device, config.runtime.precision, 0, SINGLE_RANK)
     batch = random_batch(config, parts)
-    steps: int = config.algo.batch_size * config.algo.unroll_length
+    steps: int = parts.batch_size * config.algo.unroll_length
 
     def update() -> int:
         learner.update(batch)
@@ -162,7 +162,7 @@ def _learning(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
 def random_batch(config: AnyRunConfig, parts: Parts) -> Unroll[Array]:
     """A batch of the run's shape with random observations, for measurements."""
     spec = parts.factory.spec
-    size = config.algo.batch_size
+    size = parts.batch_size
     slots = np.arange(size)
     core = policy_maker(config, parts)().initial_core_state(size)
     task_ids = np.array([spec.task_of(int(slot)) for slot in slots])

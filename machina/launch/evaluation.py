@@ -21,6 +21,9 @@ from machina.types import IntArray
 
 EVALUATION_STREAM = 3
 
+ABSENT_GAMES = 100
+"""An agent that had no step in so many games after one another is taken for one that never plays."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -66,6 +69,7 @@ def evaluate(
     try:
         result = _play(
             env,
+            factory.spec,
             ActingPlayer(player, factory.spec, np.arange(len(task_ids)), np.array(task_ids, np.int64), int(seeds[-1])),
             [int(each >> 1) for each in seeds[:-1]],
             quota,
@@ -102,15 +106,20 @@ def _tasks_of_slots(spec: EnvSpec, tasks: Sequence[int], episodes: int) -> list[
 
 def _play(
     env: TimedEnv,
+    spec: EnvSpec,
     acting: ActingPlayer,
     seeds: list[int],
     quota: IntArray,
     progress: Progress | None,
     stop: Callable[[], bool],
 ) -> list[list[tuple[float, int]]]:
-    """Step until every slot has played its quota; returns each slot's (return, length) in order."""
+    """Step until every slot has played its quota; returns each slot's (return, length) in order.
+
+    Raises:
+        RunFailedError: ``stop``, or a slot that is asked for never plays.
+    """
     finished: list[list[tuple[float, int]]] = [[] for _ in quota]
-    returns, lengths = np.zeros(len(quota)), np.zeros(len(quota), np.int64)
+    returns, lengths, absent = np.zeros(len(quota)), np.zeros(len(quota), np.int64), np.zeros(len(quota), np.int64)
     entry = env.reset(seeds)
     while any(len(done) < wanted for done, wanted in zip(finished, quota, strict=True)):
         if stop():
@@ -121,7 +130,15 @@ def _play(
         entry = env.step(actions)
         returns += entry.reward  # 0 at a reset step
         lengths += ~was_done
-        for slot in np.flatnonzero(entry.terminated | entry.truncated):
+        ended = entry.terminated | entry.truncated
+        over = ended.reshape(-1, spec.slots_per_game).all(axis=1).repeat(spec.slots_per_game)
+        absent = np.where(lengths > 0, 0, absent + over)
+        if (never := (absent >= ABSENT_GAMES) & (quota > 0)).any():
+            agent = spec.seats[int(np.argmax(never)) % spec.slots_per_game].agent
+            raise RunFailedError(
+                f"evaluation stopped: agent {agent!r} had no step in {ABSENT_GAMES} games; don't list it as possible"
+            )
+        for slot in np.flatnonzero(ended):
             if lengths[slot] and len(finished[slot]) < quota[slot]:
                 finished[slot].append((float(returns[slot]), int(lengths[slot])))
                 if progress is not None:

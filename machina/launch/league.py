@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
-
-from torch import Tensor
 
 from machina.checkpoint import RunDirectory
 from machina.checkpoint.files import write_atomically
@@ -16,13 +13,12 @@ from machina.envs.scripted import POINTS, SCRIPTED, random_player
 from machina.errors import RunFailedError, UserError
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.parts import Parts
+from machina.launch.places import Place
 from machina.launch.rating_games import RatingGames
 from machina.league.pool import Pool, PoolView, Snapshot
 from machina.league.ratings import Ratings
 from machina.league.snapshots import SnapshotStore
 from machina.types import PRESENT_SELF, GameResult
-
-Share = Callable[[Snapshot, SnapshotStore], Any]
 
 
 def snapshots_folder(run: RunDirectory) -> SnapshotStore:
@@ -42,12 +38,12 @@ class League:
         config: of the run; ``config.league.snapshot_updates`` is set.
         parts: built from it.
         run: where snapshots are written.
-        share: makes what actors get a snapshot's parameters from.
+        place: where the learner publishes parameters, and actors get a snapshot's from.
         notice: shows the user an event.
         beside: whether ratings may come later than their snapshots.
 
     Raises:
-        UserError: the environment is no game of two teams, or openskill is not installed.
+        UserError: the environment is no game of two teams.
     """
 
     def __init__(
@@ -55,7 +51,7 @@ class League:
         config: AnyRunConfig,
         parts: Parts,
         run: RunDirectory,
-        share: Share,
+        place: Place,
         notice: Callable[[str], None],
         *,
         beside: bool,
@@ -68,7 +64,7 @@ class League:
             )
         self._config = config
         self._run = run
-        self._share = share
+        self._place = place
         self._notice = notice
         self._store = snapshots_folder(run)
         scripted = SCRIPTED.get(config.environment, {"random": random_player(spec.action)})
@@ -101,15 +97,21 @@ class League:
         every = self._config.league.snapshot_updates
         return every is not None and updates % every == 0
 
-    def add_snapshot(self, updates: int, env_steps: int, parameters: Tensor) -> None:
-        """The policy as it is now joins the pool; when the disk refuses, the league goes on without this snapshot."""
+    def add_snapshot(self, updates: int, env_steps: int, parameters: Any) -> None:
+        """The policy as it is now joins the pool; when the disk refuses, the league goes on without this snapshot.
+
+        Args:
+            updates: that made it.
+            env_steps: of the run.
+            parameters: as the learner published them.
+        """
         try:
-            snapshot = self._store.save(updates, env_steps, parameters)
+            snapshot = self._store.save(updates, env_steps, self._place.flat(parameters))
         except RunFailedError as error:
             self._notice(f"{error}; the run goes on")
             return
         self.pool.add(snapshot)
-        self._shared.append(self._share(snapshot, self._store))
+        self._shared.append(self._place.share(snapshot, self._store))
         self._rate(snapshot)
         self.write_table()
 
@@ -137,11 +139,10 @@ class League:
             self.write_table()
         return found
 
-    def finish(self, stop: Callable[[], bool]) -> None:
-        """Wait for the rating games that are under way, unless ``stop``: the last snapshots would have no rating."""
-        while self._rating_games.under_way and not stop():
-            if not self.collect():
-                time.sleep(0.1)
+    @property
+    def unrated(self) -> int:
+        """Snapshots whose rating games are under way."""
+        return self._rating_games.under_way
 
     def close(self) -> None:
         """Give up rating games that are under way."""
@@ -176,7 +177,7 @@ class League:
         self._shared = []
         for snapshot in self.pool.snapshots:
             self._store.load(snapshot)  # a damaged one is told now, not in the middle of a game
-            self._shared.append(self._share(snapshot, self._store))
+            self._shared.append(self._place.share(snapshot, self._store))
         for snapshot in self.pool.snapshots:
             if snapshot.name not in self._rated:
                 self._rate(snapshot)

@@ -51,6 +51,8 @@ class Parts(NamedTuple):
     factory: EnvFactory
     algorithm: Algorithm
     machine: MachinePlan
+    batch_size: int
+    """Unrolls per update."""
 
 
 def plan_machine(config: AnyRunConfig, spec: EnvSpec) -> MachinePlan:
@@ -95,11 +97,13 @@ def build_parts(config: AnyRunConfig) -> Parts:
     """Environment factory and algorithm; nothing heavy is started.
 
     Raises:
-        UserError: the environment, the wrapper or the device can't be had.
+        UserError: the environment, the wrapper or the device can't be had, or the batch is too small.
     """
     factory = parse_environment(config.environment, config.env, config.wrapper, _env_threads(config.runtime))
+    batch_size = config.algo.batch_size or factory.spec.num_slots(config.env.envs_per_task)
+    config.algo.check_batch(batch_size)
     algorithm = algorithm_entry(config.algorithm).build(config.algo)
-    return Parts(factory, algorithm, plan_machine(config, factory.spec))
+    return Parts(factory, algorithm, plan_machine(config, factory.spec), batch_size)
 
 
 def total_env_steps(config: AnyRunConfig, factory: EnvFactory) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 import torch
 
+from machina.errors import RunFailedError
 from machina.interfaces import Learner
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.evaluation import evaluate
@@ -64,7 +65,11 @@ class Place(Protocol):
         ...
 
     def flat(self, parameters: Any) -> torch.Tensor:
-        """The flat vector that a learner's published parameters stand for."""
+        """The flat vector that a learner's published parameters stand for.
+
+        Raises:
+            RunFailedError: they are gone with their node.
+        """
         ...
 
     def nodes(self) -> list[dict[str, Any]]:
@@ -190,9 +195,14 @@ class RayCluster:
 
     def flat(self, parameters: Any) -> torch.Tensor:
         """The vector that a reference stands for."""
+        import ray
+
         from machina.runtime.ray_parts import shared_parameters
 
-        flat: torch.Tensor = shared_parameters(parameters)
+        try:
+            flat: torch.Tensor = shared_parameters(parameters)
+        except ray.exceptions.RayError as error:
+            raise RunFailedError(f"the learner's parameters are lost: {type(error).__name__}") from error
         return flat
 
     def nodes(self) -> list[dict[str, Any]]:
@@ -232,9 +242,15 @@ def evaluate_parameters(
     )
 
 
+def policy_lag_bound(config: AnyRunConfig) -> int | None:
+    """The run's, or the algorithm's."""
+    bound: int | None = config.algo.policy_lag_bound
+    return bound if config.runtime.max_policy_lag is None else config.runtime.max_policy_lag
+
+
 def updates_ahead(config: AnyRunConfig) -> int:
-    """In lock-step actors wait for every update."""
-    return 0 if config.runtime.lock_step else UPDATES_AHEAD
+    """None where actors wait for every update."""
+    return 0 if config.runtime.lock_step or policy_lag_bound(config) == 0 else UPDATES_AHEAD
 
 
 def actor_setup(config: AnyRunConfig, parts: Parts, fetch: Callable[[Any], torch.Tensor]) -> ActorSetup:
@@ -258,12 +274,11 @@ def actor_setup(config: AnyRunConfig, parts: Parts, fetch: Callable[[Any], torch
 
 def plane_config(config: AnyRunConfig, parts: Parts) -> PlaneConfig:
     """The sizes of the plane, and its bound on the policy lag."""
-    lag = config.runtime.max_policy_lag
     return PlaneConfig(
-        config.algo.batch_size,
+        parts.batch_size,
         config.env.envs_per_task,
         parts.machine.actors,
-        config.algo.policy_lag_bound if lag is None else lag,
+        policy_lag_bound(config),
         parts.machine.groups_per_actor,
     )
 

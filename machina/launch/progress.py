@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import NamedTuple
 
@@ -84,24 +85,25 @@ class Means:
     """Means of the metrics of the updates since the last reading."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._count = 0
+        self._values: dict[str, list[float]] = {}
 
     @property
     def empty(self) -> bool:
         """Whether no update was counted since the last reading."""
-        return self._count == 0
+        return not self._values
 
     def add(self, metrics: dict[str, float]) -> None:
-        """Count one update."""
-        self._count += 1
+        """Count one update; one that was skipped has fewer metrics."""
         for name, value in metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._values.setdefault(name, []).append(value)
 
     def take(self) -> dict[str, float]:
-        """The means, and start again; empty without an update."""
-        means = {name: total / self._count for name, total in self._sums.items()}
-        self._sums, self._count = {}, 0
+        """The means of what is finite, NaN where nothing is, and start again; empty without an update."""
+        means = {}
+        for name, values in self._values.items():
+            finite = [value for value in values if math.isfinite(value)]
+            means[name] = math.fsum(finite) / len(finite) if finite else math.nan
+        self._values = {}
         return means
 
 

@@ -87,9 +87,9 @@ class RatingGames:
             self._thread.start()
 
     @property
-    def under_way(self) -> bool:
-        """Whether games were begun that ``finished`` has not told of."""
-        return bool(self._under_way)
+    def under_way(self) -> int:
+        """Snapshots whose games were begun and that ``finished`` has not told of."""
+        return len(self._under_way)
 
     def finished(self) -> Iterator[tuple[Snapshot, list[GameResult] | None]]:
         """Snapshots whose games are over since the last call, in order; None for games that were given up.

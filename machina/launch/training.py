@@ -73,7 +73,7 @@ class Trainer:
         self._league: League | None = None
         if config.league.snapshot_updates is not None:
             # Before anything starts that would have to be ended: it may be refused.
-            self._league = League(config, parts, run, place.share, view.notice, beside=config.runtime.place != "inline")
+            self._league = League(config, parts, run, place, view.notice, beside=config.runtime.place != "inline")
             if checkpoint is not None:
                 self._league.load_state(checkpoint.values["league"])
         self._plane = place.make_plane()
@@ -153,9 +153,8 @@ class Trainer:
         with handled_signals(self._request_stop):
             try:
                 reason = self._stop_reason or self._train()
-                if self._league is not None:
-                    self._league.finish(lambda: self._interrupted)
-                if self._is_new or self._has_learned:
+                rated = self._league is not None and self._wait_for_ratings(self._league)
+                if self._is_new or self._has_learned or rated:
                     self.save()
             except CheckpointError:
                 raise
@@ -182,8 +181,24 @@ class Trainer:
                 batch = self._plane.next_batch(POLL_S)
             if batch is not None:
                 self._learn(batch)
+            else:  # actors may be waiting for the parameters of an update under way
+                self._take(self.learners.drain())
             self._now_and_then()
         return self._stop_reason
+
+    def _wait_for_ratings(self, league: League) -> bool:
+        """The last snapshots would have none; returns whether there were any. A signal ends the wait."""
+        if not league.unrated:
+            return False
+        if self._has_learned:
+            self.save()
+        self._view.notice(f"waiting for the ratings of {league.unrated} snapshots; machina resume can make up for it")
+        rated = False
+        while league.unrated and not self._interrupted:
+            rated |= league.collect()
+            self._look_around_if_due()
+            time.sleep(POLL_S)
+        return rated
 
     @property
     def _has_learned(self) -> bool:
@@ -238,8 +253,7 @@ class Trainer:
         if self._league is not None:
             self._record_games(self._league)
             if self._league.is_due(self.progress.updates):
-                flat = self._place.flat(updated.parameters)
-                self._league.add_snapshot(self.progress.updates, self.progress.env_steps, flat)
+                self._league.add_snapshot(self.progress.updates, self.progress.env_steps, updated.parameters)
                 self._plane.store.set_opponents(self._league.view())
         self._plane.publish(self.progress.updates, updated.parameters)
         metrics |= {"actor/policy_lag_mean": float(lags.mean()), "actor/policy_lag_max": float(lags.max())}
@@ -258,9 +272,7 @@ class Trainer:
             self._run.log_fault(fault.message, fault.details)
         now = time.monotonic()
         self._stop_reason = self._stop_reason or self._goal_met(now)
-        if now - self._looked_at >= LOOK_S:
-            self._looked_at = now
-            self._look_around()
+        self._look_around_if_due()
         if not self._has_learned:
             self._view.starting(self._plane.stats(), self._plane.total_slots)
             self._meter.restart(self.progress, self._seconds())
@@ -282,6 +294,11 @@ class Trainer:
             league.record(game)
         if league.pool.serial != serial:
             self._plane.store.set_opponents(league.view())
+
+    def _look_around_if_due(self) -> None:
+        if time.monotonic() - self._looked_at >= LOOK_S:
+            self._looked_at = time.monotonic()
+            self._look_around()
 
     def _look_around(self) -> None:
         """Say how the run does, and hear whether it is to be scaled."""

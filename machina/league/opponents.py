@@ -155,6 +155,8 @@ class PoolOpponents:
 def _pick(candidates: Mapping[str, float], uniform: float) -> Drawn:
     """A candidate, drawn in proportion to its probability."""
     sums = list(itertools.accumulate(candidates.values()))
+    if not sums[-1]:  # the few in memory are so much weaker than the pool's best that their shares round to 0
+        return _pick(dict.fromkeys(candidates, 1.0), uniform)
     index = min(bisect.bisect_right(sums, uniform * sums[-1]), len(sums) - 1)
     name = list(candidates)[index]
     return Drawn(name, candidates[name] / sums[-1])

@@ -48,8 +48,6 @@ class PoolView(NamedTuple):
     """Of each snapshot: what the ``fetch`` of the actor's opponents turns into a flat vector."""
     pool_share: float
     """Share of games that are against the pool."""
-    serial: int
-    """Changes of the pool so far; views of a run with equal serials are equal."""
 
 
 class Pool:
@@ -123,9 +121,9 @@ class Pool:
 
         Args:
             name: of the snapshot.
-            probability: p with which the actor drew it. The division makes the expected change the same for every
-                snapshot however seldom it is drawn, so it has to be the p of that draw: by the time the game is over
-                the pool's own p is another, and an actor whose memory is full draws among fewer.
+            probability: p with which the actor drew it. The division makes the expected change the same for all
+                that it drew among, however seldom each comes, so it has to be the p of that draw: by the time the game
+                is over the pool's own p is another, and an actor whose memory is full draws among fewer.
         """
         self._count(name, "wins")
         self._qualities[name] -= self._quality_step / (len(self._snapshots) * probability)
@@ -144,7 +142,7 @@ class Pool:
         """
         if len(parameters) != len(self._snapshots):
             raise ValueError(f"{len(self._snapshots)} snapshots need as many parameters, got {len(parameters)}")
-        return PoolView(tuple(self._snapshots), self.probabilities, tuple(parameters), pool_share, self._serial)
+        return PoolView(tuple(self._snapshots), self.probabilities, tuple(parameters), pool_share)
 
     def state(self) -> dict[str, Any]:
         """Everything, for JSON; floats come back bit for bit."""

@@ -288,7 +288,8 @@ def _size(arrays: Mapping[str, ArraySpec]) -> int:
 
 def _joined(arrays: Mapping[str, Tensor], scales: Mapping[str, float], dtype: torch.dtype) -> Tensor:
     """The arrays named in ``scales``, ``[N, ...]`` each, as one ``[N, numbers]``."""
-    return torch.cat([arrays[key].flatten(1).to(dtype) * scale for key, scale in scales.items()], dim=1)
+    rows = {key: arrays[key].flatten(1) if arrays[key].ndim > 1 else arrays[key].unsqueeze(1) for key in scales}
+    return torch.cat([rows[key].to(dtype) * scale for key, scale in scales.items()], dim=1)
 
 
 def _scale(array: ArraySpec) -> float:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from machina.errors import UserError
 from machina.interfaces import Ranks
 from machina.nets.config import NetworkConfig
 from machina.nets.network import NetworkInput
-from machina.nets.observation_filter import FilterStatistics
+from machina.nets.observation_filter import FilterStatistics, ObservationFilter
 from machina.nets.parameters import load_tensors
 from machina.nets.popart import PopArt, rescale_head
 from machina.nets.register import build_network
@@ -56,6 +57,11 @@ class TrainedNetwork:
         self.optimizer = make_optimizer(self.trained)
         self.filter: FilterStatistics | None = None
         if config.observation_filter:
+            if not any(isinstance(module, ObservationFilter) for module in self.network.modules()):
+                raise UserError(
+                    f"observation_filter: network {config.network_name!r} holds no ObservationFilter "
+                    "(machina.nets.observation_filter); give it one, or leave the option off"
+                )
             self.filter = FilterStatistics(spec, device)
 
     # One step
@@ -190,6 +196,12 @@ class TrainedNetwork:
         Raises:
             UserError: the tensors belong to another network.
         """
+        own = {name for name, _ in self.network.named_parameters()}
+        kept_apart = (POPART,) if self.filter is None else (POPART, FILTER)
+        if foreign := [name for name in tensors if name not in own and not name.startswith(kept_apart)]:
+            raise UserError(
+                f"checkpoint: this network has nothing called {foreign[0]!r}; its options must equal the run's"
+            )
         load_tensors(self.network, tensors, skip=() if with_value else (VALUE_HEAD,))
         if self.filter is not None:
             self.filter.load_state(_part(tensors, FILTER))

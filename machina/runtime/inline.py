@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
+
 from machina.config import RuntimeConfig
 from machina.runtime.batches import Batch, Handover
 from machina.runtime.building import ActorSetup, opponents_key
 from machina.runtime.group import group_key
 from machina.runtime.plane import InProcessPlane, PlaneConfig
 from machina.runtime.stepping import InlineStepper
-from machina.runtime.unrolls import from_arrays, num_slots, to_arrays
+from machina.runtime.unrolls import from_arrays, num_slots, slice_slots, to_arrays
 from machina.types import Array, section
 
 
@@ -23,7 +27,11 @@ class InlinePlane(InProcessPlane):
         waiting = section(state, "queue/")
         if waiting:
             unroll = from_arrays(waiting)
-            self.queue.put(Handover(unroll, num_slots(unroll), int(unroll.policy_version.min()), lambda: None))
+            # Those of one version together, as they were handed over: by it they are dropped.
+            bounds = np.flatnonzero(np.diff(unroll.policy_version)) + 1
+            for start, stop in itertools.pairwise([0, *bounds.tolist(), num_slots(unroll)]):
+                part = slice_slots(unroll, start, stop)
+                self.queue.put(Handover(part, stop - start, int(part.policy_version[0]), lambda: None))
         for slots in self._slots:
             self._actors.append(self._builder.build(slots, state, self.store.latest().opponents))
 

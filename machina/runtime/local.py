@@ -73,7 +73,7 @@ class LocalPlane(InProcessPlane):
         if self._runtime.lock_step:
             parameters = self.store.wait_for(actor.rounds + 1, timeout_s=0.2)
         with self._lock:
-            if not self._runtime.lock_step and not self._would_be_dropped(self._promised):
+            if not self._runtime.lock_step and not self._would_be_dropped(actor.num_slots, self._promised):
                 parameters = self.store.latest()
             if parameters is not None:
                 self._promised += actor.num_slots

@@ -87,7 +87,7 @@ def assign_slots(
     Raises:
         UserError: more actors than slots.
     """
-    total = envs_per_task if spec.seats else spec.num_tasks * envs_per_task
+    total = spec.num_slots(envs_per_task) // spec.slots_per_game
     if total < actors:
         raise UserError(f"actors={actors}: only {total} environments to step; use fewer actors or more --envs-per-task")
     groups = groups_per_actor if total >= groups_per_actor * actors else 1
@@ -116,6 +116,25 @@ def queue_capacity(slots: list[list[IntArray]], runtime: RuntimeConfig, batch_si
     return runtime.queue_unrolls or smallest
 
 
+def check_policy_lag(slots: list[list[IntArray]], runtime: RuntimeConfig, config: PlaneConfig) -> None:
+    """Refuse a bound on the policy lag that drops the same slots of every round.
+
+    Raises:
+        UserError: the round's last batch would be learned too late.
+    """
+    if config.max_policy_lag is None:
+        return
+    of_actors = [sum(len(group) for group in groups) for groups in slots]
+    # Actors that go in step begin together.
+    unrolls = sum(of_actors) if runtime.lock_step or runtime.place == "inline" else max(of_actors)
+    lag = -(-unrolls // config.batch_size) - 1
+    if lag > config.max_policy_lag:
+        raise UserError(
+            f"batch_size={config.batch_size}: {unrolls} unrolls are collected with the same parameters, and the last "
+            f"ones would be {lag} updates old; use --batch-size {unrolls} or --max-policy-lag {lag}"
+        )
+
+
 class Plane(ABC):
     """What all places share.
 
@@ -131,10 +150,12 @@ class Plane(ABC):
         self._runtime = runtime
         self._config = config
         self._slots = assign_slots(setup.factory.spec, config.envs_per_task, config.actors, config.groups_per_actor)
+        check_policy_lag(self._slots, runtime, config)
         self._capacity = queue_capacity(self._slots, runtime, config.batch_size)
         self._initial: dict[str, Array] = {}
         self.store = ParameterStore()
         self.queue = UnrollQueue(self._capacity if bounded else None)
+        self._updates = 0
         self._faults: list[Fault] = []
         self._reported = 0
         self._lock = threading.Lock()
@@ -173,24 +194,29 @@ class Plane(ABC):
 
     def publish(self, policy_version: int, flat: Any) -> None:
         """Make new parameters visible; in lock-step only when the round's last batch is learned."""
+        self._updates = policy_version
         if self._runtime.lock_step and self.queue.num_waiting >= self._config.batch_size:
             return
         self.store.publish(policy_version, flat)
 
     def _batch_from_queue(self, timeout_s: float) -> Batch | None:
-        oldest = 0
+        oldest, batch_size = 0, self._config.batch_size
         if self._config.max_policy_lag is not None:
-            oldest = self.store.latest().policy_version - self._config.max_policy_lag
-        return self.queue.get(self._config.batch_size, timeout_s, oldest)
+            under_way = self.queue.num_unsettled // batch_size
+            oldest = self._updates + under_way - self._config.max_policy_lag
+        return self.queue.get(batch_size, timeout_s, oldest)
 
-    def _would_be_dropped(self, promised: int = 0) -> bool:
+    def _would_be_dropped(self, new: int, promised: int) -> bool:
         """Whether unrolls that begin now would be too old when their turn comes, by ``max_policy_lag``.
 
         Args:
+            new: unrolls that would begin.
             promised: unrolls under way.
         """
-        lag = self._config.max_policy_lag
-        return lag is not None and self.queue.account.queued + promised >= (lag + 1) * self._config.batch_size
+        lag, batch_size = self._config.max_policy_lag, self._config.batch_size
+        ahead = self.queue.account.queued + promised
+        # What is short of a batch is waited for by the learner, whatever becomes of the rest.
+        return lag is not None and ahead >= batch_size and ahead + new > (lag + 1) * batch_size
 
     def _round_is_complete(self) -> bool:
         """In lock-step the learner starts when every slot's unroll is in, so that their order is fixed.

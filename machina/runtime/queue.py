@@ -114,16 +114,22 @@ class UnrollQueue:
         self._taken_of_head = 0
 
     def _drop_older(self, oldest_version: int) -> None:
-        while self._items and self._items[0][1].policy_version < oldest_version:
-            head = self._items[0][1]
-            rest = head.num_slots - self._taken_of_head
-            self._waiting -= rest
-            self._dropped += rest
-            self._drop_head()
-            # Who read a part of it before is done: batches are settled in order, the head's buffer comes last.
-            head.release()
-            # Who waits in ``put`` has room now, whether or not this ``get`` comes to a batch.
-            self._changed.notify_all()
+        """Drop every unroll that is too old; a slow actor's may stand behind younger ones."""
+        too_old = [item for _, item in self._items if item.policy_version < oldest_version]
+        if not too_old:
+            return
+        taken_before = 0
+        if self._items[0][1] is too_old[0]:
+            taken_before, self._taken_of_head = self._taken_of_head, 0
+        self._items = [entry for entry in self._items if entry[1].policy_version >= oldest_version]
+        dropped = sum(item.num_slots for item in too_old) - taken_before
+        self._waiting -= dropped
+        self._dropped += dropped
+        for item in too_old:
+            # Who read a part of the head before is done: batches are settled in order.
+            item.release()
+        # Who waits in ``put`` has room now, whether or not this ``get`` comes to a batch.
+        self._changed.notify_all()
 
     def settle(self, batch: Batch, lost: int = 0) -> None:
         """Count a batch as learned, but for ``lost`` of its unrolls, which are dropped."""
@@ -147,6 +153,12 @@ class UnrollQueue:
         """Unrolls that wait for a batch."""
         with self._changed:
             return self._waiting
+
+    @property
+    def num_unsettled(self) -> int:
+        """Unrolls in batches that the learner has not answered yet."""
+        with self._changed:
+            return self._unsettled
 
     def close(self) -> None:
         """Wake every actor that waits in ``put``; the queue takes nothing more."""

@@ -225,7 +225,7 @@ class RayPlane(Plane):
             if self._runtime.lock_step:
                 if self.store.publications <= remote.rounds:
                     continue
-            elif self._would_be_dropped(promised) or (
+            elif self._would_be_dropped(remote.num_slots, promised) or (
                 promised and self.queue.num_waiting + promised + remote.num_slots > room
             ):
                 continue

@@ -15,6 +15,7 @@ from unrolls import random_unroll
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.algorithms.ppo.minibatches import Share, minibatches
+from machina.errors import UserError
 from machina.losses.alignment import aligned
 from machina.nets.policy import SampledPolicy
 from machina.nets.ranks import SINGLE_RANK
@@ -135,6 +136,32 @@ def test_what_does_not_count_changes_nothing() -> None:
     one, other = (make_learner(spec) for _ in range(2))
     assert one.update(batch) == other.update(spoilt)
     assert torch.equal(one.flat_parameters(), other.flat_parameters())
+
+
+def test_nothing_to_learn_moves_nothing() -> None:
+    """Adam would go on where it went before."""
+    spec = spec_for(discrete(3), seats=tuple(Seat(agent=str(i), role=0, team=i) for i in range(2)))
+    learner = make_learner(spec)
+    batch = random_unroll(spec, 6, 4, seed=4)
+    learner.update(batch)
+    before = learner.flat_parameters()
+    metrics = learner.update(batch._replace(foreign=np.ones_like(batch.foreign)))
+    assert metrics["learner/skipped"] == 0
+    assert torch.equal(learner.flat_parameters(), before)
+    learner.update(batch)
+    assert not torch.equal(learner.flat_parameters(), before)
+
+
+def test_another_networks_tensors_are_no_start() -> None:
+    """Silently left out, they would leave the rest in a network where it means something else."""
+    spec = spec_for(discrete(3))
+    lstm, filtered = MLP | {"lstm_size": 16}, MLP | {"observation_filter": True}
+    for network in (lstm, filtered):
+        tensors = make_learner(spec, network=network, minibatches=1).state().tensors["model"]
+        with pytest.raises(UserError, match=r"this network has nothing called '.*' its options must equal the run's"):
+            make_learner(spec).load_initial(tensors, with_value=True)
+    tensors = make_learner(spec, popart=True, network=filtered).state().tensors["model"]
+    make_learner(spec, network=filtered).load_initial(tensors, with_value=True)
 
 
 def test_schedules_are_linear_in_env_steps() -> None:
@@ -268,7 +295,8 @@ def test_team_spirit_and_zero_sum_reach_the_targets() -> None:
 
 
 def test_options_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValidationError, match="minibatches=9: a batch has 8 unrolls, which an LSTM needs whole"):
-        PPOConfig.model_validate({"minibatches": 9, "network": {"lstm_size": 4}})
+    with pytest.raises(UserError, match="minibatches=9: a batch has 8 unrolls, which an LSTM needs whole"):
+        PPOConfig.model_validate({"minibatches": 9, "network": {"lstm_size": 4}}).check_batch(8)
+    PPOConfig(minibatches=9).check_batch(8)
     with pytest.raises(ValidationError, match="popart_sigma_min"):
         PPOConfig(popart_sigma_min=2.0, popart_sigma_max=1.0)

@@ -87,6 +87,7 @@ def test_corridor(processes: bool) -> None:
     [
         ("Raises", "environment 'user_tasks:CorridorRaises-v0': step raised RuntimeError: the engine stalled"),
         ("Nan", "environment 'user_tasks:CorridorNan-v0': observation of slot 0 (task "),
+        ("Huge", "environment 'user_tasks:CorridorHuge-v0': observation of slot 0 (task "),
         ("NanReward", "environment 'user_tasks:CorridorNanReward-v0': reward of slot 0"),
         ("Shape", "environment 'user_tasks:CorridorShape-v0': step raised ValueError"),
     ],

@@ -11,8 +11,9 @@ import user_games
 
 from machina.envs.builders import parse_environment
 from machina.envs.config import GameConfig
-from machina.envs.games_pettingzoo import AecGames, ParallelGames, build, read_spec
+from machina.envs.games_pettingzoo import AecGames, ParallelGames
 from machina.envs.multi_agent import Moment, MultiAgentSlots
+from machina.envs.pettingzoo_envs import build, read_spec
 from machina.envs.scripted import random_player
 from machina.errors import EnvironmentFaultError, UserError
 from machina.interfaces import EnvFactory, SlotEnv
@@ -210,21 +211,31 @@ def test_whole_games_only() -> None:
         ("nan", "observation of guard_0 in game 0 is not finite"),
         ("nan_reward", "reward of guard_0 in game 0 is not finite"),
         ("shape", r"observation of guard_0 has shape \(1,\), its space has \(3,\)"),
+        ("mask", "the action_mask of guard_0 is in its infos; put it into the observation"),
+        ("joins", "guard_1 joined a game under way"),
     ],
 )
 def test_faults_of_a_parallel_environment(trouble: str, message: str) -> None:
     spec = read_spec(PATROL, "names", {})
     env = MultiAgentSlots(ParallelGames([user_games.Patrol(trouble)], spec), spec, 1)
-    env.reset([1, 2, 3])
-    env.step(np.zeros(3, np.int64))
+
+    def play() -> None:
+        env.reset([1, 2, 3])
+        for _ in range(3):
+            env.step(np.zeros(3, np.int64))
+
     with pytest.raises(EnvironmentFaultError, match=message) as fault:
-        env.step(np.zeros(3, np.int64))
+        play()
     assert "\n" not in str(fault.value)
 
 
 @pytest.mark.parametrize(
     ("trouble", "turns", "message"),
-    [("raises", 1, "step raised RuntimeError: the ball is lost"), ("helpless", 0, "no action is allowed to red_1")],
+    [
+        ("raises", 1, "step raised RuntimeError: the ball is lost"),
+        ("helpless", 0, "no action is allowed to red_1"),
+        ("joins", 1, "red_1 joined a game under way"),
+    ],
 )
 def test_faults_of_a_turn_based_environment(trouble: str, turns: int, message: str) -> None:
     spec = read_spec(RELAY, "names", {})

@@ -40,6 +40,8 @@ class Relay(AECEnv):  # type: ignore[misc]
         self.truncations = dict.fromkeys(self.agents, False)
         self.infos: dict[str, dict[str, Any]] = {agent: {} for agent in self.agents}
         self.agent_selection = "red_0"
+        if self.trouble == "joins":
+            self.agents.remove("red_1")
 
     def observe(self, agent: str) -> Any:
         observation = np.array([self.turn + 0.5 * (agent == "blue_0")])
@@ -68,6 +70,8 @@ class Relay(AECEnv):  # type: ignore[misc]
             self.rewards["red_0"] += 5
             self.truncations = dict.fromkeys(self.truncations, True)
         self._accumulate_rewards()
+        if self.turn == 2 and self.trouble == "joins":
+            self.agents.append("red_1")
         self.agent_selection = order[(order.index(agent) + 1) % len(order)]
         self._deads_step_first()
 
@@ -94,7 +98,10 @@ class Patrol(ParallelEnv):  # type: ignore[misc]
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
         self.agents = list(self.possible_agents)
         self.steps, self.start = 0, float(np.random.default_rng(seed).integers(1, 4))
-        return {agent: self._seen(agent) for agent in self.agents}, {agent: {} for agent in self.agents}
+        infos: dict[str, dict[str, Any]] = {agent: {} for agent in self.agents}
+        if self.trouble == "mask":
+            infos["guard_0"] = {"action_mask": np.ones(3, np.int8)}
+        return {agent: self._seen(agent) for agent in self.agents}, infos
 
     def _seen(self, agent: str) -> Any:
         seen = np.array([self.start, self.steps, self.possible_agents.index(agent)], np.float64)
@@ -116,6 +123,9 @@ class Patrol(ParallelEnv):  # type: ignore[misc]
         if self.steps == 2 and self.trouble == "shape":
             observations["guard_0"] = np.zeros(1)
         self.agents = [agent for agent in agents if not (terminations[agent] or truncations[agent])]
+        if self.steps == 3 and self.trouble == "joins":
+            self.agents.append("guard_1")
+            terminations["guard_1"] = truncations["guard_1"] = False
         return observations, rewards, terminations, truncations, {agent: {} for agent in agents}
 
     def render(self) -> Any:

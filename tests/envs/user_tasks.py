@@ -39,6 +39,8 @@ class Corridor(gymnasium.Env):
                 time.sleep(600)
             if self.trouble == "nan":
                 observation[1] = np.nan
+            if self.trouble == "huge":
+                observation[1] = 1e39
             if self.trouble == "nan_reward":
                 reward = float("nan")
             if self.trouble == "shape":
@@ -72,7 +74,7 @@ class NeedsKey(Corridor):
         raise KeyError("LICENCE")
 
 
-for name in ("", "raises", "sleeps", "nan", "nan_reward", "shape"):
+for name in ("", "raises", "sleeps", "nan", "huge", "nan_reward", "shape"):
     title = name.title().replace("_", "")
     gymnasium.register(f"Corridor{title}-v0", "user_tasks:Corridor", max_episode_steps=20, kwargs={"trouble": name})
 for name in ("library", "raises", "nothing", "text"):

@@ -23,7 +23,7 @@ class Trouble:
         self.thread = ""
         """ratings: that of rating games; MainThread: that of matches, and of all in the place inline."""
         self.fault = ""
-        """raises, nan, sleeps, or unbuildable."""
+        """raises, nan, sleeps, unbuildable, or absent (a game without red)."""
         self.left = 0.0
         self.on_sleep: Callable[[], object] = lambda: None
         self.wake_up = threading.Event()
@@ -57,16 +57,17 @@ class Duel(ParallelEnv):  # type: ignore[misc]
         return spaces.Discrete(3)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
-        self.agents = list(self.possible_agents)
+        absent = self._in_trouble and trouble.strikes("absent")
+        self.agents = self._players = [agent for agent in self.possible_agents if not (absent and agent == "red_0")]
         self._steps = 0
         return self._seen(), {agent: {} for agent in self.agents}
 
     def _seen(self) -> dict[str, Any]:
-        return {agent: np.full(1, self._steps, np.float32) for agent in self.possible_agents}
+        return {agent: np.full(1, self._steps, np.float32) for agent in self._players}
 
     def step(self, actions: dict[str, Any]) -> Any:
         self._steps += 1
-        rewards = {"red_0": float(actions["red_0"]), "blue_0": float(actions["blue_0"])}
+        rewards = {agent: float(action) for agent, action in actions.items()}
         if self._in_trouble and self._steps == STRIKES_AT:
             if trouble.strikes("raises"):
                 raise RuntimeError("the sword broke")
@@ -75,7 +76,7 @@ class Duel(ParallelEnv):  # type: ignore[misc]
             if trouble.strikes("sleeps"):
                 trouble.on_sleep()
                 trouble.wake_up.wait(600)
-        over = dict.fromkeys(self.possible_agents, self._steps == EPISODE)
+        over = dict.fromkeys(self._players, self._steps == EPISODE)
         infos: dict[str, dict[str, Any]] = {agent: {} for agent in self.agents}
         self.agents = [agent for agent in self.agents if not over[agent]]
         return self._seen(), rewards, over, dict.fromkeys(over, False), infos

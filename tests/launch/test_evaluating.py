@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from faulty_game import NAME, Trouble
 from runs import SMALL, checkpoints
 
 import machina
@@ -20,7 +22,7 @@ from machina.launch.filming import film
 from machina.metrics import read_metrics
 from machina.nets.config import NetworkConfig
 from machina.nets.policy import SampledPolicy
-from machina.report.evaluation import load_evaluation
+from machina.report.evaluation import EvaluationResult, load_evaluation
 from machina.types import (
     OBSERVATION,
     ActorInput,
@@ -78,6 +80,25 @@ def test_the_seed_decides_the_score() -> None:
 
     assert score(1) == score(1)
     assert score(1) != score(2)
+
+
+@pytest.mark.parametrize("games", [40, math.inf])
+def test_an_agent_that_never_plays_is_named(games: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would never have its episodes; one that sits out some games has them later."""
+    monkeypatch.setattr("faulty_game.trouble", trouble := Trouble())
+    trouble.thread, trouble.fault, trouble.left = "MainThread", "absent", games
+    factory = parse_environment(NAME, GameConfig())
+    network = NetworkConfig(hidden_sizes=(4,))
+
+    def play() -> EvaluationResult:
+        policy = SampledPolicy(network, factory.spec, "cpu", "float32")
+        return evaluate(factory, policy, [0, 1], 30, seed=1, run="r", env_steps=0)
+
+    if games == math.inf:
+        with pytest.raises(machina.RunFailedError, match="agent 'red_0' had no step in 100 games"):
+            play()
+    else:
+        assert {task: len(each) for task, each in play().episodes.items()} == {"red": 30, "blue": 30}
 
 
 def test_an_evaluation_can_be_given_up() -> None:

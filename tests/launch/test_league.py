@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -268,13 +267,4 @@ def test_a_game_without_two_teams_is_refused(environment: str, teams: int, tmp_p
     message = one_line(error)
     assert message.startswith("snapshot_updates=5: a league needs a game of two teams")
     assert f"{environment!r} has {teams}" in message
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_missing_openskill_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("openskill", "openskill.models"):
-        monkeypatch.setitem(sys.modules, name, None)  # as Python marks what can't be imported
-    with pytest.raises(machina.UserError) as error:
-        train(tmp_path, "run")
-    assert one_line(error) == "ratings need openskill: pip install 'machina-trainer[league]'"
     assert not (tmp_path / "run").exists()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from own_parts import guesses, tiny
@@ -14,7 +15,8 @@ from runs import SMALL, last_checkpoint
 import machina
 from machina.algorithms.impala.builder import build
 from machina.algorithms.impala.config import ImpalaConfig
-from machina.envs.builders import ENVIRONMENTS
+from machina.envs.builders import ENVIRONMENTS, parse_environment
+from machina.envs.config import GameConfig
 from machina.nets.register import NETWORKS
 from machina.registry import ALGORITHMS
 
@@ -105,6 +107,19 @@ def test_a_network_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert len(machina.evaluate(run.path, episodes=2).episodes["catch"]) == 2
     assert models[0].keys() == {f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias")}
     assert all((tensor == models[1][name]).all() for name, tensor in models[0].items())
+
+
+def test_the_policy_of_a_role(tmp_path: Path) -> None:
+    options = SMALL | {"batch_size": 8, "total_frames": 320, "minibatches": 1, "separate_roles": True}
+    run = machina.train("ppo", "simple_tag", "defaults", name="run", runs_dir=tmp_path, envs_per_task=2, **options)
+    for task, message in ((None, "each role has its own network; name one of"), ("agnet", "did you mean 'agent'")):
+        with pytest.raises(machina.UserError, match=message):
+            machina.load_policy(run.path, task=task)
+    policies = [machina.load_policy(run.path, task=task) for task in ("adversary", "agent")]
+    spec = parse_environment("simple_tag", GameConfig()).spec
+    seen = {key: np.ones(array.shape, array.dtype) for key, array in spec.observation.items()}
+    actions = [[policy.act(seen) for _ in range(100)] for policy in policies]
+    assert actions[0] != actions[1], "with equal random numbers"
 
 
 LAYERS = ("hidden", "policy_head", "value_head")

@@ -162,8 +162,8 @@ def stamping_policy(number: int) -> StampingPolicy:
     return policy
 
 
-def view_of(probabilities: Sequence[float], pool_share: float = 1.0, serial: int = 1) -> PoolView:
+def view_of(probabilities: Sequence[float], pool_share: float = 1.0) -> PoolView:
     """A pool of snapshots ``u1``, ``u2``, … with the parameters of their numbers."""
     numbers = range(1, len(probabilities) + 1)
     names = tuple(f"u{number}" for number in numbers)
-    return PoolView(names, tuple(probabilities), tuple(numbers), pool_share, serial)
+    return PoolView(names, tuple(probabilities), tuple(numbers), pool_share)

@@ -198,7 +198,7 @@ def test_with_one_place_the_present_self_plays_until_it_is_free() -> None:
 def test_an_opponent_that_left_the_pool_plays_its_game_to_the_end_and_no_other() -> None:
     opponents, _ = opponents_of(2, 1.0)
     opponents.draw((SOMEBODY, 0.5))
-    other = view_of((0.0, 0.5, 0.5), serial=2)
+    other = view_of((0.0, 0.5, 0.5))
     opponents.load(other._replace(names=other.names[1:], probabilities=(0.5, 0.5), parameters=other.parameters[1:]))
     assert opponents.draw((SOMEBODY, 0.1)) == Drawn("u2", 0.5)
     assert stamp(opponents, "u1") == 2.0

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from machina.league.ratings import BETA, PRIOR_SIGMA, Ratings, win_probability
+from machina.league.ratings import BETA, PRIOR_SIGMA, Ratings, inverse_mills, win_probability
 from machina.league.results import PairResults
 
 ANCHORS = {"random": 0.0, "scripted": 12.0}
@@ -127,6 +127,32 @@ def test_mode_and_curvature_are_those_of_the_posterior(wins: dict[str, int], los
     )
     assert row.sigma == pytest.approx((-second / h**2) ** -0.5, rel=1e-3)
     assert row.games == sum(wins.values()) + sum(losses.values())
+
+
+def test_the_slope_of_a_win_is_exact_for_any_lead() -> None:
+    x = np.array([-60.0, -36.0, -12.0, -8.2, -8.0, -7.9, -2.0, 0.0, 1.0, 8.0, 40.0])
+    # phi / Phi by its continued fraction |x| + 1/(|x| + 2/(|x| + ...)) below -2, by erfc above.
+    expected = []
+    for each in x:
+        tail = 0.0
+        for k in range(400, 0, -1):
+            tail = k / (abs(each) + tail)
+        density = math.exp(-(each**2) / 2) / math.sqrt(2 * math.pi)
+        expected.append(abs(each) + tail if each <= -2 else density / (math.erfc(-each / math.sqrt(2)) / 2))
+    np.testing.assert_allclose(inverse_mills(x), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("upsets", [(7, 1, 2, 6), (8, 0, 1, 5), (8, 0, 0, 4)])
+def test_an_upset_far_above_is_rated(upsets: tuple[int, int, int, int]) -> None:
+    """Won and drawn against random play, won and drawn against a player 72.9 points above it; others are lost."""
+    ratings = Ratings({"random": 0.0, "nearest": 72.9})
+    for name, won, drawn in zip(("random", "nearest"), upsets[::2], upsets[1::2], strict=True):
+        for game in range(8):
+            score = 1 if game < won else 0 if game < won + drawn else -1
+            ratings.record(("u1", name), (score, -score))
+    (row,) = [row for row in ratings.table() if row.name == "u1"]
+    assert 0 < row.mu < 72.9
+    assert 1 < row.sigma < 4
 
 
 def test_anchors_stay_where_they_are_after_every_game() -> None:

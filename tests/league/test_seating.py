@@ -116,7 +116,7 @@ def test_players_stay_from_a_game_s_first_entry_to_its_last_with_memories_of_the
 
     def publish(step: int) -> None:
         if step == 100:
-            opponents.load(view_of((0.1,) * 10, pool_share=0.6, serial=2))
+            opponents.load(view_of((0.1,) * 10, pool_share=0.6))
 
     moments = group.run(300, publish)
     stamps = np.zeros(group.num_slots, np.float32)

@@ -9,12 +9,15 @@ import torch
 from network_cases import random_inputs, spec_of, with_mask
 from torch import Tensor
 
+from machina.algorithms.ppo.config import PPOConfig
+from machina.algorithms.ppo.learning import PPOLearner
 from machina.errors import UserError
 from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, PolicyNetwork
 from machina.nets.observation_filter import EPSILON, FilterStatistics, ObservationFilter
 from machina.nets.parameters import flattened, load_flat
-from machina.nets.register import build_network
+from machina.nets.ranks import SINGLE_RANK
+from machina.nets.register import NETWORKS, build_network, register_network
 from machina.specs import ArraySpec, EnvSpec
 
 CPU = torch.device("cpu")
@@ -248,6 +251,16 @@ def test_what_can_not_be_filtered_is_refused() -> None:
     refuse(spec_of({"observation": ArraySpec(shape=(8, 8), dtype="uint8")}), "needs an array of floats.*leave it off")
     build_network(SPEC, NetworkConfig(), seed=0)
     assert isinstance(build_network(SPEC, FILTERED, seed=0), ActorCritic)
+
+
+def test_a_network_that_would_not_use_it_is_refused() -> None:
+    register_network("plain", lambda spec, _: ActorCritic(spec, NetworkConfig(hidden_sizes=(8,))))
+    try:
+        config = PPOConfig(network=FILTERED.model_copy(update={"network_name": "plain"}))
+        with pytest.raises(UserError, match="observation_filter: network 'plain' holds no ObservationFilter"):
+            PPOLearner(config, SPEC, 100, "cpu", "float32", 0, SINGLE_RANK)
+    finally:
+        del NETWORKS["plain"]
 
 
 def test_another_runs_state_is_refused_in_one_line() -> None:

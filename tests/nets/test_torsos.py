@@ -27,6 +27,7 @@ OWN = ArraySpec(shape=(4,), dtype="float32")
         ("auto", make_spec(observation=(40, 50))),
         ("auto", make_spec("float32", observation=(6,))),
         ("auto", make_spec("float32", position=(3,), velocity=(2, 2))),
+        ("auto", make_spec("float32", height=(), position=(3,))),
         ("auto", with_mask(make_spec(observation=(40, 50)))),
         ("units", spec_of({"units": UNITS})),
         ("auto", spec_of({"units": UNITS, "units_mask": UNITS_MASK, "own": OWN})),

@@ -240,6 +240,21 @@ def test_old_unrolls_are_dropped_and_counted() -> None:
     assert queue.account == QueueAccount(7, 2, 5, 0)
 
 
+def test_an_old_unroll_behind_a_younger_one_is_dropped() -> None:
+    """A slow actor hands over what it began long ago."""
+    released: list[int] = []
+    queue = UnrollQueue(capacity=None)
+    for index, (version, serials) in enumerate([(5, [0, 1, 2]), (3, [3, 4]), (5, [5, 6]), (4, [7])]):
+        item = unroll(serials)
+        queue.put(Handover(item, len(serials), version, overwriting(item, released, index)))
+    first = queue.get(1, timeout_s=0)
+    assert taken(first) == [0]
+    assert taken(queue.get(4, timeout_s=0, oldest_version=5)) == [1, 2, 5, 6]
+    assert released == [1, 3, 0, 2]
+    assert queue.account == QueueAccount(accepted=8, learned=0, dropped=3, queued=5)
+    assert queue.get(1, timeout_s=0) is None
+
+
 def test_old_unrolls_make_room_for_who_waits_also_when_there_is_no_batch() -> None:
     """Else the actor waits for room and the learner for unrolls, both for ever."""
     queue = UnrollQueue(capacity=4)

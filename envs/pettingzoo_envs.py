@@ -1,0 +1,192 @@
+"""PettingZoo's environments: found by name, built, and what their agents see and do.
+
+The name is ``pettingzoo:ID``, a module such as ``mpe2.simple_spread_v3``, or ``module:parallel_env`` or ``module:env``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from machina.envs.actions import action_spec
+from machina.envs.slots import observation_specs
+from machina.errors import UserError, nearest, told
+from machina.plugins import load_module
+from machina.specs import ActionSpec, ArraySpec, EnvSpec, Seat, discrete
+from machina.types import ACTION_MASK, OBSERVATION
+
+FUNCTIONS = ("parallel_env", "env")
+"""What a PettingZoo module calls the functions that build its environment; the first is preferred."""
+
+AnyGame = Any
+"""A PettingZoo environment; parallel ones and turn-based ones have no base class in common."""
+
+Space = spaces.Space[Any]
+Teams = Literal["names", "agents"]
+
+
+def load_builder(name: str) -> Callable[..., AnyGame]:
+    """The function that builds the environment ``name``.
+
+    Raises:
+        UserError: the module can't be imported or has no such function, or PettingZoo knows no such id.
+    """
+    # pygame, which many environments draw with, greets on standard output.
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    module_name, _, function = name.partition(":")
+    if module_name == "pettingzoo":
+        return _registered(name, function)
+    module = load_module(module_name, f"environment {name!r}")
+    wanted = (function,) if function else FUNCTIONS
+    for each in wanted:
+        if callable(found := getattr(module, each, None)):
+            return found  # type: ignore[no-any-return]
+    functions = [key for key, value in vars(module).items() if callable(value)]
+    raise UserError(
+        f"environment {name!r}: module {module_name!r} has no function {' or '.join(wanted)}"
+        f"{nearest(wanted[0], functions)}"
+    )
+
+
+def _registered(name: str, environment: str) -> Callable[..., AnyGame]:
+    """What builds PettingZoo's own environment of that id."""
+    import pettingzoo
+
+    if environment in pettingzoo.parallel_registry:
+        return functools.partial(pettingzoo.make, "parallel", environment)
+    if environment in pettingzoo.aec_registry:
+        return functools.partial(pettingzoo.make, "aec", environment)
+    hint = nearest(environment, pettingzoo.aec_registry) or "; see pettingzoo.pprint_registry()"
+    raise UserError(f"environment {name!r}: PettingZoo knows no id {environment!r}{hint}")
+
+
+def build(name: str, **options: Any) -> AnyGame:
+    """One environment.
+
+    Raises:
+        UserError: it can't be built, or it is not PettingZoo's.
+    """
+    from pettingzoo import AECEnv, ParallelEnv
+
+    builder = load_builder(name)
+    if name.startswith(("pettingzoo.atari.", "pettingzoo:atari/")):
+        import ale_py
+
+        options["auto_rom_install_path"] = str(Path(ale_py.__file__).parent / "roms")
+    try:
+        env = builder(**options)
+    except Exception as error:
+        raise UserError(f"environment {name!r} can't be built: {told(error)}") from error
+    if not isinstance(env, (AECEnv, ParallelEnv)):
+        raise UserError(f"environment {name!r} must be a PettingZoo AECEnv or ParallelEnv, got {type(env).__name__}")
+    if not getattr(env, "possible_agents", None):
+        raise UserError(f"environment {name!r} doesn't say who may play; give it possible_agents")
+    return env
+
+
+def read_spec(name: str, teams: Teams, protocol: dict[str, str | int | float | bool]) -> EnvSpec:
+    """What the agents of an environment see and do, padded to the largest of them.
+
+    Agents whose names agree before the last ``_`` are one role, if their spaces agree as well.
+
+    Args:
+        name: of the environment.
+        teams: "names": agents whose names agree before the last ``_`` are one team; "agents": each is its own.
+        protocol: for the spec.
+
+    Raises:
+        UserError: spaces that can't be trained on, or that can't be those of one policy.
+    """
+    env = build(name)
+    try:
+        agents = [AgentSpec.read(name, env, agent) for agent in env.possible_agents]
+    finally:
+        env.close()
+    kinds = list(dict.fromkeys(agent.kind for agent in agents))
+    names = list(dict.fromkeys(agent.group for agent in agents))
+    tasks: list[str] = []
+    for kind in kinds:
+        first = next(agent for agent in agents if agent.kind == kind)
+        tasks.append(first.name if first.group in tasks else first.group)
+    actions = [agent.action for agent in agents]
+    observation = _padded(name, agents)
+    if any(agent.masked for agent in agents) or len({action.choices for action in actions}) > 1:
+        choices = max(action.num_parameters for action in actions)
+        observation[ACTION_MASK] = ArraySpec(shape=(choices,), dtype="bool")
+    return EnvSpec(
+        name=name,
+        tasks=tuple(tasks),
+        seats=tuple(
+            Seat(
+                agent=agent.name,
+                role=kinds.index(agent.kind),
+                team=names.index(agent.group) if teams == "names" else index,
+            )
+            for index, agent in enumerate(agents)
+        ),
+        observation=observation,
+        action=_common_action(name, actions),
+        protocol={**protocol, "teams": teams},
+    )
+
+
+class AgentSpec(NamedTuple):
+    """What one agent sees and does."""
+
+    name: str
+    observation: dict[str, ArraySpec]
+    action: ActionSpec
+    masked: bool
+
+    @classmethod
+    def read(cls, name: str, env: AnyGame, agent: Any) -> AgentSpec:
+        space = env.observation_space(agent)
+        masked = isinstance(space, spaces.Dict) and ACTION_MASK in space.spaces
+        if masked:
+            rest = {key: part for key, part in space.spaces.items() if key != ACTION_MASK}
+            space = rest[OBSERVATION] if rest.keys() == {OBSERVATION} else spaces.Dict(rest)
+        action = action_spec(name, env.action_space(agent))
+        if masked and action.kind == "continuous":
+            raise UserError(f"environment {name!r}: {agent} has an action mask but continuous actions {action}")
+        return cls(str(agent), observation_specs(name, space), action, masked)
+
+    @property
+    def group(self) -> str:
+        """Its name before the last ``_``."""
+        return self.name.rpartition("_")[0] or self.name
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """Equal for agents of one role."""
+        return self.group, tuple(self.observation.items()), self.action, self.masked
+
+
+def _padded(name: str, agents: list[AgentSpec]) -> dict[str, ArraySpec]:
+    """The arrays that hold those of every agent."""
+    result: dict[str, ArraySpec] = {}
+    for key in dict.fromkeys(key for agent in agents for key in agent.observation):
+        parts = [agent.observation[key] for agent in agents if key in agent.observation]
+        if len({len(part.shape) for part in parts}) > 1:
+            shapes = sorted({part.shape for part in parts})
+            raise UserError(
+                f"environment {name!r}: agents see {key!r} in shapes {shapes}; give it as many axes for all"
+            )
+        shape = tuple(max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True))
+        result[key] = ArraySpec(shape=shape, dtype=np.result_type(*(part.dtype for part in parts)).name)
+    return result
+
+
+def _common_action(name: str, actions: list[ActionSpec]) -> ActionSpec:
+    """The action of all agents; those with fewer choices than others are masked."""
+    if all(action.kind == "discrete" for action in actions):
+        return discrete(max(action.choices[0] for action in actions))
+    if any(action != actions[0] for action in actions):
+        different = list(dict.fromkeys(actions))
+        raise UserError(f"environment {name!r}: one policy can't answer both {different[0]} and {different[1]}")
+    return actions[0]
