@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from machina.errors import UserError
 from machina.specs import ActionSpec, discrete
-from machina.types import Array
+from machina.types import Array, BoolArray
 
 
 def action_spec(name: str, space: spaces.Space[Any], bins: int | None = None) -> ActionSpec:
@@ -40,6 +40,14 @@ def action_spec(name: str, space: spaces.Space[Any], bins: int | None = None) ->
         f"environment {name!r}: action space {space} is none of Discrete and MultiDiscrete from 0, and Box of floats; "
         "turn it into one with a wrapper (--wrapper module:function)"
     )
+
+
+def without_choice(spec: ActionSpec, mask: BoolArray) -> BoolArray:
+    """``[B]``: whose mask ``[B, num_parameters]`` allows nothing, in one component of the action at least."""
+    first_choice = np.cumsum((0, *spec.choices[:-1]))
+    has_choice: BoolArray = np.logical_or.reduceat(mask, first_choice, axis=1)
+    result: BoolArray = np.logical_not(has_choice.all(axis=1))
+    return result
 
 
 def checked_actions(spec: ActionSpec, actions: Array, num_slots: int) -> Array:

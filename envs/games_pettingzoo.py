@@ -137,6 +137,17 @@ class ParallelGames:
         )
         survivors = []
         for agent in playing:
+            if missing := [
+                what
+                for what, given in (
+                    ("observation", observations),
+                    ("reward", rewards),
+                    ("termination", terminations),
+                    ("truncation", truncations),
+                )
+                if agent not in given
+            ]:
+                raise ValueError(f"the step gave no {missing[0]} of {agent}")
             seat = seat_of[agent]
             slot = first + seat
             self._seats.see(moment, slot, seat, observations[agent])

@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from machina.envs.actions import checked_actions, native_actions
-from machina.errors import EnvironmentFaultError, UserError, told
+from machina.envs.actions import checked_actions, native_actions, without_choice
+from machina.errors import EnvironmentFaultError, UserError, raised
 from machina.specs import EnvSpec
 from machina.types import ACTION_MASK, Array, BoolArray, FloatArray, IntArray, StepResult, copies, section
 
@@ -253,7 +253,7 @@ class MultiAgentSlots:
         mask = entry.observation.get(ACTION_MASK)
         if mask is None:
             return
-        helpless = ~np.logical_or.reduceat(mask, self._first_choice, axis=1).all(axis=1)
+        helpless = without_choice(self.spec.action, mask)
         helpless &= entry.on_turn & ~(entry.terminated | entry.truncated)
         if helpless.any():
             agent = self._agent(int(np.argmax(helpless)))
@@ -277,7 +277,7 @@ class MultiAgentSlots:
     def _fault(self, call: str, error: Exception) -> EnvironmentFaultError:
         if isinstance(error, EnvironmentFaultError):
             return error
-        return EnvironmentFaultError(f"environment {self.waiting_for!r}: {call} raised {told(error)}")
+        return raised(self.spec.name, self.waiting_for, call, error)
 
 
 def _generator_state(generator: np.random.Generator) -> Array:

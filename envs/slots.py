@@ -11,11 +11,12 @@ from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from machina.envs.actions import checked_actions, native_actions
+from machina.envs.actions import checked_actions, native_actions, without_choice
 from machina.envs.workers import WorkerEnvs, end_workers
-from machina.errors import EnvironmentFaultError, UserError, told
+from machina.errors import EnvironmentFaultError, UserError, raised
 from machina.specs import ActionSpec, ArraySpec, EnvSpec
 from machina.types import (
+    ACTION_MASK,
     OBSERVATION,
     Array,
     BoolArray,
@@ -34,21 +35,28 @@ def observation_specs(name: str, space: spaces.Space[Any]) -> dict[str, ArraySpe
     """The observation arrays of one slot; floating-point arrays become float32.
 
     Raises:
-        UserError: the space is neither a Box nor a flat Dict of Boxes.
+        UserError: the space is neither an array nor a flat Dict of arrays.
     """
-    if isinstance(space, spaces.Box):
-        return {OBSERVATION: _array_spec(space)}
-    if isinstance(space, spaces.Dict) and all(isinstance(part, spaces.Box) for part in space.spaces.values()):
-        return {key: _array_spec(part) for key, part in space.spaces.items() if isinstance(part, spaces.Box)}
-    raise UserError(
-        f"environment {name!r}: observation space {space} is neither a Box nor a flat Dict of Boxes; "
-        "turn it into one with a wrapper (--wrapper module:function)"
-    )
+    parts = space.spaces if isinstance(space, spaces.Dict) else {OBSERVATION: space}
+    arrays = {key: _array_spec(key, part) for key, part in parts.items() if isinstance(part, ARRAYS)}
+    if len(arrays) < len(parts):
+        raise UserError(
+            f"environment {name!r}: observation space {space} is neither a Box or MultiBinary nor a flat Dict of them; "
+            "turn it into one with a wrapper (--wrapper module:function), such as "
+            "--wrapper gymnasium.wrappers.vector:FlattenObservation"
+        )
+    return arrays
 
 
-def _array_spec(space: spaces.Box) -> ArraySpec:
+ARRAYS = (spaces.Box, spaces.MultiBinary)
+
+
+def _array_spec(key: str, space: spaces.Box | spaces.MultiBinary) -> ArraySpec:
     dtype = np.dtype(space.dtype)
-    return ArraySpec(shape=space.shape, dtype="float32" if np.issubdtype(dtype, np.floating) else dtype.name)
+    if np.issubdtype(dtype, np.floating):
+        return ArraySpec(shape=space.shape, dtype="float32")
+    # Masks come as bytes as often as not.
+    return ArraySpec(shape=space.shape, dtype="bool" if key == ACTION_MASK else dtype.name)
 
 
 class GymnasiumSlots:
@@ -225,8 +233,19 @@ class GymnasiumSlots:
             truncated=self._checked("truncated", truncated, (), np.bool_),
             life_lost=(lives < self._lives) & ~ended & ~resets,
         )
+        self._check_choice(entry)
         self._lives, self._entry = lives, entry
         return entry
+
+    def _check_choice(self, entry: StepResult) -> None:
+        """Whoever is to act must have a choice."""
+        mask = entry.observation.get(ACTION_MASK)
+        if mask is None or self.spec.action.kind == "continuous":
+            return
+        helpless = without_choice(self.spec.action, mask) & ~(entry.terminated | entry.truncated)
+        if helpless.any():
+            slot = int(np.argmax(helpless))
+            raise EnvironmentFaultError(f"environment {self.spec.name!r}: no action is allowed in slot {slot}")
 
     def _checked_observation(self, observation: Any) -> Observation:
         parts = observation if isinstance(observation, dict) else {OBSERVATION: observation}
@@ -265,4 +284,4 @@ class GymnasiumSlots:
     def _fault(self, call: str, error: Exception) -> EnvironmentFaultError:
         if isinstance(error, EnvironmentFaultError):
             return error
-        return EnvironmentFaultError(f"environment {self.waiting_for!r}: {call} raised {told(error)}")
+        return raised(self.spec.name, self.waiting_for, call, error)

@@ -22,7 +22,7 @@ class EnvironmentFaultError(Exception):
 
     Args:
         message: one line that names the environment.
-        details: the Python stack of what hangs, most recent call last; empty for what does not hang.
+        details: the Python stack of what hangs or raised, most recent call last; empty for what did neither.
     """
 
     def __init__(self, message: str, details: str = "") -> None:
@@ -62,3 +62,18 @@ def told_with_place(error: BaseException, module: str) -> str:
         if str(frame.f_globals.get("__name__")).partition(".")[0] == package
     ]
     return told(error) + (places[-1] if places else "")
+
+
+def raised(name: str, waiting_for: str, call: str, error: Exception) -> EnvironmentFaultError:
+    """What an environment raised, with the line of the user's code and the stack.
+
+    Args:
+        name: of the environment, such as ``module:Env-v0``.
+        waiting_for: what was called, for the message.
+        call: ``reset`` or ``step``.
+        error: as caught.
+    """
+    details = "".join(traceback.format_exception(error))
+    return EnvironmentFaultError(
+        f"environment {waiting_for!r}: {call} raised {told_with_place(error, name.partition(':')[0])}", details
+    )

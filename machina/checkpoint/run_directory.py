@@ -1,15 +1,18 @@
 """The run directory ``runs/<name>/``: everything another command needs.
 
 ``config.yaml``, ``metrics.jsonl``, TensorBoard events in ``tb/``, ``checkpoints/<env steps>/``, ``videos/``,
-``report/``, ``faults.log``, ``status.json``; ``scale.json`` while `machina scale` waits to be heard.
+``report/``, ``faults.log``, ``status.json``; ``lock``, held by the process that trains; ``scale.json`` while
+`machina scale` waits to be heard.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
@@ -39,6 +42,7 @@ BEST = "best.json"
 FAULTS = "faults.log"
 STATUS = "status.json"
 SCALE = "scale.json"
+LOCK = "lock"
 
 
 class Best(BaseModel):
@@ -97,6 +101,32 @@ class RunDirectory:
             what = f"run directory '{path}' does not exist"
         raise UserError(what + _nearest_run(path))
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; they would mix up its metrics and checkpoints.
+
+        The system lets go of it when the process ends, however it ends.
+
+        Raises:
+            UserError: another process trains here, or the disk refuses.
+        """
+        try:
+            file = (self.path / LOCK).open("w", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"'{self.path / LOCK}' can't be written: {error.strerror}; copy the run elsewhere"
+            ) from error
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                # A file system without locks answers something else; there nothing keeps processes apart.
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise UserError(
+                        f"run '{self.path}' is being trained by another process; stop that one first, or wait for it"
+                    ) from error
+            yield
+
     @property
     def config_file(self) -> Path:
         """The resolved configuration."""
@@ -149,12 +179,17 @@ class RunDirectory:
         """What a run wrote last of itself.
 
         Raises:
-            UserError: it never wrote anything.
+            UserError: it never wrote anything, or the file is damaged.
         """
+        file = self.path / STATUS
         try:
-            status: dict[str, Any] = json.loads((self.path / STATUS).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            status = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
             raise UserError(f"run '{self.path}' has no {STATUS}: it has not begun to learn") from error
+        except (OSError, ValueError):
+            status = None
+        if not isinstance(status, dict) or not {"time", "pid", "ended", "actors"} <= status.keys():
+            raise UserError(f"'{file}' is damaged; a run that goes on writes it anew: machina resume {self.path}")
         return status
 
     def request_actors(self, actors: int) -> None:

@@ -161,7 +161,7 @@ def latest_checkpoint(run_dir: Path) -> Latest:
             return Latest(load_checkpoint(path), warnings)
         except UserError as error:
             warnings.append(f"{error}; passed over")
-    reason = "; ".join(warnings) if warnings else "it stopped before its first one"
+    reason = "; ".join(warnings) if warnings else "it stopped before its first one; delete it, then train again"
     raise UserError(f"run '{run_dir}' has no usable checkpoint: {reason}")
 
 

@@ -84,8 +84,8 @@ def _run(arguments: list[str]) -> int:
         raise UserError(f"unknown command {command!r}{nearest(command, COMMANDS) or '; see machina --help'}")
     try:
         return int(importlib.import_module(f"machina.cli.{command}_command").run(rest))
-    except SystemExit as stop:  # a command's --help
-        return int(stop.code or 0)
+    except SystemExit as stop:  # a command's --help, or rich when the reader of our output went away
+        return 0 if isinstance(stop.__context__, BrokenPipeError) else int(stop.code or 0)
 
 
 def console() -> None:

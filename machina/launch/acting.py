@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from machina.envs.actions import native_actions
+from machina.envs.actions import native_actions, without_choice
 from machina.errors import UserError
 from machina.interfaces import Policy
 from machina.league.matches import Player, PolicyPlayer
 from machina.runtime.streams import SlotStreams
 from machina.specs import EnvSpec
 from machina.types import (
+    ACTION_MASK,
     OBSERVATION,
     ActorInput,
     Array,
@@ -101,17 +102,25 @@ class LoadedPolicy:
             reward: the reward that came with it; recurrent policies read it.
 
         Raises:
-            UserError: an array is missing or has another shape than the run's environment gave.
+            UserError: an array is missing, not finite or of another shape than the run's environment gave, or the
+                action mask allows nothing.
         """
         arrays = observation if isinstance(observation, Mapping) else {OBSERVATION: observation}
         batch: dict[str, Array] = {}
         for key, expected in self._spec.observation.items():
             if key not in arrays:
                 raise UserError(f"observation {key!r} is missing; the policy needs {', '.join(self._spec.observation)}")
-            array = np.array(arrays[key], expected.dtype, order="C")
+            try:
+                array = np.array(arrays[key], expected.dtype, order="C")
+            except (TypeError, ValueError) as error:
+                raise UserError(f"observation {key!r} is no array of {expected.dtype}: {error}") from error
+            if not np.isfinite(array).all():
+                raise UserError(f"observation {key!r} is not finite")
             if array.shape != expected.shape:
                 raise UserError(f"observation {key!r} has shape {array.shape}, the policy needs {expected.shape}")
             batch[key] = array[None]
+        if ACTION_MASK in batch and without_choice(self._spec.action, batch[ACTION_MASK]).any():
+            raise UserError(f"observation {ACTION_MASK!r} allows no action")
         action = self._acting.act(batch, np.full(1, reward, np.float32), np.ones(1, np.bool_))
         native = native_actions(self._spec.action, action)[0]
         return int(native) if self._spec.action.kind == "discrete" else native

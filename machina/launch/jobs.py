@@ -44,7 +44,8 @@ def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirector
     initial = None if config.init_from is None else _good(load_from(config.init_from))
     run = RunDirectory.create(config.runs_dir, name, to_yaml(config))
     try:
-        return run, _run(config, parts, run, None, initial, source)
+        with run.held():
+            return run, _run(config, parts, run, None, initial, source)
     except UserError:
         if not any(run.checkpoints.iterdir()):  # the name stays free for the corrected command
             shutil.rmtree(run.path)
@@ -66,13 +67,14 @@ def resume(path: Path) -> tuple[RunDirectory, Outcome]:
     """Go on from a run's last good checkpoint.
 
     Raises:
-        UserError: ``path`` is no run, or none of its checkpoints is good.
+        UserError: ``path`` is no run, is being trained, or none of its checkpoints is good.
         RunFailedError: see ``train``.
     """
     run = RunDirectory.open(path)
     config = saved_config(run.path)
-    checkpoint = _good(run.latest())
-    return run, _run(config, build_parts(config), run, checkpoint, None, f"run {path}")
+    with run.held():
+        checkpoint = _good(run.latest())
+        return run, _run(config, build_parts(config), run, checkpoint, None, f"run {path}")
 
 
 def _good(latest: Latest) -> Checkpoint:
@@ -105,7 +107,8 @@ def _run(
         if initial is not None:
             trainer.learners.load_initial(initial.tensors["model"], config.init_value)
         outcome = trainer.run()
-        view.final(run.path, outcome.reason, trainer.episodes)
+        league = config.league.snapshot_updates is not None
+        view.final(run.path, outcome.reason, trainer.episodes, league=league)
         return outcome
     finally:
         view.close()
@@ -192,6 +195,8 @@ def evaluate_run(
         UserError: no such run, task or checkpoint.
         RunFailedError: an environment failed.
     """
+    if episodes < 1:
+        raise UserError(f"episodes={episodes}: at least 1 is needed")
     loaded = load_run(path, best)
     names = loaded.parts.factory.spec.tasks
     chosen = [name for game in games for name in game.split(",")]

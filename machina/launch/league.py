@@ -58,9 +58,9 @@ class League:
     ) -> None:
         spec = parts.factory.spec
         if spec.num_teams != 2:
+            hint = "--teams agents makes each agent a team" if len(spec.seats) == 2 else "see machina list for games"
             raise UserError(
-                f"snapshot_updates={config.league.snapshot_updates}: a league needs a game of two teams, "
-                f"{config.environment!r} has {spec.num_teams}; see machina list, and --teams for games of PettingZoo"
+                f"environment={config.environment!r} has {spec.num_teams} teams, a league needs a game of two; {hint}"
             )
         self._config = config
         self._run = run

@@ -124,7 +124,7 @@ class Lineup(NamedTuple):
         if self.host is None:
             return None
         names = "-vs-".join(short_name(name) for name in result.players)
-        file = self.host.run.report / f"match-{names}-seed{result.seed}.json"
+        file = self.host.run.report / f"match-{names}-{len(result.games)}games-seed{result.seed}.json"
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, result.model_dump_json(indent=1).encode())
@@ -261,6 +261,8 @@ def match(
         UserError: see ``parse_player``, ``lineup`` and ``machina.league.matches.play_match``.
         RunFailedError: the environment failed or hung.
     """
+    if isinstance(players, str):
+        raise UserError(f"players={players!r}: give a list, one player per team")
     return lineup([parse_player(text) for text in players], game).play(games, seed, progress)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from machina.checkpoint import RunDirectory
-from machina.errors import UserError
+from machina.errors import RunFailedError, UserError
 from machina.launch.configuration import AnyRunConfig, saved_config
 from machina.launch.cross_play import cross_play, evenly_spread
 from machina.launch.filming import film
@@ -175,7 +175,7 @@ def _show_film(pages: _Pages, players: RunPlayers, seed: int) -> None:
     opponent = heuristic(players.factory.spec)
     try:
         made = film(pages.run.path, seed=seed, max_steps=FILM_STEPS, against=opponent)
-    except UserError as error:  # no checkpoint yet, or the game draws no pictures
+    except (UserError, RunFailedError) as error:  # no checkpoint yet, or the game can't be drawn
         pages.miss("Film", error)
         return
     pages.files.append(made.file)

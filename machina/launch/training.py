@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -267,6 +268,8 @@ class Trainer:
             self.episodes.record(episode)
         if self._league is not None:
             self._league.collect()
+        else:
+            deque(self._plane.drain_games(), maxlen=0)  # who won counts in a league only
         for fault in self._plane.drain_faults():
             self._view.notice(f"replaced: {fault.message}")
             self._run.log_fault(fault.message, fault.details)

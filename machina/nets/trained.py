@@ -200,7 +200,7 @@ class TrainedNetwork:
         kept_apart = (POPART,) if self.filter is None else (POPART, FILTER)
         if foreign := [name for name in tensors if name not in own and not name.startswith(kept_apart)]:
             raise UserError(
-                f"checkpoint: this network has nothing called {foreign[0]!r}; its options must equal the run's"
+                f"init_from: this network has nothing called {foreign[0]!r}; its options must equal the other run's"
             )
         load_tensors(self.network, tensors, skip=() if with_value else (VALUE_HEAD,))
         if self.filter is not None:

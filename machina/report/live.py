@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -29,6 +31,16 @@ NOTICES = 3
 def is_screen(console: Console) -> bool:
     """Whether the output is a terminal that can be redrawn."""
     return console.is_terminal and not console.is_dumb_terminal
+
+
+class SteadyConsole(Console):
+    """A console whose reader may go away, as `| head` does: the run goes on, and its files tell the rest."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing more; rich would end the process."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("machina: nobody reads the output any more; the run goes on", file=sys.stderr)
 
 
 class StartupProgress:
@@ -73,7 +85,7 @@ class LiveView:
     """Shows a run while it trains; leave it with ``close`` or as a context manager."""
 
     def __init__(self, facts: RunFacts, console: Console | None = None) -> None:
-        self.console = console or Console()
+        self.console = console or SteadyConsole()
         self._facts = facts
         self._notices: deque[str] = deque(maxlen=NOTICES)
         self._shown_at = -LINE_PERIOD_S
@@ -129,10 +141,10 @@ class LiveView:
         elif snapshot is not None and snapshot is not self._shown:
             self._print_line(snapshot)
 
-    def final(self, run: Path, reason: str, tasks: Sequence[TaskRow]) -> None:
+    def final(self, run: Path, reason: str, tasks: Sequence[TaskRow], *, league: bool = False) -> None:
         """Close, then print why the run ended, its training returns and what can be done with it."""
         self.close()
-        for line in final_lines(self._facts, run, reason, tasks, self.console.width):
+        for line in final_lines(self._facts, run, reason, tasks, self.console.width, league=league):
             self.console.print(line, soft_wrap=True)
 
     def _print_line(self, snapshot: Snapshot) -> None:

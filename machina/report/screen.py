@@ -165,8 +165,13 @@ def task_lines(tasks: Sequence[TaskRow], width: int, height: int | None, page: i
     return [*lines, Text(title, style="dim")] if title else lines
 
 
-def final_lines(facts: RunFacts, run: Path, reason: str, tasks: Sequence[TaskRow], width: int) -> list[Text]:
+def final_lines(
+    facts: RunFacts, run: Path, reason: str, tasks: Sequence[TaskRow], width: int, *, league: bool
+) -> list[Text]:
     """What is printed when a run has ended: why, the training returns, where it lies, what can be done with it."""
+    score = {"score": f"machina eval {run}"}
+    if league:
+        score = {"ratings": f"machina report {run}", "match": f"machina match {run} random"}
     lines = [
         Text(f"{facts.algorithm} on {facts.environment}: {reason}", style="bold"),
         Text(f"training returns, mean of the latest episodes ({summary_of_returns(tasks)})"),
@@ -177,7 +182,7 @@ def final_lines(facts: RunFacts, run: Path, reason: str, tasks: Sequence[TaskRow
     ]
     commands = {
         "go on": f"machina resume {run}",
-        "score": f"machina eval {run}",
+        **score,
         "watch": f"machina watch {run}",
         "plot": f"machina plot {run}",
         "curves": f"tensorboard --logdir {run}",

@@ -71,7 +71,7 @@ class Seating:
         self.foreign: BoolArray = np.zeros(num_slots, np.bool_)
         """``[B]``: slots that another player than the policy that learns plays at the entry at hand."""
         self.finished_games: collections.deque[GameResult] = collections.deque()
-        """In a league; filled by the actor's thread, drained by the trainer's."""
+        """Filled by the actor's thread, drained by the trainer's."""
 
     def begin(self) -> None:
         """Seat every game anew: at the first entry, and when the environment was replaced; open games are lost."""
@@ -154,8 +154,7 @@ class Seating:
         self._scores += entry.score.reshape(shape)  # 0 at a reset step
         self._lengths += ~reset_step
         self._over = np.logical_and.reduce((entry.terminated | entry.truncated).reshape(shape), axis=1)
-        if self._opponents is not None:  # else nobody would ever take them
-            self.finished_games.extend(self._result(game) for game in np.flatnonzero(self._over).tolist())
+        self.finished_games.extend(self._result(game) for game in np.flatnonzero(self._over).tolist())
 
     def _result(self, game: int) -> GameResult:
         teams = range(self._num_teams)

@@ -227,7 +227,8 @@ def test_every_shipped_configuration_runs(name: str, cli: Command) -> None:
     content = yaml.safe_load(shipped_configurations()[name].read_text(encoding="utf-8"))
     # All 57 games take half a minute to start: once is enough.
     games = content["environment"] if name == "demo" else content["environment"].replace("atari57", "pong,breakout")
-    tiny: tuple[str, ...] = (*TINY, "--envs-per-task", "1", "--batch-size", "3", "--unroll-length", "2")
+    unrolls = "12" if name == "league_battle" else "3"  # a game of battle has twelve agents
+    tiny: tuple[str, ...] = (*TINY, "--envs-per-task", "1", "--batch-size", unrolls, "--unroll-length", "2")
     if content["algorithm"] == "ppo":
         tiny = (*tiny, "--minibatches", "2")
     place = ("--total-frames", "48", "--runs-dir", cli.runs, "--name", "run")
@@ -277,10 +278,18 @@ def test_status_shows_how_a_run_did_and_scale_leaves_a_wish(cli: Command) -> Non
     assert "20 accepted = 20 learned + 0 dropped + 0 queued" in shown
     assert "this machine" in shown
     assert "the schedule is complete" in shown
+    assert "in place inline; only place ray can be scaled" in cli.refused("scale", run, "--actors", "3")
+    config, status = run / "config.yaml", run / "status.json"
+    config.write_text(config.read_text().replace("place: inline", "place: ray"))
+    assert "has ended: the schedule is complete; machina resume" in cli.refused("scale", run, "--actors", "3")
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"ended": None}))
     assert "3 actors asked for, it has 1" in cli.good("scale", run, "--actors", "3")
     assert RunDirectory.open(run).take_request() == 3
     assert RunDirectory.open(run).take_request() is None
-    (run / "status.json").unlink()
+    for damaged in ("{}", "[]", status.read_text()[:100]):
+        status.write_text(damaged)
+        assert "status.json' is damaged" in cli.refused("status", run)
+    status.unlink()
     assert "has no status.json" in cli.refused("status", run)
 
 

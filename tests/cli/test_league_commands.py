@@ -120,7 +120,7 @@ def test_match_prints_and_keeps_the_result(cli: Command, run: Path) -> None:
     out = cli.good("match", f"{run}@{SNAPSHOTS[0]}", "one_ply", "--games", "20", "--seed", "5")
     lines = out.splitlines()
     assert lines[0].strip() == "connect_four, 20 games, seed 5"
-    assert lines[-1] == f"{run}/report/match-league-{SNAPSHOTS[0]}-vs-one_ply-seed5.json"
+    assert lines[-1] == f"{run}/report/match-league-{SNAPSHOTS[0]}-vs-one_ply-20games-seed5.json"
     result = json.loads(Path(lines[-1]).read_text())
     assert len(result["games"]) == 20
     width = lines[1].index("games")

@@ -111,3 +111,35 @@ def test_a_reader_that_goes_away_is_no_error(arguments: list[str], tmp_path: Pat
     assert process.wait(60) == 0
     assert process.stderr is not None
     assert process.stderr.read() == ""
+
+
+def test_a_run_goes_on_without_a_reader(tmp_path: Path) -> None:
+    process = start("train", "impala", "catch", *ENDLESS, "--place", "inline", "--minutes", "0.3", cwd=tmp_path)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(120) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == "machina: nobody reads the output any more; the run goes on\n"
+    run = RunDirectory.open(tmp_path / "runs" / "run")
+    assert read_metrics(run.path)[-1]["env_steps"] == run.latest().checkpoint.step > 0
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
+    first = start("train", "impala", "catch", *ENDLESS, "--checkpoint-minutes", "1e-9", cwd=tmp_path)
+    run = tmp_path / "runs" / "run"
+    wait_until(lambda: any((run / "checkpoints").glob("0*")), first)
+    second = start("resume", "runs/run", cwd=tmp_path)
+    _, err = second.communicate(timeout=60)
+    assert (second.returncode, err) == (
+        2,
+        "machina: run 'runs/run' is being trained by another process; stop that one first, or wait for it\n",
+    )
+    first.kill()
+    first.communicate()
+    third = start("resume", "runs/run", cwd=tmp_path)
+    steps = len(read_metrics(run))
+    wait_until(lambda: len(read_metrics(run)) > steps, third)
+    third.send_signal(signal.SIGINT)
+    third.communicate(timeout=60)
+    assert third.returncode == 0

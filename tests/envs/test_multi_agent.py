@@ -212,6 +212,7 @@ def test_whole_games_only() -> None:
         ("nan_reward", "reward of guard_0 in game 0 is not finite"),
         ("shape", r"observation of guard_0 has shape \(1,\), its space has \(3,\)"),
         ("mask", "the action_mask of guard_0 is in its infos; put it into the observation"),
+        ("missing", r"the step gave no observation of guard_0"),
         ("joins", "guard_1 joined a game under way"),
     ],
 )
@@ -227,6 +228,9 @@ def test_faults_of_a_parallel_environment(trouble: str, message: str) -> None:
     with pytest.raises(EnvironmentFaultError, match=message) as fault:
         play()
     assert "\n" not in str(fault.value)
+    if trouble == "raises":
+        assert "user_games.py:" in str(fault.value), "where in the user's code"
+        assert 'raise RuntimeError("the radio is silent' in fault.value.details
 
 
 @pytest.mark.parametrize(

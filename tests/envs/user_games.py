@@ -120,6 +120,8 @@ class Patrol(ParallelEnv):  # type: ignore[misc]
             observations["guard_0"][1] = np.nan
         if self.steps == 2 and self.trouble == "nan_reward":
             rewards["guard_0"] = np.nan
+        if self.steps == 2 and self.trouble == "missing":
+            del observations["guard_0"]
         if self.steps == 2 and self.trouble == "shape":
             observations["guard_0"] = np.zeros(1)
         self.agents = [agent for agent in agents if not (terminations[agent] or truncations[agent])]

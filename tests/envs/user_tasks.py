@@ -51,6 +51,27 @@ class Corridor(gymnasium.Env):
         return None if self.render_mode is None else np.full((4, 6, 3), self.position, dtype=np.uint8)
 
 
+class Masked(Corridor):
+    """A corridor with a mask of bytes, as most write it; to the left only at its end, nowhere if in `trouble`."""
+
+    def __init__(self, trouble: str = "", render_mode: str | None = None) -> None:
+        super().__init__(trouble, render_mode)
+        mask = spaces.MultiBinary(2) if trouble == "binary" else spaces.Box(0, 1, (2,), np.int8)
+        self.observation_space = spaces.Dict({"observation": self.observation_space, "action_mask": mask})
+
+    def _masked(self, observation: Any) -> Any:
+        nowhere = self.trouble == "helpless" and self.steps == 3
+        return {"observation": observation, "action_mask": np.array([0, not nowhere], np.int8)}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        observation, infos = super().reset(seed=seed, options=options)
+        return self._masked(observation), infos
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        return self._masked(observation), *rest
+
+
 class Drawn(Corridor):
     """A corridor that is drawn badly: `trouble` says how."""
 
@@ -79,6 +100,8 @@ for name in ("", "raises", "sleeps", "nan", "huge", "nan_reward", "shape"):
     gymnasium.register(f"Corridor{title}-v0", "user_tasks:Corridor", max_episode_steps=20, kwargs={"trouble": name})
 for name in ("library", "raises", "nothing", "text"):
     gymnasium.register(f"Drawn{name.title()}-v0", "user_tasks:Drawn", kwargs={"trouble": name})
+for name in ("bytes", "binary", "helpless"):
+    gymnasium.register(f"Masked{name.title()}-v0", "user_tasks:Masked", kwargs={"trouble": name})
 gymnasium.register("NotDrawn-v0", "user_tasks:NotDrawn")
 gymnasium.register("NeedsKey-v0", "user_tasks:NeedsKey")
 

@@ -94,6 +94,14 @@ def test_an_environment_of_one_s_own(tmp_path: Path) -> None:
     policy = machina.load_policy(run.path)
     policy.reset()
     assert {policy.act([0.0]) for _ in range(50)} == {0, 1}, "actions are sampled"
+    for wrong, message in (("left", "is no array of float32"), ([np.nan], "is not finite"), ([0, 1], "has shape")):
+        with pytest.raises(machina.UserError, match=f"observation 'observation' {message}"):
+            policy.act(wrong)
+    with pytest.raises(machina.UserError, match="episodes=0: at least 1"):
+        machina.evaluate(run.path, episodes=0)
+    with pytest.raises(machina.UserError, match="give a list, one player per team"):
+        machina.match(str(run.path))
+    assert dir(machina) == machina.__all__
 
 
 def test_a_network_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

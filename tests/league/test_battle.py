@@ -14,7 +14,6 @@ from machina.envs.games_battle import MOVES
 from machina.envs.scripted import SCRIPTED
 from machina.interfaces import SlotEnv
 from machina.league.matches import ScriptedPlayer, play_match
-from machina.league.opponents import PoolOpponents
 from machina.league.results import winner
 from machina.runtime.seating import Seating
 from machina.types import Array, GameResult, StepResult
@@ -99,8 +98,7 @@ def test_who_never_moves_does_not_beat_random_play() -> None:
 @pytest.mark.parametrize("pair", [("nearest", "twin"), ("still", "random"), ("random", "nearest")])
 def test_training_games_and_matches_agree(pair: tuple[str, str]) -> None:
     factory, game = one_game(*pair, seed=5)
-    without_pool = PoolOpponents(lambda: pytest.fail("nobody is drawn"), 1, lambda parameters: parameters)
-    seating = Seating(factory.spec, 2 * FIGHTERS, without_pool, (1,))
+    seating = Seating(factory.spec, 2 * FIGHTERS, None, (1,))
     seating.begin()
     for entry in factory.entries:
         seating.receive(entry)
