@@ -142,7 +142,6 @@ SCRIPTED: dict[str, dict[str, ScriptedPlayer]] = {
 }
 """The scripted players of each shipped game, by name."""
 
-POINTS = {"random": 0.0, "one_ply": 9.4, "chase": 8.6, "nearest": 72.9}
+POINTS = {"random": 0.0, "one_ply": 9.4, "chase": 8.6, "nearest": 72.9, "follow": 30.1}
 """How strong the scripted players are, in points of the ratings, and held fixed, so that ratings mean the same in every
-run: measured by ``benchmarks/anchors.py``, +-2.5 points (nearest by 1600 games a step). Who is missing is rated like
-a snapshot."""
+run: measured by ``benchmarks/anchors.py``, +-2.5 points (nearest by 1600 games a step, follow by 256: +-3.2)."""

@@ -70,7 +70,10 @@ def _refusal(stop: SystemExit, boxes: str) -> str:
             sections.append([])
         else:
             sections[-1].append(line)
-    return " ".join(sections[1]).rstrip(". ") if len(sections) > 1 else boxes
+    if len(sections) < 2:
+        return boxes
+    reason, _, _ = " ".join(sections[1]).partition(" Got errors:")  # of each type that an option may have
+    return reason.rstrip(". ")
 
 
 def leading_names(arguments: list[str], most: int) -> tuple[list[str], list[str]]:

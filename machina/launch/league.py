@@ -69,7 +69,7 @@ class League:
         self._store = snapshots_folder(run)
         scripted = SCRIPTED.get(config.environment, {"random": random_player(spec.action)})
         self.pool = Pool(config.league.quality_step)
-        self.ratings = Ratings({name: POINTS[name] for name in scripted if name in POINTS})
+        self.ratings = Ratings({name: POINTS[name] for name in scripted})
         self.faults = 0
         """Environments that failed in rating games, in this session."""
         self._shared: list[Any] = []

@@ -158,9 +158,7 @@ def test_another_networks_tensors_are_no_start() -> None:
     lstm, filtered = MLP | {"lstm_size": 16}, MLP | {"observation_filter": True}
     for network in (lstm, filtered):
         tensors = make_learner(spec, network=network, minibatches=1).state().tensors["model"]
-        with pytest.raises(
-            UserError, match=r"this network has nothing called '.*' its options must equal the other run's"
-        ):
+        with pytest.raises(UserError, match="init_from: this network has nothing called"):
             make_learner(spec).load_initial(tensors, with_value=True)
     tensors = make_learner(spec, popart=True, network=filtered).state().tensors["model"]
     make_learner(spec, network=filtered).load_initial(tensors, with_value=True)

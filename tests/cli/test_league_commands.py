@@ -216,8 +216,11 @@ def test_report_of_a_run_that_has_only_begun(cli: Command) -> None:
         (("league", "connect_four", "--snapshot-update", "5"), "did you mean '--snapshot-updates'"),
         (("league", "connect_four", "--pool-share", "2"), "pool_share=2.0: input should be less than or equal to 1"),
         (("league", "connect_four", "--config", "leage"), "configuration 'leage' is neither a file nor shipped"),
-        (("league", "CartPole-v1", *TINY), "a league needs a game of two teams"),
-        (("league", "pettingzoo.classic.tictactoe_v3", *TINY), "has 1; see machina list, and --teams for games"),
+        (("league", "CartPole-v1", *TINY), "a league needs a game of two"),
+        (
+            ("league", "pettingzoo.classic.tictactoe_v3", *TINY),
+            "has 1 teams, a league needs a game of two; --teams agents makes",
+        ),
         (("league", "connect_four", "--eval-every", "100"), "eval_every=100: against itself a policy's returns say"),
         (
             ("train", "ppo", "connect_four", "--pool-share", "0.5", "--rating-games", "8"),

@@ -133,7 +133,7 @@ def test_a_match_is_repeatable_and_fair(league: Path) -> None:
         assert whole.wins + whole.draws + whole.losses == 10
     assert (rows[0].wins, rows[0].losses) == (rows[3].losses, rows[3].wins)
     file = chosen.save(result)
-    assert file == league / "report" / f"match-first-{SNAPSHOTS[0]}-vs-first-at-2560-seed3.json"
+    assert file == league / "report" / f"match-first-{SNAPSHOTS[0]}-vs-first-at-2560-10games-seed3.json"
     assert MatchResult.model_validate_json(file.read_bytes()) == result
 
 

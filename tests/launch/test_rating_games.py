@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -27,7 +28,13 @@ from machina.types import Array, Unroll
 
 UPDATES = 10
 RATED = ["random", *SNAPSHOTS]
-BROKEN = "environment 'faulty_game:parallel_env (game 0)': step raised RuntimeError: the sword broke"
+STRIKES_IN_LINE = next(
+    number for number, line in enumerate(inspect.getsource(faulty_game).splitlines(), 1) if "the sword broke" in line
+)
+BROKEN = (
+    "environment 'faulty_game:parallel_env (game 0)': step raised RuntimeError: the sword broke "
+    f"({faulty_game.__file__}:{STRIKES_IN_LINE})"
+)
 
 Strike = Callable[..., faulty_game.Trouble]
 
