@@ -21,9 +21,8 @@ def start(*arguments: str | Path, cwd: Path, **options: Any) -> subprocess.Popen
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
-        **options,
+        **{"stderr": subprocess.PIPE, **options},
     )
 
 

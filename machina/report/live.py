@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -40,7 +41,8 @@ class SteadyConsole(Console):
         """Print nothing more; rich would end the process."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("machina: nobody reads the output any more; the run goes on", file=sys.stderr)
+        with suppress(OSError):  # it may have the same reader
+            print("machina: nobody reads the output any more; the run goes on", file=sys.stderr, flush=True)
 
 
 class StartupProgress:
