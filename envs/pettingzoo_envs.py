@@ -146,6 +146,7 @@ class AgentSpec(NamedTuple):
 
     @classmethod
     def read(cls, name: str, env: AnyGame, agent: Any) -> AgentSpec:
+        """Of one agent of environment ``name``; raises UserError for spaces that can't be trained on."""
         space = env.observation_space(agent)
         masked = isinstance(space, spaces.Dict) and ACTION_MASK in space.spaces
         if masked:

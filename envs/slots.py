@@ -31,6 +31,10 @@ from machina.types import (
 AnyVectorEnv = VectorEnv[Any, Any, Any]
 
 
+ARRAYS = (spaces.Box, spaces.MultiBinary)
+"""Spaces whose elements are arrays of one shape."""
+
+
 def observation_specs(name: str, space: spaces.Space[Any]) -> dict[str, ArraySpec]:
     """The observation arrays of one slot; floating-point arrays become float32.
 
@@ -46,9 +50,6 @@ def observation_specs(name: str, space: spaces.Space[Any]) -> dict[str, ArraySpe
             "--wrapper gymnasium.wrappers.vector:FlattenObservation"
         )
     return arrays
-
-
-ARRAYS = (spaces.Box, spaces.MultiBinary)
 
 
 def _array_spec(key: str, space: spaces.Box | spaces.MultiBinary) -> ArraySpec:

@@ -272,9 +272,9 @@ class PPOLearner:
         made: list[tuple[float, float]] = []
         per_epoch = self.config.minibatches
         shown: dict[str, float] = {}
-        for index, steps in enumerate(counts.clamp(min=1).tolist()):
-            learns = bool(counts[index].any())
-            sums = self._step(packed, inputs, unroll.core_state, items[index], steps, knobs, learns=learns)
+        for index, found in enumerate(counts.tolist()):
+            steps = (max(found[0], 1.0), max(found[1], 1.0))
+            sums = self._step(packed, inputs, unroll.core_state, items[index], steps, knobs, learns=any(found))
             if sums is None:
                 return False
             done.append(sums)

@@ -249,7 +249,7 @@ def policy_lag_bound(config: AnyRunConfig) -> int | None:
 
 
 def updates_ahead(config: AnyRunConfig) -> int:
-    """None where actors wait for every update."""
+    """0 where actors wait for every update."""
     return 0 if config.runtime.lock_step or policy_lag_bound(config) == 0 else UPDATES_AHEAD
 
 
