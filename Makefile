@@ -20,8 +20,8 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 demo: .venv/installed          ## train one agent on 57 games for three minutes
 	$(BIN)/machina train --config demo
 
-test: .venv/installed-dev      ## the tests, without those of minutes
-	$(BIN)/python -m pytest
+test: .venv/installed-dev      ## the tests, without those of minutes; one file per core at a time
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: .venv/installed-dev ## learning and soak tests of minutes
 	$(BIN)/python -m pytest -m slow

@@ -1,4 +1,4 @@
-"""PPO learns: fixed seeds, thresholds that a random policy misses. Those of more than seconds are marked slow."""
+"""PPO learns: fixed seeds, thresholds that a random policy misses. What takes half a minute is marked slow."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ def test_catch_is_learned(runtime: dict[str, Any], tmp_path: Path) -> None:
     assert max(lag or 0 for lag in lags) <= (1 if runtime == {"place": "local"} else 0)
 
 
+@pytest.mark.slow
 def test_popart_solves_two_tasks_whose_rewards_differ_a_thousandfold(tmp_path: Path) -> None:
     """Best returns 10 and 10,000, random a quarter of it. Without PopArt at most one of the two is learned."""
     options = {**QUICK, "place": "inline", "envs_per_task": 8, "batch_size": 16, "total_frames": 50_000}
