@@ -22,7 +22,8 @@ def scores(run: machina.launch.api.TrainedRun, episodes: int) -> dict[str, float
     return machina.evaluate(run.path, episodes=episodes, seed=1).mean_returns
 
 
-@pytest.mark.parametrize(("algorithm", "place"), [("impala", "local"), ("impala_popart", "inline")])
+@pytest.mark.parametrize("place", ["inline", "local"])
+@pytest.mark.parametrize("algorithm", ["impala", "impala_popart"])
 def test_catch_is_learned(algorithm: str, place: str, tmp_path: Path) -> None:
     """Best return 1, random -0.6."""
     run = train(algorithm, "catch", tmp_path, place=place, total_frames=60_000, **QUICK)

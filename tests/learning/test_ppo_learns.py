@@ -61,7 +61,6 @@ def test_catch_is_learned(runtime: dict[str, Any], tmp_path: Path) -> None:
     assert max(lag or 0 for lag in lags) <= (1 if runtime == {"place": "local"} else 0)
 
 
-@pytest.mark.slow
 def test_popart_solves_two_tasks_whose_rewards_differ_a_thousandfold(tmp_path: Path) -> None:
     """Best returns 10 and 10,000, random a quarter of it. Without PopArt at most one of the two is learned."""
     options = {**QUICK, "place": "inline", "envs_per_task": 8, "batch_size": 16, "total_frames": 50_000}
