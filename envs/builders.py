@@ -149,14 +149,14 @@ class GymnasiumFactory(_Factory):
         from machina.envs.workers import WorkerEnvs
 
         spec = gymnasium_envs.find_spec(self.spec.name)
-        build: Callable[[GymnasiumSpec, int], AnyVectorEnv]
+        build: Callable[[GymnasiumSpec, int, str], AnyVectorEnv]
         if self.config.processes is not True and gymnasium_envs.is_native(spec):
             build = gymnasium_envs.make_native
         elif self.config.processes is False:
             build = gymnasium_envs.make_in_process
         else:
             build = WorkerEnvs
-        env = _built(self.spec.name, lambda: build(spec, len(task_ids)))
+        env = _built(self.spec.name, lambda: build(spec, len(task_ids), self.spec.name))
         return _counted(self._slots(env, task_ids), progress)
 
     def make_for_video(self, task_id: int) -> SlotEnv:
@@ -164,7 +164,7 @@ class GymnasiumFactory(_Factory):
         from machina.envs import gymnasium_envs
 
         spec = gymnasium_envs.find_spec(self.spec.name)
-        env = _built(self.spec.name, lambda: gymnasium_envs.make_in_process(spec, 1, render_mode="rgb_array"))
+        env = _built(self.spec.name, lambda: gymnasium_envs.make_in_process(spec, 1, self.spec.name, "rgb_array"))
         return self._slots(env, [task_id])
 
 
@@ -192,7 +192,10 @@ class RegisteredFactory(_Factory):
 
     def make(self, task_ids: Sequence[int], progress: Progress | None = None) -> SlotEnv:
         """One slot per entry of ``task_ids``."""
+        from machina.envs.declared import declare_single_envs
+
         env = _built(self.spec.name, lambda: self.function(len(task_ids)))
+        declare_single_envs(env, self.spec.name)
         return _counted(self._slots(env, task_ids), progress)
 
     def make_for_video(self, task_id: int) -> SlotEnv:
@@ -293,7 +296,7 @@ def _gymnasium_factory(name: str, config: GymnasiumConfig, wrapper: str | None) 
 
     registered = gymnasium_envs.find_spec(name)
     protocol = {} if registered.max_episode_steps is None else {"max_episode_steps": registered.max_episode_steps}
-    env = _built(name, lambda: gymnasium_envs.make_in_process(registered, 1))
+    env = _built(name, lambda: gymnasium_envs.make_in_process(registered, 1, name))
     spec = _spec_of(env, name, (name,), protocol, wrapper, config.action_bins)
     return GymnasiumFactory(spec=spec, wrapper=wrapper, config=config)
 

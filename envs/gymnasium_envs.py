@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from machina.envs.declared import DeclaredEnv
 from machina.envs.slots import AnyVectorEnv
 from machina.errors import UserError, nearest
 from machina.plugins import load_module
@@ -35,13 +35,16 @@ def is_native(spec: GymnasiumSpec) -> bool:
     return spec.vector_entry_point is not None and not spec.additional_wrappers
 
 
-def make_native(spec: GymnasiumSpec, num_slots: int) -> AnyVectorEnv:
+def make_native(spec: GymnasiumSpec, num_slots: int, name: str) -> AnyVectorEnv:  # noqa: ARG001 (as the others)
     """``num_slots`` environments in the vectorised form of their own."""
     return gymnasium.make_vec(spec, num_envs=num_slots, vectorization_mode="vector_entry_point")
 
 
-def make_in_process(spec: GymnasiumSpec, num_slots: int, render_mode: str | None = None) -> AnyVectorEnv:
-    """``num_slots`` environments stepped one after the other in this process."""
+def make_in_process(spec: GymnasiumSpec, num_slots: int, name: str, render_mode: str | None = None) -> AnyVectorEnv:
+    """``num_slots`` environments stepped one after the other in this process; ``name`` is for messages."""
     arguments: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-    make: functools.partial[Any] = functools.partial(gymnasium.make, spec, **arguments)
+
+    def make() -> gymnasium.Env[Any, Any]:
+        return DeclaredEnv(gymnasium.make(spec, **arguments), name)
+
     return SyncVectorEnv([make] * num_slots, autoreset_mode=AutoresetMode.NEXT_STEP)

@@ -10,8 +10,10 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 from machina.envs.actions import checked_actions, native_actions, without_choice
+from machina.envs.declared import as_declared
 from machina.envs.workers import WorkerEnvs, end_workers
 from machina.errors import EnvironmentFaultError, UserError, raised
 from machina.specs import ActionSpec, ArraySpec, EnvSpec
@@ -92,6 +94,8 @@ class GymnasiumSlots:
         self._wrapped = env is not env.unwrapped
         self._num_slots = len(task_ids)
         self._copies = self._wrapped or not getattr(self._base, "fresh_observations", False)
+        # Of a vectorised form of its own, or of a user; single environments are checked one by one.
+        self._declared = batch_space(env.single_observation_space, self._num_slots)
         action_space = env.action_space
         self._action_shape = action_space.shape if isinstance(action_space, spaces.Box) else None
         self._life_losses = life_losses
@@ -227,7 +231,9 @@ class GymnasiumSlots:
             lives = self._checked("lives", infos["lives"], (), np.int64)
         ended: BoolArray = self._checked("terminated", terminated, (), np.bool_)
         entry = single_agent_step(
-            observation=self._checked_observation(observation),
+            observation=self._checked_observation(
+                as_declared(self._declared, observation, f"environment {self.spec.name!r}: observation")
+            ),
             # A user's wrapper may shift rewards, that of a reset step too; it belongs to no episode.
             reward=np.where(resets, np.float32(0), self._checked("reward", reward, (), np.float32)),
             terminated=ended,

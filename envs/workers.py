@@ -18,6 +18,8 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
+from machina.envs.declared import DeclaredEnv
+
 STACK_ROOM = 1 << 17
 """Bytes of the stacks' file for one worker: faulthandler writes at most 100 frames, of 100 bytes or so."""
 
@@ -40,13 +42,13 @@ class WorkerEnvs(AsyncVectorEnv[Any, Any]):
     and a server that has loaded gymnasium starts workers several times faster than fresh interpreters.
     """
 
-    def __init__(self, spec: GymnasiumSpec, num_slots: int) -> None:
+    def __init__(self, spec: GymnasiumSpec, num_slots: int, name: str) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", "gymnasium"])
         descriptor, path = tempfile.mkstemp(prefix="machina-stacks-")
         self._stacks = os.fdopen(descriptor, "rb")
         self._read = [0] * num_slots
-        make = functools.partial(_make_in_worker, spec, os.getpid(), path)
+        make = functools.partial(_make_in_worker, spec, name, os.getpid(), path)
         try:
             super().__init__(
                 [functools.partial(make, slot) for slot in range(num_slots)],
@@ -129,7 +131,7 @@ def end_workers(env: AsyncVectorEnv[Any, Any]) -> None:
     env.closed = True
 
 
-def _make_in_worker(spec: GymnasiumSpec, parent: int, path: str, slot: int) -> gymnasium.Env[Any, Any]:
+def _make_in_worker(spec: GymnasiumSpec, name: str, parent: int, path: str, slot: int) -> gymnasium.Env[Any, Any]:
     """The environment of one worker; AsyncVectorEnv also calls this once in the parent to read the spaces."""
     if os.getpid() != parent:
         # Ctrl-C reaches every process of the terminal; only the parent decides what it means.
@@ -138,7 +140,7 @@ def _make_in_worker(spec: GymnasiumSpec, parent: int, path: str, slot: int) -> g
         os.lseek(stacks, slot * STACK_ROOM, os.SEEK_SET)
         faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=False)
         threading.Thread(target=_end_with_parent, daemon=True).start()
-    return gymnasium.make(spec)
+    return DeclaredEnv(gymnasium.make(spec), name)
 
 
 def _end_with_parent() -> None:
