@@ -77,3 +77,16 @@ def raised(name: str, waiting_for: str, call: str, error: Exception) -> Environm
     return EnvironmentFaultError(
         f"environment {waiting_for!r}: {call} raised {told_with_place(error, name.partition(':')[0])}", details
     )
+
+
+def endless(name: str, steps: int) -> EnvironmentFaultError:
+    """An episode that is to be played to its end has none.
+
+    Args:
+        name: of the environment.
+        steps: env steps that were waited for it.
+    """
+    return EnvironmentFaultError(
+        f"environment {name!r}: an episode did not end in {steps:,} env steps; give it a limit (max_episode_steps "
+        "where it is registered with gymnasium, --max-steps of a game)"
+    )

@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from machina.types import NO_ACTION, OBSERVATION, Array
 
+LONGEST_EPISODE = 108_000
+"""Env steps after which an episode without a limit of its own is taken for one that never ends: the half hour that caps
+Atari's in the papers, were every frame a step."""
+
 
 class ArraySpec(BaseModel):
     """Shape and numpy dtype of one array, without time and batch axes."""
@@ -109,6 +113,13 @@ class EnvSpec(BaseModel):
     def observation_bytes(self) -> int:
         """Of one entry, as the environment gives it."""
         return sum(np.dtype(each.dtype).itemsize * math.prod(each.shape) for each in self.observation.values())
+
+    @property
+    def longest_episode(self) -> int:
+        """Env steps after which an episode that is played to its end is given up as endless."""
+        limits = {"max_episode_steps": 1, "max_steps": 1, "frame_cap": self.frames_per_step}
+        own = [int(self.protocol[name]) // frames for name, frames in limits.items() if name in self.protocol]
+        return max([LONGEST_EPISODE, *(limit + 1 for limit in own)])
 
     @property
     def num_teams(self) -> int:

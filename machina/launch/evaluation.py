@@ -7,10 +7,11 @@ The one path that scores come from: training with ``--eval-every``, ``machina ev
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from machina.errors import EnvironmentFaultError, RunFailedError
+from machina.errors import EnvironmentFaultError, RunFailedError, endless
 from machina.interfaces import MOST_SLOTS, EnvFactory, Policy
 from machina.launch.acting import ActingPlayer
 from machina.launch.deadlines import TimedEnv
@@ -22,7 +23,7 @@ from machina.types import IntArray
 EVALUATION_STREAM = 3
 
 ABSENT_GAMES = 100
-"""An agent that had no step in so many games after one another is taken for one that never plays."""
+"""A role that had no step in so many games after one another is taken for one that nobody ever plays."""
 
 Progress = Callable[[int, int], None]
 
@@ -41,7 +42,9 @@ def evaluate(
 ) -> EvaluationResult:
     """Play ``episodes`` full episodes of every task with the stochastic policy.
 
-    Every slot plays a number of episodes fixed beforehand, so that short episodes are not over-represented.
+    Every slot plays a number of episodes fixed beforehand, so that short episodes are not over-represented. Of a game
+    for several agents so many whole games are played, and each gives every role one score: the mean return of the
+    role's agents.
 
     Args:
         factory: builds the evaluation's environments.
@@ -56,13 +59,11 @@ def evaluate(
         stop: asked at every step whether to give up.
 
     Raises:
-        RunFailedError: an environment failed, or ``stop``; a score from fewer episodes than asked is no score.
+        RunFailedError: an environment failed, an episode does not end, or ``stop``; a score from fewer episodes than
+            asked is no score.
     """
     task_ids = _tasks_of_slots(factory.spec, tasks, episodes)
-    quota = np.zeros(len(task_ids), np.int64)
-    for task in tasks:
-        own = np.flatnonzero(np.array(task_ids) == task)
-        quota[own] = episodes // len(own) + (np.arange(len(own)) < episodes % len(own))
+    parties = _parties(factory.spec, task_ids, tasks, episodes)
     seeds = np.random.SeedSequence([seed, EVALUATION_STREAM]).generate_state(len(task_ids) + 1)
     player = PolicyPlayer("policy", policy)
     env = TimedEnv(factory.make(task_ids), step_timeout_s)
@@ -72,7 +73,7 @@ def evaluate(
             factory.spec,
             ActingPlayer(player, factory.spec, np.arange(len(task_ids)), np.array(task_ids, np.int64), int(seeds[-1])),
             [int(each >> 1) for each in seeds[:-1]],
-            quota,
+            parties,
             progress,
             stop,
         )
@@ -82,9 +83,8 @@ def evaluate(
         env.close()
     names = factory.spec.tasks
     scores: dict[str, list[tuple[float, int]]] = {names[task]: [] for task in tasks}
-    for slot, finished in enumerate(result):
-        if quota[slot]:  # in a game there are roles that were not asked for
-            scores[names[task_ids[slot]]] += finished
+    for party, finished in zip(parties, result, strict=True):
+        scores[names[party.task]] += finished
     return EvaluationResult(
         run=run,
         step=env_steps,
@@ -96,6 +96,15 @@ def evaluate(
     )
 
 
+class _Party(NamedTuple):
+    """Whose returns count as one: a slot, or the agents of one role in one of the games that run side by side."""
+
+    task: int
+    slots: IntArray
+    quota: int
+    """Episodes that it is to play."""
+
+
 def _tasks_of_slots(spec: EnvSpec, tasks: Sequence[int], episodes: int) -> list[int]:
     """As many slots as are of use, up to ``MOST_SLOTS``: whole games where the spec has seats."""
     if spec.seats:
@@ -104,24 +113,42 @@ def _tasks_of_slots(spec: EnvSpec, tasks: Sequence[int], episodes: int) -> list[
     return [task for _ in range(max(1, min(episodes, MOST_SLOTS // len(tasks)))) for task in tasks]
 
 
+def _parties(spec: EnvSpec, task_ids: Sequence[int], tasks: Sequence[int], episodes: int) -> list[_Party]:
+    """Those that are asked for; the episodes of a task are spread evenly over its parties."""
+    places = np.array_split(np.arange(len(task_ids)), len(task_ids) // spec.slots_per_game)
+    parties = []
+    for task in tasks:
+        own = [np.array([slot for slot in place if task_ids[slot] == task], np.int64) for place in places]
+        own = [slots for slots in own if len(slots)]
+        share, rest = divmod(episodes, len(own))
+        parties += [_Party(task, slots, share + (index < rest)) for index, slots in enumerate(own)]
+    return parties
+
+
 def _play(
     env: TimedEnv,
     spec: EnvSpec,
     acting: ActingPlayer,
     seeds: list[int],
-    quota: IntArray,
+    parties: Sequence[_Party],
     progress: Progress | None,
     stop: Callable[[], bool],
 ) -> list[list[tuple[float, int]]]:
-    """Step until every slot has played its quota; returns each slot's (return, length) in order.
+    """Step until every party has played its quota; returns each one's (return, length) in order.
+
+    Of several agents that is their mean return, and the length of the longest of their episodes: what they get in one
+    game is one sample, however many they are.
 
     Raises:
-        RunFailedError: ``stop``, or a slot that is asked for never plays.
+        EnvironmentFaultError: the environment failed, or an episode does not end.
+        RunFailedError: ``stop``, or a party that is asked for never plays.
     """
-    finished: list[list[tuple[float, int]]] = [[] for _ in quota]
-    returns, lengths, absent = np.zeros(len(quota)), np.zeros(len(quota), np.int64), np.zeros(len(quota), np.int64)
+    finished: list[list[tuple[float, int]]] = [[] for _ in parties]
+    absent = [0] * len(parties)
+    wanted, most_steps = sum(party.quota for party in parties), spec.longest_episode
     entry = env.reset(seeds)
-    while any(len(done) < wanted for done, wanted in zip(finished, quota, strict=True)):
+    returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
+    while any(len(done) < party.quota for done, party in zip(finished, parties, strict=True)):
         if stop():
             raise RunFailedError("evaluation stopped before its end; it has no score")
         actions = acting.act(entry.observation, entry.reward, entry.on_turn)
@@ -132,16 +159,26 @@ def _play(
         lengths += ~was_done
         ended = entry.terminated | entry.truncated
         over = ended.reshape(-1, spec.slots_per_game).all(axis=1).repeat(spec.slots_per_game)
-        absent = np.where(lengths > 0, 0, absent + over)
-        if (never := (absent >= ABSENT_GAMES) & (quota > 0)).any():
-            agent = spec.seats[int(np.argmax(never)) % spec.slots_per_game].agent
-            raise RunFailedError(
-                f"evaluation stopped: agent {agent!r} had no step in {ABSENT_GAMES} games; don't list it as possible"
-            )
-        for slot in np.flatnonzero(ended):
-            if lengths[slot] and len(finished[slot]) < quota[slot]:
-                finished[slot].append((float(returns[slot]), int(lengths[slot])))
+        if lengths.max() >= most_steps:
+            for party, done in zip(parties, finished, strict=True):
+                game = party.slots[0] // spec.slots_per_game * spec.slots_per_game
+                if len(done) < party.quota and lengths[game : game + spec.slots_per_game].max() >= most_steps:
+                    raise endless(spec.name, most_steps)
+        if not over.any():
+            continue
+        for index, (party, done) in enumerate(zip(parties, finished, strict=True)):
+            if not over[party.slots[0]] or len(done) == party.quota:
+                continue
+            played = party.slots[lengths[party.slots] > 0]
+            absent[index] = 0 if len(played) else absent[index] + 1
+            if absent[index] == ABSENT_GAMES:
+                agents = ", ".join(repr(spec.seats[slot % spec.slots_per_game].agent) for slot in party.slots)
+                raise RunFailedError(
+                    f"evaluation stopped: agent {agents} had no step in {ABSENT_GAMES} games; don't list it as possible"
+                )
+            if len(played):
+                done.append((float(returns[played].mean()), int(lengths[played].max())))
                 if progress is not None:
-                    progress(sum(map(len, finished)), int(quota.sum()))
-            returns[slot] = lengths[slot] = 0
+                    progress(sum(map(len, finished)), wanted)
+        returns[over], lengths[over] = 0, 0
     return finished

@@ -364,12 +364,20 @@ class Trainer:
         config = self._config
         if self.progress.env_steps >= self._total_env_steps:
             return "the schedule is complete"
-        if config.minutes is not None and now - self._started >= 60 * config.minutes:
+        if self._minutes_are_over(now):
             return f"{config.minutes:g} minutes are over"
         mean = self.episodes.window_return()
         if config.until_return is not None and mean is not None and mean >= config.until_return:
             return f"the mean return of the last 100 episodes reached {mean:.1f}"
         return None
+
+    def _minutes_are_over(self, now: float) -> bool:
+        minutes = self._config.minutes
+        return minutes is not None and now - self._started >= 60 * minutes
+
+    def _must_end(self) -> bool:
+        """Whether the run ends now, also in the middle of an evaluation."""
+        return self._interrupted or self._minutes_are_over(time.monotonic())
 
     def _request_stop(self, reason: str) -> None:
         self._stop_reason = reason
@@ -386,7 +394,7 @@ class Trainer:
         self.progress = self.progress._replace(next_evaluation=frames + self._config.eval_every)
         self._save_or_notice("the run goes on")
         self._evaluation = self._place.evaluate(
-            self.learners.parameters(), self.progress.env_steps, str(self._run.path), lambda: self._interrupted
+            self.learners.parameters(), self.progress.env_steps, str(self._run.path), self._must_end
         )
         self._finish_evaluation()
 
@@ -407,4 +415,4 @@ class Trainer:
             self._view.notice(f"evaluation at {result.step:,} env steps: {result.score:.4g}")
         except (RunFailedError, UserError) as error:
             self._evaluation = None
-            self._view.notice(f"no evaluation: {error}; the run goes on")
+            self._view.notice(f"no evaluation: {error}" + ("" if self._must_end() else "; the run goes on"))

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from machina.errors import RunFailedError, UserError, nearest
+from machina.errors import RunFailedError, UserError, endless, nearest
 from machina.interfaces import MOST_SLOTS, Policy
 from machina.league.results import outcome
 from machina.specs import EnvSpec
@@ -203,7 +203,8 @@ def play_match(
 
     Raises:
         UserError: no such match: not a game of teams, another number of players, equal names, no games.
-        EnvironmentFaultError: the environment failed; a match of fewer games than asked has no result.
+        EnvironmentFaultError: the environment failed, or a game does not end; a match of fewer games than asked has
+            no result.
         RunFailedError: ``stop``.
     """
     spec = factory.spec
@@ -258,6 +259,7 @@ class _Match:
         over: BoolArray = np.zeros(len(self._game), np.bool_)
         entry = self._env.reset(self._seeds)
         finished: list[GameResult] = []
+        most_steps = self._env.spec.longest_episode
         while len(finished) < len(self._results):
             if stop():
                 raise RunFailedError("match stopped before its end; it has no result")
@@ -268,6 +270,8 @@ class _Match:
             scores += entry.score.reshape(shape)  # 0 at a reset step
             lengths = np.where(over, 0, lengths + 1)
             over = np.logical_and.reduce((entry.terminated | entry.truncated).reshape(shape), axis=1)
+            if (~over & (lengths >= most_steps) & (self._game < len(self._results))).any():
+                raise endless(self._env.spec.name, most_steps)
             for place in np.flatnonzero(over).tolist():
                 game = int(self._game[place])
                 if game < len(self._results):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from endless_env import SHARED
 from faulty_game import NAME, Trouble
 from runs import SMALL, checkpoints
 
@@ -17,6 +19,7 @@ import machina
 from machina.checkpoint import RunDirectory, load_checkpoint
 from machina.envs.builders import parse_environment
 from machina.envs.config import GameConfig, ToyConfig
+from machina.envs.games import GameFactory
 from machina.launch.evaluation import evaluate
 from machina.launch.filming import film
 from machina.metrics import read_metrics
@@ -246,3 +249,67 @@ def test_games_are_played_whole_and_every_role_has_its_episodes(game: str, episo
     last = factory.spec.tasks[-1]
     alone = evaluate(factory, policy, tasks[-1:], episodes, seed=4, run="r", env_steps=7)
     assert {name: len(returns) for name, returns in alone.episodes.items()} == {last: episodes}
+
+
+@pytest.mark.parametrize("episodes", [1, 8, 30])
+def test_the_episodes_of_a_game_are_games(episodes: int) -> None:
+    """Eight workers of one role share each game's reward: so many games, not so many agents of one game."""
+    factory = parse_environment(SHARED, GameConfig())
+    policy = SampledPolicy(NetworkConfig(hidden_sizes=(4,)), factory.spec, "cpu", "float32")
+    result = evaluate(factory, policy, [0], episodes, seed=1, run="r", env_steps=0)
+    returns = result.episodes["worker"]
+    assert len(set(returns)) == len(returns) == episodes
+    assert result.lengths["worker"] == (1,) * episodes
+    if episodes == 30:
+        # Of independent draws from the standard normal; the mean's deviation is 0.18, the deviation's 0.13.
+        assert abs(np.mean(returns)) < 0.6
+        assert 0.6 < np.std(returns) < 1.4
+
+
+def test_games_are_spread_over_all_that_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 slots hold eight games of eight; 30 are 4 on six of them and 3 on two, whichever are faster."""
+    built: list[int] = []
+    monkeypatch.setattr("machina.envs.games.GameFactory.make", noted(GameFactory.make, built))
+    factory = parse_environment(SHARED, GameConfig())
+    policy = SampledPolicy(NetworkConfig(hidden_sizes=(4,)), factory.spec, "cpu", "float32")
+    told: list[tuple[int, int]] = []
+    evaluate(factory, policy, [0], 30, seed=1, run="r", env_steps=0, progress=lambda *each: told.append(each))
+    assert built == [64]
+    assert told == [(done, 30) for done in range(1, 31)]
+
+
+def noted(make: Any, built: list[int]) -> Any:
+    def noting(factory: Any, task_ids: Any, progress: Any = None) -> Any:
+        built.append(len(task_ids))
+        return make(factory, task_ids, progress)
+
+    return noting
+
+
+def test_an_episode_without_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("machina.specs.LONGEST_EPISODE", 200)
+    path = train(tmp_path, "endless_env:Walk-v0", processes=False)
+    with pytest.raises(machina.RunFailedError) as caught:
+        machina.evaluate(path, episodes=3)
+    assert str(caught.value) == (
+        "evaluation stopped: environment 'endless_env:Walk-v0': an episode did not end in 200 env steps; give it a "
+        "limit (max_episode_steps where it is registered with gymnasium, --max-steps of a game)"
+    )
+    monkeypatch.setattr("endless_env.Shared.ends", False)
+    factory = parse_environment(SHARED, GameConfig())
+    policy = SampledPolicy(NetworkConfig(hidden_sizes=(4,)), factory.spec, "cpu", "float32")
+    with pytest.raises(machina.RunFailedError, match="did not end in 200 env steps"):
+        evaluate(factory, policy, [0], 2, seed=1, run="r", env_steps=0)
+    limited = parse_environment(SHARED, GameConfig(max_steps=300))
+    assert evaluate(limited, policy, [0], 2, seed=1, run="r", env_steps=0).lengths == {"worker": (300, 300)}
+
+
+def test_minutes_hold_while_an_evaluation_plays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its episodes would never end; the run does, with a checkpoint."""
+    started = time.monotonic()
+    path = train(tmp_path, "endless_env:Walk-v0", processes=False, total_frames=10**9, eval_every=400, minutes=3 / 60)
+    assert time.monotonic() - started < 20
+    assert checkpoints(path)
+    out = capsys.readouterr().out
+    assert "no evaluation: evaluation stopped before its end; it has no score\n" in out
+    assert "0.05 minutes are over" in out

@@ -148,6 +148,17 @@ def test_a_fault_of_the_environment_ends_the_match_and_closes_it() -> None:
     assert [race.closed for race in factory.made] == [True]
 
 
+def test_a_game_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    factory = RaceFactory(race_spec())
+    longest = max(game.length for game in play_match(factory, [always(WALK), always(RUN)], games=4, seed=3).games)
+    monkeypatch.setattr("machina.specs.LONGEST_EPISODE", longest + 1)
+    play_match(factory, [always(WALK), always(RUN)], games=4, seed=3)
+    monkeypatch.setattr("machina.specs.LONGEST_EPISODE", longest - 1)
+    with pytest.raises(EnvironmentFaultError, match=f"'race': an episode did not end in {longest - 1} env steps"):
+        play_match(factory, [always(WALK), always(RUN)], games=4, seed=3)
+    assert factory.made[-1].closed
+
+
 def test_a_match_survives_json() -> None:
     result = play_match(RaceFactory(race_spec()), [scattered("a"), scattered("b")], 7, seed=1)
     assert MatchResult.model_validate_json(result.model_dump_json()) == result
