@@ -326,7 +326,7 @@ def _spec_of(
 ) -> EnvSpec:
     """The spec read off a small environment, which is closed."""
     from machina.envs.actions import action_spec
-    from machina.envs.slots import observation_specs
+    from machina.envs.observations import observation_specs
 
     wrapped = _wrapped(env, wrapper)
     try:

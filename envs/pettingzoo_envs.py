@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from machina.envs.actions import action_spec
-from machina.envs.slots import observation_specs
+from machina.envs.observations import observation_specs
 from machina.errors import UserError, nearest, told
 from machina.plugins import load_module
 from machina.specs import ActionSpec, ArraySpec, EnvSpec, Seat, discrete

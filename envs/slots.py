@@ -14,12 +14,12 @@ from gymnasium.vector.utils import batch_space
 
 from machina.envs.actions import checked_actions, native_actions, without_choice
 from machina.envs.declared import as_declared
+from machina.envs.observations import flat_observation, unread_keys
 from machina.envs.workers import WorkerEnvs, end_workers
 from machina.errors import EnvironmentFaultError, UserError, raised
-from machina.specs import ActionSpec, ArraySpec, EnvSpec
+from machina.specs import ActionSpec, EnvSpec
 from machina.types import (
     ACTION_MASK,
-    OBSERVATION,
     Array,
     BoolArray,
     IntArray,
@@ -31,35 +31,6 @@ from machina.types import (
 )
 
 AnyVectorEnv = VectorEnv[Any, Any, Any]
-
-
-ARRAYS = (spaces.Box, spaces.MultiBinary)
-"""Spaces whose elements are arrays of one shape."""
-
-
-def observation_specs(name: str, space: spaces.Space[Any]) -> dict[str, ArraySpec]:
-    """The observation arrays of one slot; floating-point arrays become float32.
-
-    Raises:
-        UserError: the space is neither an array nor a flat Dict of arrays.
-    """
-    parts = space.spaces if isinstance(space, spaces.Dict) else {OBSERVATION: space}
-    arrays = {key: _array_spec(key, part) for key, part in parts.items() if isinstance(part, ARRAYS)}
-    if len(arrays) < len(parts):
-        raise UserError(
-            f"environment {name!r}: observation space {space} is neither a Box or MultiBinary nor a flat Dict of them; "
-            "turn it into one with a wrapper (--wrapper module:function), such as "
-            "--wrapper gymnasium.wrappers.vector:FlattenObservation"
-        )
-    return arrays
-
-
-def _array_spec(key: str, space: spaces.Box | spaces.MultiBinary) -> ArraySpec:
-    dtype = np.dtype(space.dtype)
-    if np.issubdtype(dtype, np.floating):
-        return ArraySpec(shape=space.shape, dtype="float32")
-    # Masks come as bytes as often as not.
-    return ArraySpec(shape=space.shape, dtype="bool" if key == ACTION_MASK else dtype.name)
 
 
 class GymnasiumSlots:
@@ -255,12 +226,15 @@ class GymnasiumSlots:
             raise EnvironmentFaultError(f"environment {self.spec.name!r}: no action is allowed in slot {slot}")
 
     def _checked_observation(self, observation: Any) -> Observation:
-        parts = observation if isinstance(observation, dict) else {OBSERVATION: observation}
-        if parts.keys() != self.spec.observation.keys():
+        if unread := unread_keys(self.spec.observation, observation):
             raise EnvironmentFaultError(
-                f"environment {self.spec.name!r}: observation has keys {sorted(parts)}, "
-                f"the spec has {sorted(self.spec.observation)}"
+                f"environment {self.spec.name!r}: the spec has no observation {unread}, "
+                f"it has {sorted(self.spec.observation)}"
             )
+        try:
+            parts = flat_observation(self.spec.observation, observation)
+        except ValueError as error:
+            raise EnvironmentFaultError(f"environment {self.spec.name!r}: {error}") from error
         result = {}
         for key, part in self.spec.observation.items():
             checked = self._checked(key, parts[key], part.shape, np.dtype(part.dtype))

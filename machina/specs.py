@@ -16,12 +16,22 @@ Atari's in the papers, were every frame a step."""
 
 
 class ArraySpec(BaseModel):
-    """Shape and numpy dtype of one array, without time and batch axes."""
+    """Shape and numpy dtype of one array, without time and batch axes; where its numbers lie, and how it is made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shape: tuple[int, ...]
     dtype: str
+    low: float | None = Field(default=None, description="Least of all bounds; None: no other than the dtype's.")
+    high: float | None = Field(default=None, description="Greatest of all bounds; None: no other than the dtype's.")
+    choices: tuple[int, ...] = Field(
+        default=(), description="The environment gives one choice of so many each, which become one-hot, one by one."
+    )
+    starts: tuple[int, ...] = Field(default=(), description="The number of the first choice, of each.")
+
+    def holds(self, shape: tuple[int, ...], dtype: str) -> bool:
+        """Whether arrays are of that shape and dtype, wherever their numbers lie."""
+        return (self.shape, self.dtype) == (shape, dtype)
 
 
 class ActionSpec(BaseModel):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from machina.envs.actions import native_actions, without_choice
+from machina.envs.observations import flat_observation
 from machina.errors import UserError
 from machina.interfaces import Policy
 from machina.league.matches import Player, PolicyPlayer
@@ -16,7 +17,6 @@ from machina.runtime.streams import SlotStreams
 from machina.specs import EnvSpec
 from machina.types import (
     ACTION_MASK,
-    OBSERVATION,
     ActorInput,
     Array,
     BoolArray,
@@ -93,23 +93,25 @@ class LoadedPolicy:
         """Start an episode."""
         self._acting.reset(np.ones(1, np.bool_))
 
-    def act(self, observation: npt.ArrayLike | Observation, reward: float = 0.0) -> Any:
+    def act(self, observation: npt.ArrayLike | Mapping[str, Any] | tuple[Any, ...], reward: float = 0.0) -> Any:
         """Sample an action: an integer, or an array of integers or of numbers, as the environment takes it.
 
         Args:
             observation: one observation as the environment gives it, without batch axis; an image stack as
-                ``[stack, H, W]`` uint8. An array, or a dict of arrays for dict observations.
+                ``[stack, H, W]`` uint8. An array or a number, or dictionaries and tuples of them; what the policy was
+                not trained on is passed over.
             reward: the reward that came with it; recurrent policies read it.
 
         Raises:
-            UserError: an array is missing, not finite or of another shape than the run's environment gave, or the
-                action mask allows nothing.
+            UserError: an array is missing, not finite or of another shape than the run's environment gave, a number
+                is none of its choices, or the action mask allows nothing.
         """
-        arrays = observation if isinstance(observation, Mapping) else {OBSERVATION: observation}
+        try:
+            arrays = flat_observation(self._spec.observation, observation, batched=False)
+        except ValueError as error:
+            raise UserError(f"{error}; the policy needs {', '.join(self._spec.observation)}") from error
         batch: dict[str, Array] = {}
         for key, expected in self._spec.observation.items():
-            if key not in arrays:
-                raise UserError(f"observation {key!r} is missing; the policy needs {', '.join(self._spec.observation)}")
             try:
                 array = np.array(arrays[key], expected.dtype, order="C")
             except (TypeError, ValueError) as error:

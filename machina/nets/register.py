@@ -13,7 +13,7 @@ from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, NetworkContract, NetworkInput, PolicyNetwork
 from machina.nets.roles import RoleNetworks
 from machina.plugins import load_function
-from machina.specs import ArraySpec, EnvSpec
+from machina.specs import EnvSpec
 from machina.types import ACTION_MASK
 
 NetworkBuilder = Callable[[EnvSpec, NetworkConfig], PolicyNetwork]
@@ -61,10 +61,10 @@ def _check_mask(spec: EnvSpec) -> None:
         return
     if spec.action.kind == "continuous":
         raise UserError(f"environment {spec.name!r}: an {ACTION_MASK} needs discrete actions, these are continuous")
-    expected, got = ArraySpec(shape=(spec.action.num_parameters,), dtype="bool"), spec.observation[ACTION_MASK]
-    if got != expected:
+    shape, got = (spec.action.num_parameters,), spec.observation[ACTION_MASK]
+    if not got.holds(shape, "bool"):
         raise UserError(
-            f"environment {spec.name!r}: {ACTION_MASK} must be {expected.dtype} {expected.shape}, one for each choice, "
+            f"environment {spec.name!r}: {ACTION_MASK} must be bool {shape}, one for each choice, "
             f"got {got.dtype} {got.shape}"
         )
 

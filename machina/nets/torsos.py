@@ -175,7 +175,7 @@ class UnitsTorso(nn.Module):
                 f"torso units: needs an array {UNITS!r} of floats [units, features], {name!r} gives {shapes}; choose "
                 "--torso mlp"
             )
-        if mask is not None and mask != ArraySpec(shape=units.shape[:1], dtype="bool"):
+        if mask is not None and not mask.holds(units.shape[:1], "bool"):
             raise UserError(
                 f"environment {name!r}: {UNITS_MASK} must be bool {units.shape[:1]}, got {mask.dtype} {mask.shape}"
             )

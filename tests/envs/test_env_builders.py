@@ -53,8 +53,11 @@ def test_refusals_of_names() -> None:
     assert "KeyError: 'LICENCE'" in refused("user_tasks:NeedsKey-v0")
 
 
-def test_refusals_of_spaces() -> None:
-    assert "FlattenObservation" in refused("FrozenLake-v1")
+def test_single_choices_are_seen_one_hot() -> None:
+    factory = parse_environment("FrozenLake-v1", GymnasiumConfig(processes=False))
+    env = factory.make([0, 0])
+    assert env.reset([1, 2]).observation["observation"].tolist() == [[True] + 15 * [False]] * 2
+    env.close()
 
 
 def test_atari_specs() -> None:

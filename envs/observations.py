@@ -1,0 +1,164 @@
+"""From what a gymnasium space holds to the named arrays that a network reads.
+
+A space becomes a flat dictionary of arrays: Box and MultiBinary as they are, floats as float32; Discrete and
+MultiDiscrete one-hot; Dict and Tuple, nested ones too, by their parts, whose keys are joined by ``/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from machina.errors import UserError
+from machina.specs import ArraySpec
+from machina.types import ACTION_MASK, OBSERVATION, Array, BoolArray
+
+AnySpace = spaces.Space[Any]
+
+MOST_CHOICES = 65_536
+"""Of a one-hot array; with more it is a number, which a network can't tell from its neighbours."""
+
+NO_BOUND = float(np.finfo(np.float32).max)
+"""Floats as large as this stand for no bound: many environments write them for infinity."""
+
+WRAPPER_REMEDY = "turn it into one with a wrapper (--wrapper module:function)"
+"""What can be done about a space where one agent is trained."""
+
+
+def observation_specs(name: str, space: AnySpace, remedy: str = WRAPPER_REMEDY) -> dict[str, ArraySpec]:
+    """The observation arrays of one slot, or of one agent.
+
+    Args:
+        name: of the environment, for messages.
+        space: of one slot.
+        remedy: what to do about a part that no network reads; ``{key}`` in it stands for the part's key.
+
+    Raises:
+        UserError: there is no part, one is no space of numbers, or two have one key.
+    """
+    result: dict[str, ArraySpec] = {}
+    for key, part in _parts(space, ""):
+        if key in result:
+            raise UserError(f"environment {name!r}: two observations are called {key!r}; rename one")
+        spec = _array_spec(key, part)
+        if spec is None:
+            raise UserError(
+                f"environment {name!r}: observation {key!r} is {part}, neither Box or MultiBinary nor Discrete or "
+                f"MultiDiscrete of at most {MOST_CHOICES:,} choices; {remedy.replace('{key}', key)}"
+            )
+        result[key] = spec
+    if not result.keys() - {ACTION_MASK}:
+        raise UserError(f"environment {name!r}: observation space {space} holds nothing to see")
+    return result
+
+
+def flat_observation(specs: Mapping[str, ArraySpec], observation: Any, *, batched: bool = True) -> dict[str, Any]:
+    """What an environment observes, by the keys of ``observation_specs``; one-hot where the spec has choices.
+
+    Other arrays are passed on as they are, neither copied nor checked.
+
+    Args:
+        specs: of ``observation_specs``.
+        observation: of the space that the specs were read off: an array, or dictionaries and tuples of arrays.
+        batched: whether every array has a leading axis of slots.
+
+    Raises:
+        ValueError: an array is missing, or a choice is not one of its space.
+    """
+    if not isinstance(observation, Mapping) and OBSERVATION in specs and len(specs) == 1:
+        return {OBSERVATION: _read(OBSERVATION, specs[OBSERVATION], observation, batched)}
+    return {key: _read(key, spec, _found(key, key, observation), batched) for key, spec in specs.items()}
+
+
+def unread_keys(specs: Mapping[str, ArraySpec], observation: Any) -> list[str]:
+    """What a dictionary holds beyond the arrays of ``specs``."""
+    if not isinstance(observation, Mapping):
+        return []
+    return sorted(observation.keys() - specs.keys() - {key.partition("/")[0] for key in specs})
+
+
+def _parts(space: AnySpace, path: str) -> Iterator[tuple[str, AnySpace]]:
+    """The spaces within a space that are neither Dict nor Tuple, by key."""
+    if isinstance(space, spaces.Dict):
+        parts = list(space.spaces.items())
+    elif isinstance(space, spaces.Tuple):
+        parts = [(str(index), part) for index, part in enumerate(space.spaces)]
+    else:
+        yield path or OBSERVATION, space
+        return
+    for key, part in parts:
+        yield from _parts(part, f"{path}/{key}" if path else key)
+
+
+def _array_spec(key: str, space: AnySpace) -> ArraySpec | None:
+    """None for a space that is no array of numbers."""
+    if isinstance(space, spaces.Discrete):
+        return _one_hot(np.array([space.n]), np.array([space.start]))
+    if isinstance(space, spaces.MultiDiscrete):
+        if key == ACTION_MASK and not np.any(space.start) and np.all(space.nvec == 2):
+            return ArraySpec(shape=space.shape, dtype="bool")
+        return _one_hot(space.nvec, space.start)
+    if not isinstance(space, spaces.Box | spaces.MultiBinary) or space.dtype is None:
+        return None
+    dtype = np.dtype(space.dtype)
+    # Masks come as bytes, integers or floats as often as not.
+    if key == ACTION_MASK or dtype == np.bool_:
+        return ArraySpec(shape=space.shape, dtype="bool")
+    if isinstance(space, spaces.MultiBinary):
+        return ArraySpec(shape=space.shape, dtype=dtype.name, low=0, high=1)
+    low = float(space.low.astype(np.float64).min(initial=np.inf))
+    high = float(space.high.astype(np.float64).max(initial=-np.inf))
+    if np.issubdtype(dtype, np.floating):
+        least, greatest, name = -NO_BOUND, NO_BOUND, "float32"
+    else:
+        least, greatest, name = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max), dtype.name
+    return ArraySpec(
+        shape=space.shape,
+        dtype=name,
+        low=low if least < low <= greatest else None,
+        high=high if least <= high < greatest else None,
+    )
+
+
+def _one_hot(counts: Array, starts: Array) -> ArraySpec | None:
+    choices = tuple(int(count) for count in counts.flat)
+    if sum(choices) > MOST_CHOICES:
+        return None
+    return ArraySpec(
+        shape=(sum(choices),), dtype="bool", choices=choices, starts=tuple(int(start) for start in starts.flat)
+    )
+
+
+def _found(key: str, path: str, observation: Any) -> Any:
+    """The array at ``path``, which is the rest of ``key``."""
+    if isinstance(observation, tuple):
+        observation = {str(index): part for index, part in enumerate(observation)}
+    if not isinstance(observation, Mapping):
+        raise ValueError(f"observation {key!r} is missing: {type(observation).__name__} is no dictionary")
+    if path in observation:
+        return observation[path]
+    for end in (index for index, letter in enumerate(path) if letter == "/"):
+        if path[:end] in observation:
+            return _found(key, path[end + 1 :], observation[path[:end]])
+    raise ValueError(f"observation {key!r} is missing; there is {', '.join(observation) or 'nothing'}")
+
+
+def _read(key: str, spec: ArraySpec, value: Any, batched: bool) -> Any:
+    if key == ACTION_MASK and (mask := np.asarray(value)).dtype != np.bool_ and not np.isin(mask, (0, 1)).all():
+        raise ValueError(f"{ACTION_MASK} is neither 0 nor 1 everywhere: {value}")
+    if not spec.choices:
+        return value
+    numbers = np.asarray(value)
+    slots = numbers.shape[:1] if batched else ()
+    if numbers.size != len(spec.choices) * (slots[0] if slots else 1):
+        raise ValueError(f"observation {key!r} has shape {numbers.shape}, it must hold {len(spec.choices)} choices")
+    columns = numbers.reshape(*slots, len(spec.choices))
+    one_hot: list[BoolArray] = []
+    for column, (count, start) in enumerate(zip(spec.choices, spec.starts, strict=True)):
+        one_hot.append(columns[..., column, None] == np.arange(start, start + count))
+        if not one_hot[-1].any(axis=-1).all():
+            raise ValueError(f"observation {key!r} is {value}, not one of {count} choices from {start} on")
+    return np.concatenate(one_hot, axis=-1)
