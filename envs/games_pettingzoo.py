@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from machina.envs.multi_agent import Moment
 from machina.envs.pettingzoo_envs import AgentSpec, AnyGame, build
+from machina.envs.pictures import stated_fps
 from machina.specs import EnvSpec
 from machina.types import ACTION_MASK, OBSERVATION, Array
 
@@ -165,6 +166,11 @@ class ParallelGames:
         """Game 0 as the environment draws it."""
         return self._envs[0].render()  # type: ignore[no-any-return]
 
+    @property
+    def render_fps(self) -> float | None:
+        """Pictures per second that the environment states."""
+        return stated_fps(self._envs[0].metadata)
+
     def close(self) -> None:
         """Close the environments."""
         for env in self._envs:
@@ -249,6 +255,11 @@ class AecGames:
     def picture(self) -> Array | None:
         """Game 0 as the environment draws it."""
         return self._envs[0].render()  # type: ignore[no-any-return]
+
+    @property
+    def render_fps(self) -> float | None:
+        """Pictures per second that the environment states."""
+        return stated_fps(self._envs[0].metadata)
 
     def close(self) -> None:
         """Close the environments."""

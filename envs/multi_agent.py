@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from machina.envs.actions import checked_actions, native_actions, without_choice
+from machina.envs.pictures import as_picture
 from machina.errors import EnvironmentFaultError, UserError, raised
 from machina.specs import EnvSpec
 from machina.types import ACTION_MASK, Array, BoolArray, FloatArray, IntArray, StepResult, copies, section
@@ -188,14 +189,19 @@ class MultiAgentSlots:
         """
         name = self.spec.name
         try:
-            picture = self._games.picture()
+            picture = as_picture(self._games.picture())
         except ImportError as error:
             raise UserError(f"environment {name!r} can't be drawn: {error}; install what is missing") from error
         except Exception as error:
             raise self._fault("render", error) from error
-        if not isinstance(picture, np.ndarray):
+        if picture is None:
             raise UserError(f"environment {name!r} draws no picture; build it with render_mode='rgb_array'")
-        return picture.astype(np.uint8, copy=False)
+        return picture
+
+    @property
+    def render_fps(self) -> float | None:
+        """Pictures per second that a PettingZoo environment states; the games shipped here say it in their table."""
+        return getattr(self._games, "render_fps", None)
 
     def close(self) -> None:
         """Release everything at once, also while another thread hangs in ``step``."""

@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 from machina.envs.actions import checked_actions, native_actions, without_choice
 from machina.envs.declared import as_declared
 from machina.envs.observations import flat_observation, unread_keys
+from machina.envs.pictures import as_picture, stated_fps
 from machina.envs.workers import WorkerEnvs, end_workers
 from machina.errors import EnvironmentFaultError, UserError, raised
 from machina.specs import ActionSpec, EnvSpec
@@ -155,9 +156,15 @@ class GymnasiumSlots:
             raise no_picture from error
         except Exception as error:
             raise self._fault("render", error) from error
-        if not frames or not isinstance(frames[0], np.ndarray):
+        picture = as_picture(frames[0]) if frames else None
+        if picture is None:
             raise no_picture
-        return np.asarray(frames[0], dtype=np.uint8)
+        return picture
+
+    @property
+    def render_fps(self) -> float | None:
+        """Pictures per second that the environment states."""
+        return stated_fps(self._env.metadata)
 
     def close(self) -> None:
         """Release processes and memory at once, also while another thread hangs in ``step``."""

@@ -79,6 +79,11 @@ class SlotEnv(Protocol):
         """``[H, W, 3]`` uint8: a picture of slot 0, in environments made with ``make_for_video``."""
         ...
 
+    @property
+    def render_fps(self) -> float | None:
+        """Pictures per second at which the environment wants to be seen; None where it does not say."""
+        ...
+
     def close(self) -> None:
         """Release everything at once, also while another thread hangs in ``step``."""
         ...

@@ -20,10 +20,10 @@ from machina.specs import EnvSpec
 from machina.types import Array, IntArray
 
 FRAMES_PER_S = 60
-"""The Atari's frame rate; other environments are shown at half of it."""
+"""The Atari's frame rate; environments that state no speed of their own are shown at half of it."""
 
 GAME_FRAMES_PER_S = 5
-"""Of PettingZoo's games; in some a step is one move on a board."""
+"""Of PettingZoo's games that state none; in some a step is one move on a board."""
 
 LAST_PICTURE_S = 1.5
 """How long the end of a game of several agents is shown."""
@@ -116,7 +116,7 @@ def film(
     try:
         sides = _sides(chosen, stepper.env.task_ids, seed)
         play = _Play(stepper, sides, seed, max_steps, host.config.runtime.step_timeout_s)
-        fps = _frames_per_s(spec)
+        fps = _frames_per_s(spec, stepper.env.render_fps)
         times_last = max(1, round(fps * LAST_PICTURE_S)) if spec.seats else 1
         frames = write_mp4(file, play.pictures(times_last), fps)
     except EnvironmentFaultError as fault:
@@ -151,9 +151,12 @@ def _file(chosen: Lineup, host: RunPlayers, task: int, seed: int) -> Path:
     return host.run.videos / f"{name}-{own.env_steps:012d}{opponent}-seed{seed}.mp4"
 
 
-def _frames_per_s(spec: EnvSpec) -> float:
+def _frames_per_s(spec: EnvSpec, stated: float | None) -> float:
+    """The speed that fits the eye, of a shipped game, else what the environment states, else a guess."""
     if spec.name in GAMES:
         return GAMES[spec.name].pictures_per_s
+    if stated is not None:
+        return stated
     if spec.seats:
         return GAME_FRAMES_PER_S
     return FRAMES_PER_S / spec.frames_per_step if spec.frames_per_step > 1 else FRAMES_PER_S / 2

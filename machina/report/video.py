@@ -18,12 +18,13 @@ def write_mp4(path: Path, frames: Iterable[Array], fps: float) -> int:
 
     Args:
         path: Ends in ``.mp4``; missing folders are made.
-        frames: ``[H, W, 3]`` uint8 each, all of one size. An odd height or width is padded by repeating the last
-            row or column, because the codec halves both for its colours.
+        frames: ``[H, W, 3]`` uint8 each. The first decides the film's size: others lie in its middle on black, made
+            smaller where they must be. An odd height or width is padded by repeating the last row or column, because
+            the codec halves both for its colours.
         fps: Frames per second.
 
     Raises:
-        UserError: no frame, or a frame of another shape or dtype.
+        UserError: no frame, or a frame of another kind.
         RunFailedError: the encoder stopped, for example because the disk is full.
     """
     import imageio_ffmpeg
@@ -32,7 +33,7 @@ def write_mp4(path: Path, frames: Iterable[Array], fps: float) -> int:
     first = next(iterator, None)
     if first is None:
         raise UserError(f"video '{path}' has no frames; watch at least one episode")
-    _check(first, first.shape, 0)
+    _check(first, 0)
     height, width = (side + side % 2 for side in first.shape[:2])
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{path.name}")
@@ -50,8 +51,8 @@ def write_mp4(path: Path, frames: Iterable[Array], fps: float) -> int:
     try:
         writer.send(None)
         for count, frame in enumerate(chain([first], iterator), start=1):
-            _check(frame, first.shape, count - 1)
-            writer.send(_padded(frame, height, width))
+            _check(frame, count - 1)
+            writer.send(_padded(_fitted(frame, first.shape), height, width))
         writer.close()
         # The encoder's exit status is not told, so a disk that filled up at the end shows only in the file.
         if _frames_in(partial) != count:
@@ -77,12 +78,22 @@ def _frames_in(file: Path) -> int:
     return int(frames)
 
 
-def _check(frame: Array, shape: tuple[int, ...], index: int) -> None:
-    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or frame.shape != shape:
-        raise UserError(
-            f"video frame {index} is {frame.dtype}{list(frame.shape)}, expected uint8"
-            f"{list(shape) if len(shape) == 3 and shape[2] == 3 else '[H, W, 3]'}"
-        )
+def _check(frame: Array, index: int) -> None:
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or frame.size == 0:
+        raise UserError(f"video frame {index} is {frame.dtype}{list(frame.shape)}, expected uint8[H, W, 3]")
+
+
+def _fitted(frame: Array, shape: tuple[int, ...]) -> Array:
+    """``frame`` on a canvas of ``shape``, its sides in proportion."""
+    if frame.shape == shape:
+        return frame
+    times = min(1.0, shape[0] / frame.shape[0], shape[1] / frame.shape[1])
+    height, width = (max(1, int(side * times)) for side in frame.shape[:2])
+    rows, columns = (np.arange(n) * side // n for n, side in zip((height, width), frame.shape, strict=False))
+    canvas = np.zeros(shape, np.uint8)
+    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+    canvas[top : top + height, left : left + width] = frame[rows[:, None], columns]
+    return canvas
 
 
 def _padded(frame: Array, height: int, width: int) -> Array:

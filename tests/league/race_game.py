@@ -95,6 +95,8 @@ class Race:
         self._step, self._game, self._ended = state["step"], state["game"], state["ended"]
         return self._entry(np.zeros(self._shape, np.float32))
 
+    render_fps: float | None = None
+
     def recover(self) -> None: ...
 
     def stacks(self) -> str:

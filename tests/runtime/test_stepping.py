@@ -20,6 +20,8 @@ from machina.types import Array, IntArray, StepResult, single_agent_step
 class Sluggish:
     """One slot that counts its steps; one of them hangs until the test lets it go."""
 
+    render_fps: float | None = None
+
     def __init__(self, hangs_at: int = -1, recovers: bool = False, raises_at: int = -1) -> None:
         self.spec = EnvSpec(
             name="sluggish",

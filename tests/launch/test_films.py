@@ -1,0 +1,90 @@
+"""Films show what the environment drew, at its own speed, whatever form its pictures have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from pictures_env import FPS, HEIGHT, PICTURES, WIDTH
+from runs import SMALL
+
+import machina
+from machina.envs.pictures import as_picture, stated_fps
+from machina.launch.filming import film
+from machina.types import Array
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    options = {**SMALL, "envs_per_task": 4, "total_frames": 20, "processes": False}
+    return machina.train("impala", "pictures_env:Film_rgb-v0", name="run", runs_dir=folder, **options).path
+
+
+def of(run: Path, picture: str) -> Path:
+    """The run, of the environment that draws in this form."""
+    file = run / "config.yaml"
+    text = file.read_text().splitlines(keepends=True)
+    file.write_text(
+        "".join(
+            f"environment: pictures_env:Film_{picture}-v0\n" if line.startswith("environment:") else line
+            for line in text
+        )
+    )
+    return run
+
+
+def read(file: Path) -> tuple[dict[str, Any], list[Array]]:
+    reader = imageio_ffmpeg.read_frames(str(file))
+    meta = next(reader)
+    width, height = meta["size"]
+    return meta, [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+def test_every_form_of_picture_is_shown_at_its_speed(picture: str, run: Path) -> None:
+    meta, frames = read(film(of(run, picture)).file)
+    assert meta["fps"] == FPS
+    assert meta["size"] == (WIDTH, HEIGHT)
+    assert len(frames) == 7
+    # The last one has changed its size where it does; its middle line still shows both halves.
+    for frame in (frames[0], frames[-1]):
+        left, right = (frame[HEIGHT // 2, column].astype(int) for column in (WIDTH // 3, 2 * WIDTH // 3))
+        assert right.min() > 235, picture
+        if picture in ("grey", "bools"):
+            assert np.abs(left - (127 if picture == "grey" else 0)).max() < 15
+        else:
+            assert left[0] > 220, picture
+            assert left[1:].max() < 35
+    if picture == "wide":  # its sides stay in proportion: a third of the height, black above and below
+        assert frames[-1][HEIGHT // 6].max() < 30
+        assert frames[-1][HEIGHT // 2 - 8, -4].min() > 220
+
+
+def test_pettingzoo_states_its_speed_as_well(tmp_path: Path) -> None:
+    options = {**SMALL, "envs_per_task": 2, "total_frames": 20}
+    run = machina.train("impala", "pictures_env:parallel_env", name="run", runs_dir=tmp_path, **options).path
+    meta, frames = read(film(run).file)
+    assert meta["fps"] == FPS
+    assert frames[0][HEIGHT // 2, 2 * WIDTH // 3].min() > 235
+
+
+@pytest.mark.parametrize("drawn", [None, [], "ansi", np.zeros(5), np.zeros((0, 4, 3)), np.zeros((5, 5, 2)), [None]])
+def test_what_is_no_picture(drawn: Any) -> None:
+    assert as_picture(drawn) is None
+
+
+def test_numbers_become_bytes() -> None:
+    grey = np.array([[0.0, 0.5], [np.nan, 1.0]])
+    assert as_picture(grey)[..., 0].tolist() == [[0, 128], [0, 255]]  # type: ignore[index]
+    assert as_picture(np.array([[0, 300], [-5, 7]]))[..., 2].tolist() == [[0, 255], [0, 7]]  # type: ignore[index]
+    assert as_picture(np.array([[0.4, 254.6]]))[..., 1].tolist() == [[0, 255]]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("fps", [None, 0, -3, float("nan"), float("inf"), "fast", [1]])
+def test_speeds_that_are_none(fps: Any) -> None:
+    assert stated_fps({"render_fps": fps}) is None
+    assert stated_fps({}) is stated_fps(None) is None
