@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from machina.envs.observations import NO_BOUND
 from machina.errors import UserError
 from machina.specs import ActionSpec, discrete
 from machina.types import Array, BoolArray
@@ -24,14 +26,21 @@ def action_spec(name: str, space: spaces.Space[Any], bins: int | None = None) ->
         UserError: a space that no policy answers, or ``bins`` for one that has no bounded numbers.
     """
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        low, high = (tuple(float(number) for number in bound.reshape(-1)) for bound in (space.low, space.high))
+        number_dtype = np.dtype(space.dtype).name
+        low, high = _bounds(space, number_dtype)
         if bins is None:
-            return ActionSpec(kind="continuous", low=low, high=high)
+            return ActionSpec(kind="continuous", low=low, high=high, number_dtype=number_dtype)
         if not np.isfinite([low, high]).all():
-            raise UserError(f"environment {name!r}: action_bins={bins} needs bounded actions, the space is {space}")
-        return ActionSpec(kind="multi_discrete", choices=(bins,) * len(low), low=low, high=high)
+            raise UserError(
+                f"environment {name!r}: action_bins={bins} needs bounded actions, the space is {space}; leave it out"
+            )
+        return ActionSpec(
+            kind="multi_discrete", choices=(bins,) * len(low), low=low, high=high, number_dtype=number_dtype
+        )
     if bins is not None:
-        raise UserError(f"environment {name!r}: action_bins={bins} cuts real numbers, the action space is {space}")
+        raise UserError(
+            f"environment {name!r}: action_bins={bins} cuts real numbers, the action space is {space}; leave it out"
+        )
     if isinstance(space, spaces.Discrete) and space.start == 0:
         return discrete(int(space.n))
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1 and not np.any(space.start):
@@ -40,6 +49,14 @@ def action_spec(name: str, space: spaces.Space[Any], bins: int | None = None) ->
         f"environment {name!r}: action space {space} is none of Discrete and MultiDiscrete from 0, and Box of floats; "
         "turn it into one with a wrapper (--wrapper module:function)"
     )
+
+
+def _bounds(space: spaces.Box, number_dtype: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Low and high of each number; infinite where there is none, or one as large as the dtype's largest number."""
+    largest = min(NO_BOUND, float(np.finfo(number_dtype).max))
+    low, high = space.low.astype(np.float64).reshape(-1), space.high.astype(np.float64).reshape(-1)
+    low, high = np.where(low <= -largest, -np.inf, low), np.where(high >= largest, np.inf, high)
+    return tuple(low.tolist()), tuple(high.tolist())
 
 
 def without_choice(spec: ActionSpec, mask: BoolArray) -> BoolArray:
@@ -70,21 +87,32 @@ def checked_actions(spec: ActionSpec, actions: Array, num_slots: int) -> Array:
 
 
 def native_actions(spec: ActionSpec, actions: Array) -> Array:
-    """Actions as the environment takes them: -1 to 1 is low to high, and nothing goes beyond.
+    """Actions as the environment takes them, numbers in the dtype of its space.
 
-    Numbers without bounds are passed on as they are.
+    Between two finite bounds -1 to 1 is low to high; other numbers are taken as they are. None goes beyond a finite
+    bound.
     """
     if not spec.low:
         return actions
-    low, high = np.asarray(spec.low, np.float32), np.asarray(spec.high, np.float32)
+    low, high, bounded = _limits(spec)
     if spec.kind == "multi_discrete":
-        numbers = actions.astype(np.float32) * (2 / (np.asarray(spec.choices, np.float32) - 1)) - 1
+        way, whole = actions.astype(np.float64), np.asarray(spec.choices) - 1
     else:
-        numbers = actions
-    bounded = np.isfinite(low) & np.isfinite(high)
-    with np.errstate(invalid="ignore"):  # infinite bounds, whose results are not taken
-        scaled = low + (np.clip(numbers, -1, 1) + 1) * (0.5 * (high - low))
-    return np.where(bounded, np.clip(scaled, low, high), numbers)
+        way, whole = np.clip(actions, -1, 1).astype(np.float64) + 1, np.asarray(2)
+    numbers = (low * (whole - way) + high * way) / whole
+    if not bounded.all():
+        numbers = np.where(bounded, numbers, actions)  # without bounds the scale is arbitrary
+    # The sum may miss a bound by a rounding.
+    native: Array = np.clip(numbers, low, high).astype(spec.number_dtype)
+    return native
+
+
+@functools.lru_cache(maxsize=64)
+def _limits(spec: ActionSpec) -> tuple[Array, Array, BoolArray]:
+    """The least and the greatest of each number, no more than float32 and its dtype hold, and which have two bounds."""
+    low, high = np.asarray(spec.low), np.asarray(spec.high)
+    largest = min(NO_BOUND, float(np.finfo(spec.number_dtype).max))
+    return np.maximum(low, -largest), np.minimum(high, largest), np.isfinite(low) & np.isfinite(high)
 
 
 def random_actions(

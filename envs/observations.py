@@ -73,13 +73,6 @@ def flat_observation(specs: Mapping[str, ArraySpec], observation: Any, *, batche
     return {key: _read(key, spec, _found(key, key, observation), batched) for key, spec in specs.items()}
 
 
-def unread_keys(specs: Mapping[str, ArraySpec], observation: Any) -> list[str]:
-    """What a dictionary holds beyond the arrays of ``specs``."""
-    if not isinstance(observation, Mapping):
-        return []
-    return sorted(observation.keys() - specs.keys() - {key.partition("/")[0] for key in specs})
-
-
 def _parts(space: AnySpace, path: str) -> Iterator[tuple[str, AnySpace]]:
     """The spaces within a space that are neither Dict nor Tuple, by key."""
     if isinstance(space, spaces.Dict):

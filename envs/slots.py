@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 
 from machina.envs.actions import checked_actions, native_actions, without_choice
 from machina.envs.declared import as_declared
-from machina.envs.observations import flat_observation, unread_keys
+from machina.envs.observations import flat_observation
 from machina.envs.pictures import as_picture, stated_fps
 from machina.envs.workers import WorkerEnvs, end_workers
 from machina.errors import EnvironmentFaultError, UserError, raised
@@ -233,11 +233,6 @@ class GymnasiumSlots:
             raise EnvironmentFaultError(f"environment {self.spec.name!r}: no action is allowed in slot {slot}")
 
     def _checked_observation(self, observation: Any) -> Observation:
-        if unread := unread_keys(self.spec.observation, observation):
-            raise EnvironmentFaultError(
-                f"environment {self.spec.name!r}: the spec has no observation {unread}, "
-                f"it has {sorted(self.spec.observation)}"
-            )
         try:
             parts = flat_observation(self.spec.observation, observation)
         except ValueError as error:

@@ -41,8 +41,9 @@ class ActionSpec(BaseModel):
 
     kind: Literal["discrete", "multi_discrete", "continuous"]
     choices: tuple[int, ...] = Field(default=(), description="Number of choices of each discrete component.")
-    low: tuple[float, ...] = Field(default=(), description="Of each number; the policy's -1, unless infinite.")
-    high: tuple[float, ...] = Field(default=(), description="Of each number; the policy's 1, unless infinite.")
+    low: tuple[float, ...] = Field(default=(), description="Of each number; the policy's -1, if both are finite.")
+    high: tuple[float, ...] = Field(default=(), description="Of each number; the policy's 1, if both are finite.")
+    number_dtype: str = Field(default="float32", description="Of numbers, as the environment takes them.")
 
     @property
     def shape(self) -> tuple[int, ...]:

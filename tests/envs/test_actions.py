@@ -14,6 +14,8 @@ from machina.envs.config import GymnasiumConfig
 from machina.errors import UserError
 from machina.specs import discrete
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 def box(low: Any, high: Any, shape: tuple[int, ...] = (2,)) -> spaces.Box:
     return spaces.Box(low, high, shape, np.float32)
@@ -35,7 +37,8 @@ def test_specs_of_spaces() -> None:
         (spaces.Discrete(3, start=1), None, "is none of Discrete and MultiDiscrete from 0"),
         (spaces.MultiBinary(2), None, "is none of Discrete"),
         (spaces.Discrete(3), 5, "action_bins=5 cuts real numbers"),
-        (box(-np.inf, np.inf), 5, "action_bins=5 needs bounded actions"),
+        (box(-np.inf, np.inf), 5, "action_bins=5 needs bounded actions.*leave it out"),
+        (box(-LARGEST, LARGEST), 5, "action_bins=5 needs bounded actions"),
     ],
 )
 def test_what_no_policy_answers_is_refused(space: spaces.Space[Any], bins: int | None, message: str) -> None:
@@ -53,6 +56,56 @@ def test_numbers_are_scaled_and_clipped() -> None:
 def test_numbers_without_bounds_pass() -> None:
     spec = action_spec("e", box(np.array([-np.inf, -1], np.float32), np.array([np.inf, 3], np.float32)))
     np.testing.assert_allclose(native_actions(spec, np.array([[-70.0, -70.0]], np.float32)), [[-70, -1]])
+
+
+@pytest.mark.parametrize("bins", [None, 11])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (0.1, 0.3), (-0.7, 1.1), (-1e3, 1.7e4), (0, 0)])
+def test_bounded_actions_lie_in_their_space_and_reach_both_ends(
+    low: float, high: float, dtype: type[np.floating[Any]], bins: int | None
+) -> None:
+    space = spaces.Box(dtype(low), dtype(high), (2,), dtype)
+    spec = action_spec("e", space, bins)
+    drawn = random_actions(spec, 500, np.random.default_rng(0)) * (3 if bins is None else 1)
+    drawn[0], drawn[1] = (0, bins - 1) if bins else (-1, 1)
+    got = native_actions(spec, drawn)
+    assert got.dtype == dtype
+    assert all(space.contains(row) for row in got)
+    assert (got[0] == space.low).all()
+    assert (got[1] == space.high).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, np.inf, [0, 0, 0.5, 70]),
+        (-np.inf, 1, [-70, -0.5, 0.5, 1]),
+        (-np.inf, np.inf, [-70, -0.5, 0.5, 70]),
+        ("least", "greatest", [-70, -0.5, 0.5, 70]),
+        (-0.25, "greatest", [-0.25, -0.25, 0.5, 70]),
+    ],
+)
+def test_single_bounds_hold_and_the_largest_floats_are_none(
+    low: Any, high: Any, expected: list[float], dtype: type[np.floating[Any]]
+) -> None:
+    ends = {"least": np.finfo(dtype).min, "greatest": np.finfo(dtype).max}
+    space = spaces.Box(ends.get(low, low), ends.get(high, high), (1,), dtype)
+    got = native_actions(action_spec("e", space), np.array([[-70], [-0.5], [0.5], [70]], np.float32))
+    assert got[:, 0].tolist() == expected
+    assert got.dtype == dtype
+
+
+def test_numbers_that_a_short_dtype_does_not_hold_stay_finite() -> None:
+    spec = action_spec("e", spaces.Box(-np.inf, np.inf, (1,), np.float16))
+    got = native_actions(spec, np.array([[-1e6], [1e6]], np.float32))
+    assert got.tolist() == [[-65504], [65504]]
+
+
+def test_a_mixed_space_is_scaled_where_both_bounds_are_finite() -> None:
+    low, high = np.array([0, -2, -np.inf], np.float32), np.array([np.inf, 4, 1], np.float32)
+    got = native_actions(action_spec("e", spaces.Box(low, high)), np.array([[-3, 0.5, 2], [2, 9, -8]], np.float32))
+    assert got.tolist() == [[0, 2.5, 1], [2, 4, -8]]
 
 
 def test_bins_are_even_and_reach_both_ends() -> None:

@@ -9,7 +9,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
-from machina.envs.observations import flat_observation, observation_specs, unread_keys
+from machina.envs.observations import flat_observation, observation_specs
 from machina.errors import UserError
 from machina.specs import ArraySpec
 
@@ -126,7 +126,6 @@ def test_what_is_no_choice_or_missing_is_named() -> None:
         flat_observation(specs, {"a": {"c": np.array([0])}})
     with pytest.raises(ValueError, match="'a/b' is missing: ndarray is no dictionary"):
         flat_observation(specs, np.array([0]))
-    assert unread_keys(specs, {"a": {}, "text": ""}) == ["text"]
 
 
 @pytest.mark.parametrize(
