@@ -97,7 +97,10 @@ class RuntimeConfig(Config):
     learner_threads: int | None = Field(default=None, ge=1, description="Torch threads of the learner.")
     env_threads: int | None = Field(default=None, ge=1, description="Threads that step one game's environments.")
     queue_unrolls: int | None = Field(
-        default=None, ge=1, description="Unrolls that may wait for the learner; actors wait when it is full."
+        default=None,
+        ge=1,
+        description="Unrolls that may wait for the learner; actors wait when it is full. Place ray: beside a round of "
+        "every actor.",
     )
     lock_step: bool = Field(
         default=False, description="Actors and learner take turns, one published version per round: repeatable."

@@ -99,14 +99,20 @@ def assign_slots(
 def queue_capacity(slots: list[list[IntArray]], runtime: RuntimeConfig, batch_size: int) -> int:
     """Most unrolls that may wait for the learner.
 
-    The default is the least that cannot block: a batch but one, and the largest group's next unroll.
+    The default is the least that cannot block: a batch but one, and the largest handover.
 
     Raises:
         UserError: ``queue_unrolls`` is too small for the learner ever to get a batch.
     """
+    of_actors = [sum(len(group) for group in groups) for groups in slots]
     if runtime.lock_step:
-        return batch_size + sum(len(group) for groups in slots for group in groups)
-    largest = max(len(group) for groups in slots for group in groups)
+        return batch_size + sum(of_actors)
+    if runtime.place == "inline":
+        largest = sum(of_actors)  # every actor plays a round when the queue runs dry
+    elif runtime.place == "ray":
+        largest = max(of_actors)  # the groups of an actor come as one
+    else:
+        largest = max(len(group) for groups in slots for group in groups)
     smallest = batch_size + largest - 1
     if runtime.queue_unrolls is not None and runtime.queue_unrolls < smallest:
         raise UserError(

@@ -1,7 +1,8 @@
 """The place ``ray``: actors in the processes of a Ray cluster.
 
 The driver asks every idle actor for a round and hands references to its unrolls to the queue; the arrays go from the
-actor's object store to the learner's. An actor has one round under way at most, and gets none while the queue is full.
+actor's object store to the learner's. An actor has one round under way at most, and gets none that would leave more
+than ``queue_unrolls`` and a round of every actor waiting for the learner.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ LOOK_S = 1.0
 
 WAIT_S = 0.05
 """How long the driver waits for a report before it looks for other work."""
+
+IDLE_WAIT_S = 0.005
+"""The same while an actor is idle: room for its next round, or the parameters for it, may come at any moment."""
 
 NODE_NEWS_S = 30.0
 """How much later than its actors' deaths Ray may find out that a node is gone (its health checks); an actor that left
@@ -164,10 +168,11 @@ class RayPlane(Plane):
     def _hear(self) -> None:
         """Take in the reports that have come."""
         awaited = {remote.pending: remote for remote in self._remotes.values() if remote.pending is not None}
+        timeout_s = WAIT_S if len(awaited) == len(self._remotes) else IDLE_WAIT_S
         if not awaited:
-            self._stopping.wait(WAIT_S)
+            self._stopping.wait(timeout_s)
             return
-        ready, _ = ray.wait(list(awaited), num_returns=1, timeout=WAIT_S, fetch_local=False)
+        ready, _ = ray.wait(list(awaited), num_returns=1, timeout=timeout_s, fetch_local=False)
         if ready:
             # All that are ready, in the order of their slots.
             ready, _ = ray.wait(list(awaited), num_returns=len(awaited), timeout=0, fetch_local=False)
@@ -213,20 +218,25 @@ class RayPlane(Plane):
         remote.unroll = None
 
     def _offer_rounds(self) -> None:
-        """Ask idle actors for a round while the queue has room for it."""
+        """Ask idle actors for a round while there is room for it.
+
+        Room is a round of every actor beside what the queue may hold, as where actors are threads, which collect while
+        it is full. So an actor whose round was taken in goes on at once as long as the learner keeps up, and whenever
+        the queue is short of a batch there is room.
+        """
         idle = [remote for remote in self._remotes.values() if remote.pending is None]
         if not idle:
             return
         latest = self.store.latest()
         promised = sum(remote.num_slots for remote in self._remotes.values() if remote.state == "collecting")
-        # A round of every actor beside what the queue may hold.
-        room = self._capacity + sum(remote.num_slots for remote in self._remotes.values())
+        room = self._capacity + self.total_slots
         for remote in sorted(idle, key=lambda each: each.rounds):
             if self._runtime.lock_step:
                 if self.store.publications <= remote.rounds:
                     continue
-            elif self._would_be_dropped(remote.num_slots, promised) or (
-                promised and self.queue.num_waiting + promised + remote.num_slots > room
+            elif (
+                self._would_be_dropped(remote.num_slots, promised)
+                or self.queue.num_waiting + promised + remote.num_slots > room
             ):
                 continue
             remote.ask(latest)
