@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from machina.config import Config
 
+ImageLayout = Literal["auto", "HWC", "CHW"]
+
 
 class NetworkConfig(Config):
     """Torso, optional LSTM, policy head, and one value head per task."""
@@ -17,7 +19,19 @@ class NetworkConfig(Config):
         description="shallow: convolutions and one hidden layer; deep: IMPALA's residual net (arXiv 1802.01561, "
         "figure 3); mlp: hidden layers only; units: an observation array `units` as a set, each embedded alike, then "
         "the maximum over them (arXiv 1912.06680, figure 17); auto: units where there is such an array, shallow for "
-        "images, mlp for the rest.",
+        "images, joined with what else there is, mlp without images.",
+    )
+    image_layout: ImageLayout = Field(
+        default="auto",
+        description="Order of the axes of observed images and boards: height, width, channels, or channels first. "
+        "auto: two equal neighbours are height and width; else the last axis, if it is the shortest, has the channels, "
+        "else the first.",
+    )
+    observation_divisor: float | None = Field(
+        default=None,
+        gt=0,
+        description="Observed bytes, images and boards are divided by this; 1: taken as they are. None: by the "
+        "largest bound of their space, if that is more than 1 and at most 65,535.",
     )
     filters: tuple[int, ...] = Field(
         default=(32, 64, 64), min_length=1, description="Shallow net: filters of each convolution (as DQN)."

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from machina.errors import UserError
-from machina.nets.torsos import UNITS, UNITS_MASK
+from machina.nets.reading import UNITS, UNITS_MASK
 from machina.specs import EnvSpec
 
 BOUND = 5.0

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Literal, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -12,50 +11,19 @@ from torch.nn import functional
 
 from machina.errors import UserError
 from machina.nets.config import NetworkConfig
+from machina.nets.reading import (
+    UNITS,
+    UNITS_MASK,
+    ImageShape,
+    Reading,
+    is_units,
+    read,
+    size_after_convolutions,
+    size_of,
+)
 from machina.specs import ArraySpec, EnvSpec
-from machina.types import ACTION_MASK, OBSERVATION
-
-PRIVILEGED = "privileged"
-"""The key of what only the value function may see."""
-
-UNITS = "units"
-"""The key of an array ``[units, features]`` float32, whose rows are a set: their order means nothing."""
-
-UNITS_MASK = "units_mask"
-"""The key of an array ``[units]`` bool beside it: False in the rows that hold no unit now."""
 
 DEEP_CHANNELS = (16, 32, 32)
-
-
-class ImageShape(NamedTuple):
-    """How an observation array is read as an image."""
-
-    channels: int
-    height: int
-    width: int
-    layout: Literal["HW", "CHW", "HWC"]
-
-
-def seen_arrays(spec: EnvSpec) -> dict[str, ArraySpec]:
-    """The arrays that a torso reads: all but the action mask, which only the answer is held to."""
-    return {key: array for key, array in spec.observation.items() if key != ACTION_MASK}
-
-
-def image_shape(spec: EnvSpec) -> ImageShape | None:
-    """The observation as an image, or None when it is not one array of two or three axes.
-
-    The axis of the channels is the last one where that is the shortest, as most environments have it; else the first.
-    """
-    if set(seen_arrays(spec)) != {OBSERVATION}:
-        return None
-    shape = spec.observation[OBSERVATION].shape
-    if len(shape) == 2:
-        return ImageShape(1, *shape, "HW")
-    if len(shape) != 3:
-        return None
-    if not spec.stores_frames_once and shape[2] < min(shape[:2]):
-        return ImageShape(shape[2], shape[0], shape[1], "HWC")
-    return ImageShape(*shape, "CHW")
 
 
 class ImageConvolution(nn.Conv2d):
@@ -88,17 +56,9 @@ def hidden_layers(inputs: int, sizes: Sequence[int], activation: type[nn.Module]
 
 
 def shallow_torso(image: ImageShape, config: NetworkConfig, scale: float) -> tuple[nn.Sequential, int]:
-    """VALID convolutions and hidden layers with ReLU (the DQN torso); the module and its number of features.
-
-    Raises:
-        UserError: the image is smaller than the convolutions need.
-    """
-    size = _size_after_convolutions(image, config)
-    if size is None:
-        raise UserError(
-            f"torso shallow: kernels {config.kernels} with strides {config.strides} don't fit an image of "
-            f"{image.height}x{image.width} pixels; choose smaller kernels or --torso mlp"
-        )
+    """VALID convolutions and hidden layers with ReLU (the DQN torso); the module and its number of features."""
+    size = size_after_convolutions(image, config)
+    assert size is not None, "too small an image is none"
     layers: list[nn.Module] = []
     channels = image.channels
     for index, (filters, kernel, stride) in enumerate(zip(config.filters, config.kernels, config.strides, strict=True)):
@@ -117,7 +77,7 @@ def shallow_torso(image: ImageShape, config: NetworkConfig, scale: float) -> tup
 def flat_torso(arrays: Mapping[str, ArraySpec], config: NetworkConfig) -> tuple[nn.Sequential, int]:
     """Hidden layers with tanh for all arrays flattened and joined; the module and its number of features."""
     sizes = _hidden_sizes(config, (128, 128))
-    inputs = _size(arrays)
+    inputs = size_of(arrays)
     return nn.Sequential(*hidden_layers(inputs, sizes, nn.Tanh)), (sizes or (inputs,))[-1]
 
 
@@ -165,11 +125,13 @@ class UnitsTorso(nn.Module):
     the controlled unit's own, go through a layer of theirs. ReLU throughout: where no unit is there, the maximum is 0.
     """
 
-    def __init__(self, name: str, arrays: Mapping[str, ArraySpec], config: NetworkConfig) -> None:
+    def __init__(
+        self, name: str, arrays: Mapping[str, ArraySpec], scales: Mapping[str, float], config: NetworkConfig
+    ) -> None:
         """Raises UserError, which names environment ``name``, when there are no units or their mask does not fit."""
         super().__init__()
         units, mask = arrays.get(UNITS), arrays.get(UNITS_MASK)
-        if not _is_units(units):
+        if not is_units(units):
             shapes = {key: f"{array.dtype} {array.shape}" for key, array in arrays.items()}
             raise UserError(
                 f"torso units: needs an array {UNITS!r} of floats [units, features], {name!r} gives {shapes}; choose "
@@ -181,11 +143,11 @@ class UnitsTorso(nn.Module):
             )
         others = {key: array for key, array in arrays.items() if key not in (UNITS, UNITS_MASK)}
         self.masked = mask is not None
-        self.scales = {key: _scale(array) for key, array in others.items()}
+        self.scales = {key: scales[key] for key in others}
         sizes = _hidden_sizes(config, (128, 128))
         width = (sizes or (128,))[0]
         self.embedding = nn.Sequential(*hidden_layers(units.shape[1], (width, width), nn.ReLU))
-        self.others = nn.Sequential(*hidden_layers(_size(others), (width,), nn.ReLU)) if others else None
+        self.others = nn.Sequential(*hidden_layers(size_of(others), (width,), nn.ReLU)) if others else None
         joined = 2 * width if others else width
         self.hidden = nn.Sequential(*hidden_layers(joined, sizes, nn.ReLU))
         self.output_size = (sizes or (joined,))[-1]
@@ -202,59 +164,100 @@ class UnitsTorso(nn.Module):
         return hidden
 
 
-class Encoder(nn.Module):
-    """Observations of N entries to ``[N, output_size]`` features, by the torso that suits them.
+class JoinedTorso(nn.Module):
+    """Several images, or images and other arrays: each image as if it were alone, the others through a hidden layer.
 
-    uint8 arrays are read as bytes and scaled to [0, 1]; other arrays are taken as they are.
+    What comes of them goes through one more hidden layer together. ReLU throughout.
     """
+
+    def __init__(self, reading: Reading, config: NetworkConfig) -> None:
+        super().__init__()
+        build = image_torso(reading.torso)
+        parts = {key: build(image, config, reading.scales[key]) for key, image in reading.images.items()}
+        self.layouts = {key: image.layout for key, image in reading.images.items()}
+        self.scales = {key: reading.scales[key] for key in reading.others}
+        # A list, because the names of observation arrays may hold anything and those of modules may not.
+        self.images = nn.ModuleList([torso for torso, _ in parts.values()])
+        widths = [features for _, features in parts.values()]
+        sizes = _hidden_sizes(config, (512,) if reading.torso == "shallow" else (256,))
+        self.others = nn.Sequential()
+        if reading.others:
+            inputs = size_of(reading.others)
+            self.others = nn.Sequential(*hidden_layers(inputs, sizes[:1], nn.ReLU))
+            widths.append((sizes or (inputs,))[0])
+        self.hidden = nn.Sequential(*hidden_layers(sum(widths), sizes[-1:], nn.ReLU))
+        self.output_size = (sizes or (sum(widths),))[-1]
+
+    def forward(self, arrays: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """Arrays ``[N, ...]`` to ``[N, output_size]``."""
+        features = [
+            torso(_channels_last(_channels_first(arrays[key], layout)).to(dtype))
+            for torso, (key, layout) in zip(self.images, self.layouts.items(), strict=True)
+        ]
+        if self.scales:
+            features.append(self.others(_joined(arrays, self.scales, dtype)))
+        hidden: Tensor = self.hidden(torch.cat(features, dim=1))
+        return hidden
+
+
+def image_torso(torso: str) -> Callable[[ImageShape, NetworkConfig, float], tuple[nn.Sequential, int]]:
+    """What builds the torso of an image: from its shape, the options and a scale to a module and its features."""
+    return shallow_torso if torso == "shallow" else deep_torso
+
+
+class Encoder(nn.Module):
+    """Observations of N entries to ``[N, output_size]`` features, by the torso that suits them (``Reading``)."""
 
     def __init__(self, spec: EnvSpec, config: NetworkConfig) -> None:
         """Raises UserError when the torso asked for does not suit the observation."""
         super().__init__()
-        if PRIVILEGED in spec.observation:
-            raise UserError(f"environment {spec.name!r}: the observation key {PRIVILEGED!r} is not supported yet")
-        arrays = seen_arrays(spec)
-        kind = _suitable_torso(spec, config) if config.torso == "auto" else config.torso
-        self.scales = {key: _scale(array) for key, array in arrays.items()}
-        self.image: ImageShape | None = None
+        reading = read(spec, config)
+        self.scales = reading.scales
+        self.image: tuple[str, str] | None = None
+        """Key and layout, where the observation is an image and nothing else."""
         self.torso: nn.Module
-        if kind == "mlp":
-            self.torso, self.output_size = flat_torso(arrays, config)
-            return
-        if kind == "units":
-            self.torso = units = UnitsTorso(spec.name, arrays, config)
+        if reading.torso == "mlp":
+            self.torso, self.output_size = flat_torso(reading.others, config)
+        elif reading.torso == "units":
+            self.torso = units = UnitsTorso(spec.name, reading.others, reading.scales, config)
             self.output_size = units.output_size
-            return
-        self.image = image_shape(spec)
-        if self.image is None:
-            shapes = {key: array.shape for key, array in arrays.items()}
-            raise UserError(f"torso {kind}: needs one image, {spec.name!r} gives {shapes}; choose --torso mlp")
-        build = shallow_torso if kind == "shallow" else deep_torso
-        self.torso, self.output_size = build(self.image, config, self.scales[OBSERVATION])
+        elif len(reading.images) == 1 and not reading.others:
+            ((key, image),) = reading.images.items()
+            self.image = key, image.layout
+            self.torso, self.output_size = image_torso(reading.torso)(image, config, reading.scales[key])
+        else:
+            self.torso = joined = JoinedTorso(reading, config)
+            self.output_size = joined.output_size
 
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Arrays ``[T, B, ...]`` to ``[T * B, output_size]``."""
         dtype = self._compute_dtype(observation)
         features: Tensor
-        if self.image is None:
-            arrays = {key: observation[key].flatten(0, 1) for key in self.scales}
-            if isinstance(self.torso, UnitsTorso):
-                features = self.torso(arrays, dtype)
-            else:
-                features = self.torso(_joined(arrays, self.scales, dtype))
+        if self.image is not None:
+            key, layout = self.image
+            images = _channels_first(observation[key].flatten(0, 1), layout)
+            features = self.torso(_channels_last(images).to(dtype))
             return features
-        images = observation[OBSERVATION].flatten(0, 1)
-        if self.image.layout == "HW":
-            images = images.unsqueeze(1)
-        elif self.image.layout == "HWC":
-            images = images.permute(0, 3, 1, 2)
-        features = self.torso(_channels_last(images).to(dtype))
+        arrays = {key: observation[key].flatten(0, 1) for key in self.scales}
+        if isinstance(self.torso, UnitsTorso | JoinedTorso):
+            features = self.torso(arrays, dtype)
+        else:
+            features = self.torso(_joined(arrays, self.scales, dtype))
         return features
 
     def _compute_dtype(self, observation: Mapping[str, Tensor]) -> torch.dtype:
         """Convert bytes straight into the format of the convolutions, not by way of float32."""
         device = next(iter(observation.values())).device.type
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+
+
+def _channels_first(images: Tensor, layout: str) -> Tensor:
+    """``[N, *axes]`` in one of the layouts of ``ImageShape`` to ``[N, C, H, W]``."""
+    if layout == "HW":
+        return images.unsqueeze(1)
+    if layout.endswith("HWC"):
+        images = images.movedim(-1, -3)
+    return images.flatten(1, 2) if layout.startswith("S") else images
 
 
 def _channels_last(images: Tensor) -> Tensor:
@@ -267,39 +270,11 @@ def _channels_last(images: Tensor) -> Tensor:
     return torch.stack(images.unbind(1), dim=-1).permute(0, 3, 1, 2)
 
 
-def _suitable_torso(spec: EnvSpec, config: NetworkConfig) -> Literal["units", "shallow", "mlp"]:
-    if _is_units(spec.observation.get(UNITS)):
-        return "units"
-    image = image_shape(spec)
-    return "mlp" if image is None or _size_after_convolutions(image, config) is None else "shallow"
-
-
-def _is_units(array: ArraySpec | None) -> TypeGuard[ArraySpec]:
-    return array is not None and len(array.shape) == 2 and array.dtype == "float32"
-
-
 def _hidden_sizes(config: NetworkConfig, default: tuple[int, ...]) -> tuple[int, ...]:
     return default if config.hidden_sizes is None else config.hidden_sizes
-
-
-def _size(arrays: Mapping[str, ArraySpec]) -> int:
-    return sum(prod(array.shape) for array in arrays.values())
 
 
 def _joined(arrays: Mapping[str, Tensor], scales: Mapping[str, float], dtype: torch.dtype) -> Tensor:
     """The arrays named in ``scales``, ``[N, ...]`` each, as one ``[N, numbers]``."""
     rows = {key: arrays[key].flatten(1) if arrays[key].ndim > 1 else arrays[key].unsqueeze(1) for key in scales}
     return torch.cat([rows[key].to(dtype) * scale for key, scale in scales.items()], dim=1)
-
-
-def _scale(array: ArraySpec) -> float:
-    return 1 / 255 if array.dtype == "uint8" else 1.0
-
-
-def _size_after_convolutions(image: ImageShape, config: NetworkConfig) -> tuple[int, int] | None:
-    height, width = image.height, image.width
-    for kernel, stride in zip(config.kernels, config.strides, strict=True):
-        if min(height, width) < kernel:
-            return None
-        height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
-    return height, width

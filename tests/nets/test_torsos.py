@@ -7,13 +7,15 @@ from torch import Tensor, nn
 from machina.errors import UserError
 from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, NetworkInput
+from machina.nets.reading import ImageShape, image_shape, read
 from machina.nets.register import build_network
-from machina.nets.torsos import Encoder, ImageConvolution, UnitsTorso, image_shape
+from machina.nets.torsos import Encoder, ImageConvolution, JoinedTorso, UnitsTorso
 from machina.specs import ArraySpec, EnvSpec
 
 UNITS = ArraySpec(shape=(7, 3), dtype="float32")
 UNITS_MASK = ArraySpec(shape=(7,), dtype="bool")
 OWN = ArraySpec(shape=(4,), dtype="float32")
+CHOICE = ArraySpec(shape=(4,), dtype="bool", choices=(4,), starts=(0,))
 
 
 @pytest.mark.parametrize("lstm_size", [0, 16])
@@ -32,6 +34,10 @@ OWN = ArraySpec(shape=(4,), dtype="float32")
         ("units", spec_of({"units": UNITS})),
         ("auto", spec_of({"units": UNITS, "units_mask": UNITS_MASK, "own": OWN})),
         ("mlp", spec_of({"units": UNITS, "units_mask": UNITS_MASK, "own": OWN})),
+        ("auto", make_spec(camera=(40, 50, 3))),
+        ("auto", make_spec(camera=(40, 50, 3), speed=(2,))),
+        ("deep", make_spec(camera=(9, 10, 3), left=(2, 16, 16, 4), height=())),
+        ("auto", with_mask(make_spec("float32", observation=(4, 48, 48, 3)))),
     ],
 )
 def test_every_torso_answers_with_the_contracts_shapes(torso: str, spec: EnvSpec, lstm_size: int) -> None:
@@ -98,17 +104,56 @@ def test_every_torso_reads_bytes_as_numbers_up_to_one(torso: str) -> None:
     torch.testing.assert_close(as_bytes.logits, as_floats.logits, rtol=1e-4, atol=1e-5)
 
 
-def test_image_layouts() -> None:
-    assert image_shape(make_spec(observation=(4, 84, 80), stack=4)) == (4, 84, 80, "CHW")
-    assert image_shape(make_spec(observation=(84, 80, 3))) == (3, 84, 80, "HWC")
-    assert image_shape(make_spec(observation=(84, 80))) == (1, 84, 80, "HW")
-    assert image_shape(make_spec(observation=(6, 7, 2))) == (2, 6, 7, "HWC")
-    assert image_shape(make_spec("float32", observation=(13, 13, 5))) == (5, 13, 13, "HWC")
-    assert image_shape(make_spec(observation=(5, 13, 13))) == (5, 13, 13, "CHW")
-    assert image_shape(make_spec(observation=(30, 20, 16), stack=30)) == (30, 20, 16, "CHW")
-    assert image_shape(with_mask(make_spec(observation=(84, 80, 3)))) == (3, 84, 80, "HWC")
-    assert image_shape(make_spec(observation=(8,))) is None
-    assert image_shape(make_spec(left=(84, 84, 3), right=(84, 84, 3))) is None
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((84, 80), (1, 84, 80, "HW")),
+        ((84, 80, 3), (3, 84, 80, "HWC")),
+        ((3, 84, 80), (3, 84, 80, "CHW")),
+        ((6, 7, 2), (2, 6, 7, "HWC")),
+        ((13, 13, 5), (5, 13, 13, "HWC")),
+        ((5, 13, 13), (5, 13, 13, "CHW")),
+        ((8, 8, 111), (111, 8, 8, "HWC")),
+        ((9, 9, 17), (17, 9, 9, "HWC")),
+        ((10, 10, 10), (10, 10, 10, "HWC")),
+        ((40, 40, 44), (44, 40, 40, "HWC")),
+        ((44, 40, 40), (44, 40, 40, "CHW")),
+        ((4, 84, 80, 3), (12, 84, 80, "SHWC")),
+        ((4, 3, 84, 80), (12, 84, 80, "SCHW")),
+        ((2, 8, 8, 20), (40, 8, 8, "SHWC")),
+        ((8,), None),
+        ((2, 3, 4, 5, 6), None),
+    ],
+)
+def test_layouts_are_guessed(shape: tuple[int, ...], expected: ImageShape | None) -> None:
+    assert image_shape(shape) == expected
+
+
+def test_a_layout_that_is_given_is_not_guessed() -> None:
+    assert image_shape((84, 80, 3), "CHW") == (84, 80, 3, "CHW")
+    assert image_shape((3, 84, 80), "HWC") == (80, 3, 84, "HWC")
+    assert image_shape((4, 3, 84, 80), "HWC") == (320, 3, 84, "SHWC")
+    config = NetworkConfig(image_layout="CHW", torso="deep")
+    assert images(make_spec(observation=(40, 40, 44)), config) == {"observation": (40, 40, 44, "CHW")}
+
+
+def images(spec: EnvSpec, config: NetworkConfig | None = None) -> dict[str, ImageShape]:
+    return read(spec, config or NetworkConfig()).images
+
+
+def test_which_arrays_are_images() -> None:
+    """Those that the kernels fit, whatever their dtype; the action mask never."""
+    frames = make_spec(observation=(40, 50, 44), stack=40)
+    assert images(frames) == {"observation": (40, 50, 44, "CHW")}
+    with pytest.raises(UserError, match=r"image_layout=HWC: 'test' gives stacks of frames.*leave it out"):
+        read(frames, NetworkConfig(image_layout="HWC"))
+    assert images(with_mask(make_spec(observation=(84, 80, 3)))) == {"observation": (3, 84, 80, "HWC")}
+    both = make_spec("float32", left=(84, 84, 3), right=(84, 84, 3), speed=(2,), small=(5, 5))
+    assert images(both) == {"left": (3, 84, 84, "HWC"), "right": (3, 84, 84, "HWC")}
+    assert images(make_spec(observation=(8,))) == {}
+    deep = NetworkConfig(torso="deep")
+    assert list(images(make_spec(grid=(7, 7, 3), matrix=(5, 5), map=(8, 9), speed=(2,)), deep)) == ["grid", "map"]
+    assert list(images(make_spec(observation=(5, 5)), deep)) == ["observation"]
 
 
 def test_an_image_in_either_layout_gives_the_same_answer() -> None:
@@ -118,6 +163,116 @@ def test_an_image_in_either_layout_gives_the_same_answer() -> None:
     turned = inputs._replace(observation={"observation": inputs.observation["observation"].permute(0, 1, 4, 2, 3)})
     answer = build_network(spec_hwc, config, seed=4)(inputs, ())
     torch.testing.assert_close(build_network(spec_chw, config, seed=4)(turned, ()).logits, answer.logits)
+
+
+def test_stacks_of_images_become_channels_frame_by_frame() -> None:
+    """[S, H, W, C] and [S, C, H, W] as [S * C, H, W], which is read as it lies."""
+    config = NetworkConfig()
+    shapes = {"SHWC": (4, 40, 50, 3), "SCHW": (4, 3, 40, 50), "CHW": (12, 40, 50)}
+    frames = torch.randint(0, 256, (2, 3, 4, 40, 50, 3), dtype=torch.uint8)
+    turned = frames.permute(0, 1, 2, 5, 3, 4)
+    seen = {"SHWC": frames, "SCHW": turned, "CHW": turned.reshape(2, 3, 12, 40, 50)}
+    answers = {}
+    for layout, shape in shapes.items():
+        spec = make_spec(observation=shape)
+        assert images(spec) == {"observation": (12, 40, 50, layout)}
+        inputs = changed(random_inputs(spec, 2, 3), observation=seen[layout])
+        answers[layout] = build_network(spec, config, seed=4)(inputs, ()).logits
+    torch.testing.assert_close(answers["SHWC"], answers["CHW"])
+    torch.testing.assert_close(answers["SCHW"], answers["CHW"])
+
+
+def test_images_and_the_rest_are_joined() -> None:
+    """The torso against a naive twin."""
+    shapes = {"camera": (40, 50, 3), "speed": (2,), "a.b/c": (3, 36, 36)}
+    spec = spec_of({key: ArraySpec(shape=shape, dtype="uint8") for key, shape in shapes.items()})
+    encoder, inputs = Encoder(spec, NetworkConfig(hidden_sizes=(32, 16))), random_inputs(spec, 2, 3)
+    torso = encoder.torso
+    assert isinstance(torso, JoinedTorso)
+    seen = {key: array.flatten(0, 1).float() for key, array in inputs.observation.items()}
+    parts = [
+        torso.images[0](seen["camera"].permute(0, 3, 1, 2)),
+        torso.images[1](seen["a.b/c"]),
+        torch.relu(torso.others[0](seen["speed"] / 255)),
+    ]
+    assert [part.shape[1] for part in parts] == [16, 16, 32]
+    expected = torch.relu(torso.hidden[0](torch.cat(parts, dim=1)))
+    torch.testing.assert_close(encoder(inputs.observation), expected)
+
+
+def test_a_single_image_of_a_dictionary_is_read_as_if_it_stood_alone() -> None:
+    alone, within = make_spec(observation=(40, 50, 3)), make_spec(camera=(40, 50, 3))
+    inputs = random_inputs(alone, 2, 3)
+    answer = build_network(alone, NetworkConfig(), seed=4)(inputs, ())
+    renamed = inputs._replace(observation={"camera": inputs.observation["observation"]})
+    assert torch.equal(build_network(within, NetworkConfig(), seed=4)(renamed, ()).logits, answer.logits)
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "divisor"),
+    [
+        (ArraySpec(shape=(6,), dtype="uint8"), {}, 255),
+        (ArraySpec(shape=(6,), dtype="uint8", high=1), {}, 1),
+        (ArraySpec(shape=(6,), dtype="uint8", high=10), {}, 10),
+        (ArraySpec(shape=(6,), dtype="uint8", high=10), {"observation_divisor": 5}, 5),
+        (ArraySpec(shape=(6,), dtype="uint8"), {"observation_divisor": 1}, 1),
+        (ArraySpec(shape=(6,), dtype="int8", low=0, high=10), {}, 1),
+        (ArraySpec(shape=(6,), dtype="float32", low=0, high=10), {"observation_divisor": 5}, 1),
+        (ArraySpec(shape=(6, 6), dtype="float32", low=-20, high=10), {}, 20),
+        (ArraySpec(shape=(6, 6), dtype="float32", low=0, high=255), {"observation_filter": True}, 1),
+        (ArraySpec(shape=(6, 6, 3), dtype="int64", low=0, high=255), {}, 255),
+        (ArraySpec(shape=(6, 6, 3), dtype="uint16", high=65_535), {}, 65_535),
+        (ArraySpec(shape=(6, 6, 3), dtype="float32", low=0, high=1e6), {}, 1),
+        (ArraySpec(shape=(6, 6, 3), dtype="float32", low=0), {}, 1),
+        (ArraySpec(shape=(6, 6, 3), dtype="int8"), {}, 1),
+        (ArraySpec(shape=(6, 6, 3), dtype="bool"), {"observation_divisor": 5}, 1),
+    ],
+)
+def test_scales_come_from_bounds(array: ArraySpec, options: dict[str, float], divisor: float) -> None:
+    config = NetworkConfig.model_validate(options)
+    assert read(spec_of({"observation": array}), config).scales == {"observation": 1 / divisor}
+    units = spec_of({"units": ArraySpec(shape=(6, 6), dtype="float32", low=0, high=10), "own": array})
+    assert read(units, config).scales == {"units": 1, "own": 1 / divisor}
+
+
+@pytest.mark.parametrize("shape", [(40, 40, 3), (6, 6), (6,)])
+@pytest.mark.parametrize("dtype", ["int8", "int64", "float32", "bool"])
+def test_the_dtype_alone_changes_nothing(shape: tuple[int, ...], dtype: str) -> None:
+    """Zeros and ones in the bounds 0 and 1."""
+    high = None if dtype == "bool" else 1
+    bytes_spec = spec_of({"observation": ArraySpec(shape=shape, dtype="uint8", high=1)})
+    spec = spec_of({"observation": ArraySpec(shape=shape, dtype=dtype, low=None if high is None else 0, high=high)})
+    inputs = random_inputs(bytes_spec, 2, 3)
+    ones = torch.randint(0, 2, (2, 3, *shape))
+    expected = build_network(bytes_spec, NetworkConfig(), seed=1)(changed(inputs, observation=ones.byte()), ())
+    cast = changed(inputs, observation=ones.to(getattr(torch, dtype)))
+    assert torch.equal(build_network(spec, NetworkConfig(), seed=1)(cast, ()).logits, expected.logits)
+
+
+@pytest.mark.parametrize(
+    ("spec", "line"),
+    [
+        (make_spec(observation=(4, 84, 84), stack=4), "shallow: observation 4x84x84 (CHW, divided by 255)"),
+        (make_spec("float32", observation=(4,)), "mlp of 4 inputs: observation 4"),
+        (with_mask(make_spec("int8", observation=(6, 7, 2))), "mlp of 84 inputs: observation 6x7x2"),
+        (
+            make_spec("uint8", camera=(48, 48, 3), speed=(2,)),
+            "shallow: camera 48x48x3 (HWC, divided by 255); joined with speed 2 (divided by 255)",
+        ),
+        (spec_of({"units": UNITS, "own": OWN}), "units: units 7x3, own 4"),
+        (
+            spec_of(
+                {
+                    "way": ArraySpec(shape=(4,), dtype="bool", choices=(4,), starts=(0,)),
+                    "height": ArraySpec(shape=(), dtype="float32"),
+                }
+            ),
+            "mlp of 5 inputs: way 4 (one-hot), height 1",
+        ),
+    ],
+)
+def test_the_user_is_told_what_is_read(spec: EnvSpec, line: str) -> None:
+    assert read(spec, NetworkConfig()).told(spec) == line
 
 
 @pytest.mark.parametrize(
@@ -146,7 +301,8 @@ def test_torsos_that_do_not_suit_the_observation_are_refused() -> None:
             build_network(spec, NetworkConfig.model_validate({"torso": torso}), seed=0)
 
     refuse(make_spec(observation=(20, 20)), "shallow", r"20x20 pixels.*--torso mlp")
-    refuse(make_spec(observation=(20,)), "deep", "needs one image")
+    refuse(make_spec(observation=(20,)), "deep", "needs an image")
+    refuse(make_spec(left=(20, 30), right=(9, 9), speed=(3,)), "shallow", r"20x30 pixels.*--torso mlp")
     refuse(make_spec(observation=(20,), privileged=(3,)), "auto", "privileged")
     refuse(make_spec("float32", observation=(6,)), "units", "needs an array 'units' of floats .*--torso mlp")
     refuse(make_spec("uint8", units=(6, 3)), "units", r"'units': 'uint8 \(6, 3\)'")
