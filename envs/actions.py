@@ -8,19 +8,22 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from machina.envs.observations import NO_BOUND
+from machina.envs.observations import NO_BOUND, WRAPPER_REMEDY
 from machina.errors import UserError
 from machina.specs import ActionSpec, discrete
 from machina.types import Array, BoolArray
 
 
-def action_spec(name: str, space: spaces.Space[Any], bins: int | None = None) -> ActionSpec:
+def action_spec(
+    name: str, space: spaces.Space[Any], bins: int | None = None, remedy: str = WRAPPER_REMEDY
+) -> ActionSpec:
     """What the policy answers for an action space.
 
     Args:
         name: of the environment, for messages.
         space: of one slot.
         bins: cut every real number into so many choices, evenly from its low to its high.
+        remedy: what to do about a space that no policy answers.
 
     Raises:
         UserError: a space that no policy answers, or ``bins`` for one that has no bounded numbers.
@@ -47,7 +50,7 @@ def action_spec(name: str, space: spaces.Space[Any], bins: int | None = None) ->
         return ActionSpec(kind="multi_discrete", choices=tuple(int(n) for n in space.nvec))
     raise UserError(
         f"environment {name!r}: action space {space} is none of Discrete and MultiDiscrete from 0, and Box of floats; "
-        "turn it into one with a wrapper (--wrapper module:function)"
+        f"{remedy}"
     )
 
 

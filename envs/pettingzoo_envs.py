@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +15,8 @@ import numpy as np
 from gymnasium import spaces
 
 from machina.envs.actions import action_spec
-from machina.envs.observations import observation_specs
+from machina.envs.observations import flat_observation, observation_specs
+from machina.envs.pettingzoo_oddities import reading
 from machina.errors import UserError, nearest, told
 from machina.plugins import load_module
 from machina.specs import ActionSpec, ArraySpec, EnvSpec, Seat, discrete
@@ -26,6 +27,9 @@ FUNCTIONS = ("parallel_env", "env")
 
 AnyGame = Any
 """A PettingZoo environment; parallel ones and turn-based ones have no base class in common."""
+
+REMEDY = "give agents one of these, or a Dict or Tuple of them"
+"""What can be done about a space that no policy reads or answers: several agents have no wrapper."""
 
 Space = spaces.Space[Any]
 Teams = Literal["names", "agents"]
@@ -86,8 +90,67 @@ def build(name: str, **options: Any) -> AnyGame:
     if not isinstance(env, (AECEnv, ParallelEnv)):
         raise UserError(f"environment {name!r} must be a PettingZoo AECEnv or ParallelEnv, got {type(env).__name__}")
     if not getattr(env, "possible_agents", None):
+        close_all([env])
         raise UserError(f"environment {name!r} doesn't say who may play; give it possible_agents")
     return env
+
+
+def build_several(name: str, count: int, *, for_video: bool) -> list[AnyGame]:
+    """Copies of an environment; those whose agents see pictures are built so that they draw.
+
+    Without a render mode some show their agents a picture that they never draw on: black, or that of the first step.
+
+    Args:
+        name: of the environment.
+        count: how many, at least 1.
+        for_video: whether they are to be filmed.
+
+    Raises:
+        UserError: they can't be built, none is left open then.
+    """
+    envs: list[AnyGame] = []
+    drawn: dict[str, Any] = {"render_mode": "rgb_array"}
+    options = drawn if for_video else {}
+    try:
+        envs.append(build(name, **options))
+        if not for_video and _draws_what_is_seen(envs[0]) and (drawing := _tried(name, drawn)) is not None:
+            close_all([envs.pop()])
+            envs.append(drawing)
+            options = drawn
+        while len(envs) < count:
+            envs.append(build(name, **options))
+    except BaseException:
+        close_all(envs)
+        raise
+    return envs
+
+
+def _draws_what_is_seen(env: AnyGame) -> bool:
+    """Whether agents see pictures, and the environment can draw."""
+    sights = [env.observation_space(agent) for agent in env.possible_agents]
+    parts = [part for sight in sights for part in (sight.values() if isinstance(sight, spaces.Dict) else [sight])]
+    pictures = any(isinstance(part, spaces.Box) and part.dtype == np.uint8 and len(part.shape) > 1 for part in parts)
+    return pictures and "rgb_array" in (env.metadata.get("render_modes") or ())
+
+
+def _tried(name: str, options: dict[str, Any]) -> AnyGame | None:
+    """An environment built with options; None where it takes none of them, and is as it is without."""
+    try:
+        return build(name, **options)
+    except UserError:
+        return None
+
+
+def close_all(envs: Iterable[AnyGame]) -> None:
+    """Close environments, each of them, whatever one raises: programs that others have started must end."""
+    failures = []
+    for env in envs:
+        try:
+            env.close()
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 def read_spec(name: str, teams: Teams, protocol: dict[str, str | int | float | bool]) -> EnvSpec:
@@ -106,6 +169,7 @@ def read_spec(name: str, teams: Teams, protocol: dict[str, str | int | float | b
     env = build(name)
     try:
         agents = [AgentSpec.read(name, env, agent) for agent in env.possible_agents]
+        beyond = reading(env).protocol
     finally:
         env.close()
     kinds = list(dict.fromkeys(agent.kind for agent in agents))
@@ -132,7 +196,7 @@ def read_spec(name: str, teams: Teams, protocol: dict[str, str | int | float | b
         ),
         observation=observation,
         action=_common_action(name, actions),
-        protocol={**protocol, "teams": teams},
+        protocol={**protocol, **beyond, "teams": teams},
     )
 
 
@@ -152,10 +216,23 @@ class AgentSpec(NamedTuple):
         if masked:
             rest = {key: part for key, part in space.spaces.items() if key != ACTION_MASK}
             space = rest[OBSERVATION] if rest.keys() == {OBSERVATION} else spaces.Dict(rest)
-        action = action_spec(name, env.action_space(agent))
+        action = action_spec(name, env.action_space(agent), remedy=REMEDY)
         if masked and action.kind == "continuous":
             raise UserError(f"environment {name!r}: {agent} has an action mask but continuous actions {action}")
-        return cls(str(agent), observation_specs(name, space), action, masked)
+        return cls(str(agent), observation_specs(name, space, REMEDY), action, masked)
+
+    def arrays(self, observation: Any) -> dict[str, Any]:
+        """What the agent sees, by the keys of ``observation``; the mask aside.
+
+        Args:
+            observation: an element of its space.
+
+        Raises:
+            ValueError: a choice is not one of its space.
+        """
+        if self.masked and observation.keys() == {OBSERVATION, ACTION_MASK}:
+            observation = observation[OBSERVATION]
+        return flat_observation(self.observation, observation, batched=False)
 
     @property
     def group(self) -> str:
@@ -165,7 +242,8 @@ class AgentSpec(NamedTuple):
     @property
     def kind(self) -> tuple[Any, ...]:
         """Equal for agents of one role."""
-        return self.group, tuple(self.observation.items()), self.action, self.masked
+        seen = tuple((key, part.shape, part.dtype, part.choices) for key, part in self.observation.items())
+        return self.group, seen, self.action, self.masked
 
 
 def _padded(name: str, agents: list[AgentSpec]) -> dict[str, ArraySpec]:
@@ -179,8 +257,20 @@ def _padded(name: str, agents: list[AgentSpec]) -> dict[str, ArraySpec]:
                 f"environment {name!r}: agents see {key!r} in shapes {shapes}; give it as many axes for all"
             )
         shape = tuple(max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True))
-        result[key] = ArraySpec(shape=shape, dtype=np.result_type(*(part.dtype for part in parts)).name)
+        same = all(part == parts[0] for part in parts)
+        result[key] = parts[0] if same else _around(shape, parts)
     return result
+
+
+def _around(shape: tuple[int, ...], parts: list[ArraySpec]) -> ArraySpec:
+    """An array that holds any of several, and the zeros around the smaller ones."""
+    lows, highs = [part.low for part in parts], [part.high for part in parts]
+    return ArraySpec(
+        shape=shape,
+        dtype=np.result_type(*(part.dtype for part in parts)).name,
+        low=None if None in lows else min(0.0, *(low for low in lows if low is not None)),
+        high=None if None in highs else max(0.0, *(high for high in highs if high is not None)),
+    )
 
 
 def _common_action(name: str, actions: list[ActionSpec]) -> ActionSpec:

@@ -268,7 +268,10 @@ def test_pictures() -> None:
     ("name", "message"),
     [
         ("user_games:axes", "agents see 'observation' in shapes"),
-        ("user_games:symbols", r"observation space Discrete\(4\) is neither"),
+        (
+            "user_games:words",
+            r"'observation' is Text.* neither .* choices; give agents one of these, or a Dict or Tuple",
+        ),
         ("user_games:kinds", "one policy can't answer both"),
         ("user_games:no_agents", "give it possible_agents"),
         ("user_games:not_pettingzoo", "must be a PettingZoo AECEnv or ParallelEnv, got dict"),

@@ -140,8 +140,8 @@ class Corners(Patrol):
     def observation_space(self, agent: str) -> Space:
         if self.trouble == "axes" and agent == "scout_0":
             return spaces.Box(-9, 9, (2, 1), np.float64)
-        if self.trouble == "symbols":
-            return spaces.Discrete(4)
+        if self.trouble == "words":
+            return spaces.Text(4)
         return super().observation_space(agent)
 
     def action_space(self, agent: str) -> Space:
@@ -161,5 +161,5 @@ class NeedsKey(Patrol):
 
 env = Relay
 parallel_env = Patrol
-axes, symbols, kinds = (functools.partial(Corners, trouble) for trouble in ("axes", "symbols", "kinds"))
+axes, words, kinds = (functools.partial(Corners, trouble) for trouble in ("axes", "words", "kinds"))
 no_agents, not_pettingzoo, needs_key = NoAgents, dict, NeedsKey

@@ -1,0 +1,148 @@
+"""How games of a user's own may end: each way is the end of the game, with every reward that was paid."""
+
+import re
+from typing import Any
+
+import ending_games
+import numpy as np
+import pytest
+from pettingzoo import AECEnv
+
+from machina.envs.games import GameFactory
+from machina.envs.games_pettingzoo import AecGames, ParallelGames
+from machina.envs.multi_agent import MultiAgentSlots
+from machina.envs.pettingzoo_envs import build_several, read_spec
+from machina.errors import EnvironmentFaultError, UserError
+from machina.interfaces import SlotEnv
+from machina.launch.evaluation import evaluate
+
+
+def make(kind: str, num_games: int = 1) -> SlotEnv:
+    name = f"ending_games:{kind}"
+    spec = read_spec(name, "names", {})
+    envs = build_several(name, num_games, for_video=False)
+    games = AecGames(envs, spec) if isinstance(envs[0], AECEnv) else ParallelGames(envs, spec)
+    return MultiAgentSlots(games, spec, num_games)
+
+
+def play(env: SlotEnv, steps: int) -> list[tuple[list[float], list[bool]]]:
+    """Rewards and ends of so many steps; nothing here is ever truncated."""
+    num_slots = len(env.task_ids)
+    env.reset([1] * num_slots)
+    entries = [env.step(np.zeros(num_slots, np.int64)) for _ in range(steps)]
+    assert not any(entry.truncated.any() for entry in entries)
+    return [(entry.reward.tolist(), entry.terminated.tolist()) for entry in entries]
+
+
+T, F = True, False
+BOTH = [([1, 1], [F, F])] * 4 + [([1, 1], [T, T]), ([0, 0], [F, F])]
+
+
+@pytest.mark.parametrize(
+    ("kind", "game"),
+    [
+        ("Ending", BOTH),
+        ("NoFlags", BOTH),
+        ("NoFlagsEverybody", BOTH),
+        ("RllibKeys", BOTH),
+        ("Gone", [([1, 1], [F, F])] * 2 + [([1, 0], [F, T])] * 2 + [([1, 0], [T, T]), ([0, 0], [F, F])]),
+        (
+            "OnlyTheLivingSee",
+            [([1, 1], [F, F]), ([1, -1], [F, T]), *[([1, 0], [F, T])] * 2, ([1, 0], [T, T]), ([0, 0], [F, F])],
+        ),
+    ],
+)
+def test_ends_of_parallel_games(kind: str, game: list[Any]) -> None:
+    assert play(make(kind), 12) == game * 2
+    two = play(make(kind, 2), 12)
+    assert two == [(rewards * 2, ends * 2) for rewards, ends in game * 2], "game by game"
+
+
+@pytest.mark.parametrize("kind", ["Turns", "TurnsNoFlags", "TurnsCumulativeNoFlags"])
+def test_ends_of_turn_based_games(kind: str) -> None:
+    entries = play(make(kind), 14)
+    for game in (entries[:7], entries[7:]):
+        assert [ends for _, ends in game] == [[F, F]] * 5 + [[T, T], [F, F]]
+        assert np.sum([rewards for rewards, _ in game], axis=0).tolist() == [3, 3]
+        assert game[-1][0] == [0, 0], "the reset step"
+
+
+def test_who_is_cut_has_to_see_the_game() -> None:
+    env = make("CutUnseen")
+    env.reset([1, 1])
+    env.step(np.zeros(2, np.int64))
+    with pytest.raises(EnvironmentFaultError, match="the step gave no observation of right_0"):
+        env.step(np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ({"observation": np.array([0.1, 0.5])}, "observation of right_0 holds 0.1 (float64), its space is of uint8"),
+        ({"observation": np.array([3, 256])}, "observation of right_0 holds 256 (int64), its space is of uint8"),
+        ({"observation": 7}, "observation of right_0 has shape (), its space has (2,)"),
+        ({"observation": np.array([1.0, np.nan])}, "observation of right_0 holds nan (float64)"),
+        ({"reward": np.ones(2)}, "reward of right_0 has shape (2,), it must be one number"),
+        ({"flag": 2}, "truncation of right_0 is 2, it must be True or False"),
+    ],
+)
+def test_what_the_spaces_do_not_declare_is_a_fault(way: dict[str, Any], message: str) -> None:
+    spec = read_spec("ending_games:Misdeclared", "names", {})
+    games = [ending_games.Misdeclared() for _ in range(2)]
+    for name, value in way.items():
+        setattr(games[1], name, value)
+    env = MultiAgentSlots(ParallelGames(list(games), spec), spec, 2)
+    env.reset([1] * 4)
+    entry = env.step(np.zeros(4, np.int64))
+    assert entry.observation["observation"].tolist() == [[1, 1]] * 4, "integers that fit are cast"
+    with pytest.raises(EnvironmentFaultError, match=re.escape(message)) as fault:
+        env.step(np.zeros(4, np.int64))
+    assert "environment 'ending_games:Misdeclared'" in str(fault.value)
+
+
+class ByNumber:
+    """A policy that answers 0."""
+
+    def initial_core_state(self, num_slots: int) -> Any:  # noqa: ARG002
+        return ()
+
+    def act(self, inputs: Any) -> Any:
+        from machina.types import ActorOutput
+
+        return ActorOutput(np.zeros(len(inputs.reward), np.int64), np.zeros((len(inputs.reward), 2), np.float32), ())
+
+
+@pytest.mark.parametrize(("kind", "length", "paid"), [("NoFlagsEverybody", 5, 5.0), ("TurnsNoFlags", 6, 3.0)])
+def test_an_evaluation_of_a_game_without_flags_ends(kind: str, length: int, paid: float) -> None:
+    factory = GameFactory(spec=read_spec(f"ending_games:{kind}", "names", {}), max_steps=None)
+    result = evaluate(factory, ByNumber(), [0, 1], 3, seed=1, run="none", env_steps=0)  # type: ignore[arg-type]
+    assert {returns for each in result.episodes.values() for returns in each} == {paid}
+    assert {each for lengths in result.lengths.values() for each in lengths} == {length}
+
+
+def test_every_environment_is_closed_whatever_another_one_raises() -> None:
+    spec = read_spec("ending_games:Ending", "names", {})
+    envs = [ending_games.Ending() for _ in range(3)]
+
+    def refuse() -> None:
+        raise RuntimeError("still busy")
+
+    envs[0].close = refuse  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="still busy"):
+        MultiAgentSlots(ParallelGames(list(envs), spec), spec, 3).close()
+    assert [env.closed for env in envs] == [False, True, True]
+
+
+def test_environments_are_closed_when_the_next_one_cannot_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[ending_games.Ending] = []
+
+    def scarce() -> ending_games.Ending:
+        if len(built) == 2:
+            raise OSError("no port is free")
+        built.append(ending_games.Ending())
+        return built[-1]
+
+    monkeypatch.setattr(ending_games, "scarce", scarce, raising=False)
+    with pytest.raises(UserError, match="no port is free"):
+        build_several("ending_games:scarce", 3, for_video=False)
+    assert [env.closed for env in built] == [True, True]
