@@ -279,6 +279,7 @@ def _atari_factory(name: str, config: AtariConfig, wrapper: str | None, env_thre
         observation={OBSERVATION: frames},
         action=discrete(NUM_FULL_ACTIONS if full else atari.minimal_num_actions(games[0])),
         frame_stack=config.frame_stack,
+        clip_rewards=True,
         frames_per_step=config.frame_skip,
         protocol={
             "action_set": "full" if full else "minimal",
@@ -344,4 +345,4 @@ def _spec_of(
 def _spec_of_wrapped(env: AnyVectorEnv, spec: EnvSpec, wrapper: str) -> EnvSpec:
     """``spec`` with the spaces that the wrapper leaves; whole stacks are stored, since it may change pixels."""
     seen = _spec_of(env, spec.name, spec.tasks, spec.protocol, wrapper)
-    return seen.model_copy(update={"frames_per_step": spec.frames_per_step})
+    return seen.model_copy(update={"frames_per_step": spec.frames_per_step, "clip_rewards": spec.clip_rewards})

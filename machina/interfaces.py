@@ -233,6 +233,15 @@ class Ranks(Protocol):
         ...
 
 
+class LearningFacts(NamedTuple):
+    """What an algorithm makes of an environment, a line each; shown when a run starts."""
+
+    network: str
+    """How observations are read."""
+    rewards: str
+    """What is done with them before they are learned from."""
+
+
 class Algorithm(Protocol):
     """An algorithm's builder: the network, how an actor picks actions, the learner."""
 
@@ -249,4 +258,8 @@ class Algorithm(Protocol):
 
     def core_state_shapes(self, spec: EnvSpec) -> tuple[tuple[int, ...], ...]:
         """Shapes of the core state's arrays for one slot; empty for a feed-forward network."""
+        ...
+
+    def describe(self, spec: EnvSpec) -> LearningFacts:
+        """How it would read the environment; raises UserError where it can't."""
         ...

@@ -102,6 +102,9 @@ class EnvSpec(BaseModel):
         description="With more than 1, the array `observation` is a stack [frame_stack, H, W], newest frame last, "
         "that shifts by one frame per step and is zero before the episode's first frame.",
     )
+    clip_rewards: bool = Field(
+        default=False, description="Whether it is the custom to learn from rewards clipped to [-1, 1], as of Atari."
+    )
     frames_per_step: int = Field(default=1, ge=1, description="Environment frames per env step (action repeats).")
     protocol: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="How episodes are run; stored with every score."

@@ -8,13 +8,16 @@ from pydantic import Field, model_validator
 
 from machina.config import AlgorithmConfig
 from machina.nets.config import NetworkConfig
+from machina.specs import EnvSpec
 
 
 class ActorCriticConfig(AlgorithmConfig):
     """Rewards as the learner sees them, value targets, and the network."""
 
-    reward_clip: Literal["clip", "none"] = Field(
-        default="none", description="clip: the learner sees rewards clipped to [-1, 1]; none: as the environment gave."
+    reward_clip: Literal["auto", "clip", "none"] = Field(
+        default="none",
+        description="clip: the learner sees rewards clipped to [-1, 1]; none: as the environment gave; auto: clipped "
+        "for Atari games, as is their custom.",
     )
     popart: bool = Field(default=False, description="Normalize the value targets of each task (arXiv 1809.04474).")
     popart_beta: float = Field(
@@ -23,6 +26,10 @@ class ActorCriticConfig(AlgorithmConfig):
     popart_sigma_min: float = Field(default=1e-4, gt=0, description="Least scale of a task (arXiv 1809.04474).")
     popart_sigma_max: float = Field(default=1e6, gt=0, description="Largest scale of a task (arXiv 1809.04474).")
     network: NetworkConfig = NetworkConfig()
+
+    def clips_rewards(self, spec: EnvSpec) -> bool:
+        """Whether the learner sees the environment's rewards clipped to [-1, 1]."""
+        return self.reward_clip == "clip" or (self.reward_clip == "auto" and spec.clip_rewards)
 
     @model_validator(mode="after")
     def _sigmas_in_order(self) -> ActorCriticConfig:

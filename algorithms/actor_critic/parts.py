@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from machina.algorithms.actor_critic.config import ActorCriticConfig
-from machina.interfaces import Learner, Ranks
+from machina.interfaces import Learner, LearningFacts, Ranks
 from machina.nets.policy import SampledPolicy
 from machina.nets.popart import PopArt
+from machina.nets.reading import read
 from machina.nets.register import build_network
 from machina.nets.trained import TrainedNetwork
 from machina.specs import EnvSpec
@@ -40,6 +41,22 @@ class ActorCriticAlgorithm:
     def core_state_shapes(self, spec: EnvSpec) -> tuple[tuple[int, ...], ...]:
         """Shapes of the core state's arrays for one slot."""
         return build_network(spec, self.config.network, seed=0).core_state_shapes
+
+    def describe(self, spec: EnvSpec) -> LearningFacts:
+        """How the network reads observations, and what is done with rewards."""
+        network = self.config.network
+        if network.network_name is not None:
+            told = f"{network.network_name} (your own)"
+        else:
+            told = read(spec, network).told(spec)
+            if network.lstm_size:
+                told += f"; then an LSTM of {network.lstm_size}"
+            if network.separate_roles:
+                told += f"; one for each of {spec.num_tasks}"
+        rewards = "clipped to [-1, 1]" if self.config.clips_rewards(spec) else "as the environment gives them"
+        if self.config.popart:
+            rewards += "; value targets normalized by PopArt"
+        return LearningFacts(told, rewards)
 
 
 def trained_network(

@@ -156,7 +156,7 @@ class ImpalaLearner:
         logits = output.logits[:-1]
         log_probs = distribution.log_probs(logits, steps.actions)
         log_rhos = log_probs.detach() - distribution.log_probs(steps.behaviour_logits, steps.actions)
-        rewards = steps.rewards.clamp(-1, 1) if config.reward_clip == "clip" else steps.rewards
+        rewards = steps.rewards.clamp(-1, 1) if config.clips_rewards(self.spec) else steps.rewards
         vs, pg_advantages = vtrace(
             log_rhos,
             steps.continues,

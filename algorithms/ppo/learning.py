@@ -191,7 +191,7 @@ class PPOLearner:
         rewards = team_spirit_rewards(
             steps.rewards, steps.team_rewards, steps.enemy_rewards, knobs.team_spirit, config.zero_sum
         )
-        if config.reward_clip == "clip":
+        if config.clips_rewards(self.spec):
             rewards = rewards.clamp(-1, 1)
         advantages, targets = gae(
             rewards,

@@ -126,11 +126,14 @@ def _facts(config: AnyRunConfig, parts: Parts, run: RunDirectory, source: str) -
         goals.append(f"a mean return of {config.until_return:g}")
     tasks = f", {spec.num_tasks} {'roles' if spec.seats else 'tasks'}" if spec.num_tasks > 1 else ""
     environments = config.env.envs_per_task * (1 if spec.seats else spec.num_tasks)
+    learning = parts.algorithm.describe(spec)
     return RunFacts(
         name=str(run.path),
         algorithm=f"{config.algorithm} ({source})",
         environment=f"{config.environment}{tasks}, {environments} environments, place {config.runtime.place}",
         protocol=", ".join(f"{name} {value}" for name, value in spec.protocol.items()) or "as the environment comes",
+        network=learning.network,
+        rewards=learning.rewards,
         machine=parts.machine.line(),
         goal=" or ".join(goals),
     )

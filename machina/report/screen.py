@@ -25,6 +25,8 @@ class RunFacts(NamedTuple):
     algorithm: str
     environment: str
     protocol: str
+    network: str
+    rewards: str
     machine: str
     goal: str
 
@@ -248,6 +250,8 @@ def _head(facts: RunFacts, snapshot: Snapshot, width: int) -> list[Text]:
     lines = [
         title,
         _labelled("protocol", facts.protocol),
+        _labelled("network", facts.network),
+        _labelled("rewards", facts.rewards),
         _labelled("machine", facts.machine),
         _labelled("goal", facts.goal),
         _progress(snapshot, width),

@@ -174,6 +174,14 @@ def test_reward_clip(vector_spec: EnvSpec) -> None:
         vectors.append(learner.flat_parameters())
     assert torch.equal(vectors[0], vectors[1])
     assert not torch.equal(vectors[0], vectors[2])
+    # Left alone, only the rewards of Atari games are clipped.
+    for spec, vector in (
+        (vector_spec, vectors[2]),
+        (vector_spec.model_copy(update={"clip_rewards": True}), vectors[0]),
+    ):
+        learner = make_learner(spec)
+        learner.update(batch)
+        assert torch.equal(learner.flat_parameters(), vector)
 
 
 def test_the_gradient_norm_is_clipped(vector_spec: EnvSpec) -> None:

@@ -18,6 +18,8 @@ FACTS = RunFacts(
     algorithm="impala_popart",
     environment="atari57",
     protocol="no sticky actions, up to 30 no-ops, zero discount on life loss, 108,000-frame cap, 4 frames per step",
+    network="deep: observation 4x84x84 (CHW, divided by 255)",
+    rewards="clipped to [-1, 1]",
     machine="2 cores, bfloat16, 1 actor with 228 environments",
     goal="11.4G frames",
 )

@@ -21,7 +21,7 @@ import machina
 from machina.config import AlgorithmConfig, Config
 from machina.envs.builders import parse_environment
 from machina.envs.config import ToyConfig
-from machina.interfaces import Learner, LearnerState, Policy, Ranks
+from machina.interfaces import Learner, LearnerState, LearningFacts, Policy, Ranks
 from machina.losses.alignment import aligned
 from machina.metrics import read_metrics
 from machina.registry import ALGORITHMS
@@ -114,6 +114,9 @@ class RecordingAlgorithm:
     def core_state_shapes(self, spec: EnvSpec) -> tuple[tuple[int, ...], ...]:
         assert spec.num_tasks == 1
         return ((1,),)
+
+    def describe(self, spec: EnvSpec) -> LearningFacts:
+        return LearningFacts(f"counts {spec.name}", "recorded")
 
 
 @pytest.fixture

@@ -1,0 +1,43 @@
+"""What a run says of itself before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from machina.checkpoint import RunDirectory
+from machina.launch.configuration import job_config
+from machina.launch.jobs import _facts
+from machina.launch.parts import build_parts
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "environment", "options", "network", "rewards"),
+    [
+        ("impala", "catch", {}, "mlp of 50 inputs: observation 50", "as the environment gives them"),
+        ("impala", "CartPole-v1", {"reward_clip": "clip"}, "mlp of 4 inputs: observation 4", "clipped to [-1, 1]"),
+        ("ppo", "pong", {}, "shallow: observation 4x84x84 (CHW, divided by 255)", "as the environment gives them"),
+        (
+            "impala_popart",
+            "pong,breakout",
+            {"network": {"torso": "deep", "lstm_size": 256, "separate_roles": True}},
+            "deep: observation 4x84x84 (CHW, divided by 255); then an LSTM of 256; one for each of 2",
+            "clipped to [-1, 1]; value targets normalized by PopArt",
+        ),
+        (
+            "ppo",
+            "catch",
+            {"network": {"network_name": "mine:net"}},
+            "mine:net (your own)",
+            "as the environment gives them",
+        ),
+    ],
+)
+def test_how_observations_and_rewards_are_read(
+    algorithm: str, environment: str, options: dict[str, Any], network: str, rewards: str, tmp_path: Path
+) -> None:
+    config, source = job_config(algorithm, environment, "defaults", algo=options)
+    facts = _facts(config, build_parts(config), RunDirectory.create(tmp_path, "run", ""), source)
+    assert (facts.network, facts.rewards) == (network, rewards)
