@@ -212,3 +212,35 @@ def test_a_continuous_policy_learns_a_regression() -> None:
     assert surprise().item() < best + 0.2
     deviation = network.get_parameter("log_deviation").exp()
     torch.testing.assert_close(deviation, torch.full((2,), noise), rtol=0.15, atol=0)
+
+
+def test_how_a_new_network_starts() -> None:
+    """The policy nearly uniform, values at unit gain, signals kept through ReLU, and an LSTM that remembers."""
+    spec = spec_of(VECTOR, num_tasks=3)
+    network = build_network(spec, NetworkConfig(lstm_size=16, hidden_sizes=(6,)), seed=3)
+    assert isinstance(network, ActorCritic)
+    assert network.core is not None
+    named = dict(network.named_parameters())
+    gains = {"policy_head.weight": 0.01, "value_head.weight": 1.0, "encoder.torso.0.weight": 2**0.5}
+    for name, gain in gains.items():
+        weight = named[name].detach()
+        torch.testing.assert_close(weight @ weight.T, gain**2 * torch.eye(len(weight)), atol=1e-6, rtol=1e-5)
+        assert not named[name.replace("weight", "bias")].any()
+    lstm = {name.rpartition(".")[2]: parameter.detach() for name, parameter in network.core.lstm.named_parameters()}
+    bias = lstm["bias_ih_l0"].reshape(4, 16)  # of the gates input, forget, cell, output
+    small = 1 / 16**0.5  # PyTorch's own start
+    assert (bias[1] >= 1 - small).all()
+    assert (bias[[0, 2, 3]].abs() <= small).all()
+    assert (lstm["bias_hh_l0"].abs() <= small).all()
+
+
+def test_the_deviation_and_the_separate_value_start_as_configured() -> None:
+    spec = spec_of(VECTOR, action=CONTINUOUS)
+    config = NetworkConfig(initial_log_deviation=-0.7, separate_value=True, hidden_sizes=(6,))
+    network = build_network(spec, config, seed=3)
+    assert isinstance(network, ActorCritic)
+    assert network.log_deviation is not None
+    assert network.log_deviation.tolist() == pytest.approx([-0.7] * len(CONTINUOUS.low))
+    assert network.value_encoder is not None
+    weight = dict(network.value_encoder.named_parameters())["torso.0.weight"].detach()
+    torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(6), atol=1e-6, rtol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -68,3 +69,37 @@ def test_table_names_scores_protocol_and_aggregates() -> None:
     text = console.export_text()
     for part in ("pong", "20.00", "1.00", "115.3%", "100.0%", "noop_max 30", "seed 7", "over 2 games", "interquartile"):
         assert part in text
+
+
+def test_scores_of_skewed_returns() -> None:
+    """A mean over episodes; the median over Atari games, the mean over tasks that have no reference."""
+    assert result(pong=(1.0, 2.0, 9.0)).score == 4.0
+    assert result(catch=(1.0, 2.0, 9.0), memory=(0.0,), recall=(2.0,)).score == 2.0
+    games: dict[str, Any] = {"pong": (-20.0, -8.0, 10.0), "breakout": (1.7, 1.7, 31.7), "boxing": (120.0,)}
+    normalized = [human_normalized(game, sum(returns) / len(returns)) for game, returns in games.items()]
+    known = sorted(value for value in normalized if value is not None)
+    assert known[2] > 5 > known[1] > known[0] > 0
+    assert result(**games).score == known[1]
+    mixed = result(catch=(1.0,), **games)
+    assert mixed.score == pytest.approx((1.0 - 6.0 + 11.7 + 120.0) / 4), "not all of them have a reference"
+    assert result().mean_returns == {"pong": 20.0, "breakout": pytest.approx(332.5 / 3)}
+
+
+def test_every_column_of_the_table() -> None:
+    skewed = EvaluationResult(
+        run="runs/one",
+        step=1_234_567,
+        frames=4,
+        protocol={},
+        seed=7,
+        episodes={"catch": (1.0, 2.0, 9.0, -2000.0)},
+        lengths={"catch": (10, 10, 10, 2000)},
+    )
+    console = Console(width=110, file=io.StringIO(), record=True)
+    console.print(evaluation_table(skewed))
+    title, head, row, *rest = [line.strip() for line in console.export_text().splitlines()]
+    assert title == "runs/one, checkpoint at env step 1,234,567"
+    columns = [cell.strip() for cell in head.split("  ") if cell.strip()]
+    assert columns == ["task", "episodes", "mean return", "std", "best", "length", "human-normalized"]
+    assert row.split() == ["catch", "4", "-497.00", "867.76", "9.00", "508", "–"]
+    assert rest == ["protocol: as the environment comes; evaluation seed 7"]

@@ -1,0 +1,297 @@
+"""The algorithms' options: the published constants, what is refused, and what is shown when there is little to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from by_hand import GAME, LINEAR, game_batch
+from pydantic import ValidationError
+from torch import Tensor
+
+from machina.algorithms.actor_critic.config import ActorCriticConfig
+from machina.algorithms.impala.config import ImpalaConfig
+from machina.algorithms.impala.learning import ImpalaLearner
+from machina.algorithms.impala_popart.config import ImpalaPopArtConfig
+from machina.algorithms.ppo.config import PPOConfig
+from machina.algorithms.ppo.learning import PPOLearner
+from machina.algorithms.ppo.metrics import BatchSums, StepSums, batch_metrics, step_metrics
+from machina.algorithms.ppo.minibatches import Share, minibatches, share_of
+from machina.nets.ranks import SINGLE_RANK
+from machina.runtime.unrolls import slice_slots
+
+POPART = {"popart": False, "popart_beta": 3e-4, "popart_sigma_min": 1e-4, "popart_sigma_max": 1e6}
+IMPALA: dict[str, Any] = POPART | {
+    "batch_size": 32,
+    "learning_rate": 6e-4,
+    "optimizer": "rmsprop",
+    "rmsprop_decay": 0.99,
+    "rmsprop_epsilon": 0.01,
+    "rmsprop_momentum": 0.0,
+    "adam_epsilon": 1e-8,
+    "gamma": 0.99,
+    "entropy_cost": 0.01,
+    "baseline_cost": 0.5,
+    "rho_clip": 1.0,
+    "c_clip": 1.0,
+    "pg_rho_clip": 1.0,
+    "vtrace_lambda": 1.0,
+    "max_grad_norm": 40.0,
+    "reward_clip": "auto",
+}
+PPO: dict[str, Any] = POPART | {
+    "unroll_length": 128,
+    "epochs": 3,
+    "minibatches": 4,
+    "learning_rate": 2.5e-4,
+    "learning_rate_final": 0.0,
+    "adam_epsilon": 1e-5,
+    "gamma": 0.99,
+    "gae_lambda": 0.95,
+    "clip": 0.1,
+    "clip_final": 0.0,
+    "value_clip": None,
+    "value_cost": 1.0,
+    "entropy_cost": 0.01,
+    "entropy_cost_final": None,
+    "target_kl": None,
+    "max_grad_norm": 0.5,
+    "normalize_advantages": True,
+    "team_spirit": 0.0,
+    "team_spirit_final": None,
+    "zero_sum": False,
+    "reward_clip": "none",
+    "popart_beta": 0.01,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "published"),
+    [(ImpalaConfig(), IMPALA), (ImpalaPopArtConfig(), IMPALA | {"popart": True}), (PPOConfig(), PPO)],
+)
+def test_defaults_are_those_of_the_papers(config: ActorCriticConfig, published: dict[str, Any]) -> None:
+    assert {name: getattr(config, name) for name in published} == published
+
+
+POSITIVE, FROM_0, SHARE, COUNT = ([1e-5], [0.0]), ([0.0], [-1e-9]), ([0.0, 1.0], [-1e-9, 1.00001]), ([1], [0])
+"""Values that must be taken, and others that must not."""
+RANGES: dict[type[ActorCriticConfig], dict[str, tuple[list[Any], list[Any]]]] = {
+    ImpalaConfig: {
+        "batch_size": COUNT,
+        "learning_rate": POSITIVE,
+        "rmsprop_decay": ([0.0, 0.9999], [-1e-9, 1.0]),
+        "rmsprop_epsilon": POSITIVE,
+        "rmsprop_momentum": ([0.0, 0.9999], [-1e-9, 1.0]),
+        "adam_epsilon": POSITIVE,
+        "gamma": ([1e-9, 1.0], [0.0, 1.00001]),
+        "entropy_cost": FROM_0,
+        "baseline_cost": FROM_0,
+        "rho_clip": ([1.0], [0.0]),
+        "c_clip": POSITIVE,
+        "pg_rho_clip": POSITIVE,
+        "vtrace_lambda": SHARE,
+        "max_grad_norm": POSITIVE,
+    },
+    PPOConfig: {
+        "unroll_length": COUNT,
+        "epochs": COUNT,
+        "minibatches": COUNT,
+        "learning_rate": POSITIVE,
+        "learning_rate_final": FROM_0,
+        "adam_epsilon": POSITIVE,
+        "gamma": ([1e-9, 1.0], [0.0, 1.00001]),
+        "gae_lambda": SHARE,
+        "clip": POSITIVE,
+        "clip_final": FROM_0,
+        "value_clip": POSITIVE,
+        "value_cost": FROM_0,
+        "entropy_cost": FROM_0,
+        "entropy_cost_final": FROM_0,
+        "target_kl": POSITIVE,
+        "max_grad_norm": POSITIVE,
+        "team_spirit": SHARE,
+        "team_spirit_final": SHARE,
+        "popart_beta": ([1e-9, 1.0], [0.0, 1.00001]),
+        "popart_sigma_min": POSITIVE,
+        "popart_sigma_max": ([1.0], [0.0]),
+    },
+    ActorCriticConfig: {
+        "popart_beta": ([1e-9, 1.0], [0.0, 1.00001]),
+        "popart_sigma_min": POSITIVE,
+        "popart_sigma_max": ([1.0], [0.0]),
+    },
+}
+
+
+@pytest.mark.parametrize(("config", "option"), [(config, option) for config in RANGES for option in RANGES[config]])
+def test_every_number_has_its_range(config: type[ActorCriticConfig], option: str) -> None:
+    taken, refused = RANGES[config][option]
+    for value in taken:
+        assert getattr(config.model_validate({option: value}), option) == value
+    for value in refused:
+        with pytest.raises(ValidationError, match=option):
+            config.model_validate({option: value})
+
+
+def test_popart_s_bounds_and_clips_may_meet_where_they_work() -> None:
+    with pytest.raises(ValidationError, match="must be below"):
+        ImpalaConfig(popart_sigma_min=1.0, popart_sigma_max=1.0)
+    assert ImpalaConfig(rho_clip=0.7, c_clip=0.7).rho_clip == 0.7
+    assert PPOConfig(epochs=7).passes == 7
+    assert PPOConfig().policy_lag_bound == 1
+
+
+def test_batches_too_small_for_the_minibatches() -> None:
+    recurrent = PPOConfig.model_validate({"minibatches": 4, "unroll_length": 3, "network": {"lstm_size": 1}})
+    recurrent.check_batch(4)
+    plain = PPOConfig(minibatches=6, unroll_length=3)
+    plain.check_batch(2)
+    for config, size in ((recurrent, 3), (plain, 1)):
+        with pytest.raises(Exception, match=f"minibatches={config.minibatches}: a batch has 3"):
+            config.check_batch(size)
+
+
+def test_rewards_are_clipped_where_it_is_asked_or_the_custom() -> None:
+    atari = GAME.model_copy(update={"clip_rewards": True})
+    for choice, expected in (("clip", (True, True)), ("none", (False, False)), ("auto", (False, True))):
+        config = ImpalaConfig.model_validate({"reward_clip": choice})
+        assert (config.clips_rewards(GAME), config.clips_rewards(atari)) == expected
+
+
+class TwoRanks:
+    """The other rank's part is added up; stands for ``machina.interfaces.Ranks``."""
+
+    def __init__(self, rank: int, other: Sequence[Sequence[float]]) -> None:
+        self.rank, self.size = rank, 2
+        self._others = iter(other)
+        self.seen: list[list[float]] = []
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            self.seen.append(tensor.tolist())
+            tensor += torch.tensor(next(self._others), dtype=tensor.dtype)
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(0, Share(7, 0, 3)), (1, Share(7, 4, 3))])
+def test_a_rank_s_share_of_the_slots(rank: int, expected: Share) -> None:
+    other = [0.0, 4.0] if rank == 0 else [4.0, 0.0]
+    assert share_of(3, TwoRanks(rank, [other]), torch.device("cpu")) == expected  # type: ignore[arg-type]
+    assert share_of(3, SINGLE_RANK, torch.device("cpu")) == Share(3, 0, 3)
+
+
+def test_minibatches_are_even_and_those_of_the_update() -> None:
+    share = Share(5, 0, 5)
+    parts = [part.tolist() for part in minibatches(share, 3, 1, 4, False, seed=1, update=0)]
+    assert [len(part) for part in parts] == [4, 4, 4, 3]
+    for seed, update, same in ((1, 0, True), (2, 0, False), (1, 1, False)):
+        again = [part.tolist() for part in minibatches(share, 3, 1, 4, False, seed=seed, update=update)]
+        assert (again == parts) == same
+    whole = [part.tolist() for part in minibatches(share, 3, 2, 2, True, seed=1, update=0)]
+    assert [len(part) for part in whole] == [3, 2, 3, 2]
+    assert sorted(whole[0] + whole[1]) == sorted(whole[2] + whole[3]) == [0, 1, 2, 3, 4]
+
+
+def test_what_is_shown_of_few_steps() -> None:
+    """Nothing is divided by zero, and nothing is explained where there is nothing to explain."""
+    one = BatchSums(1, 1, 0.0, 0.0, 2.0, 4.0, 0.5, 0.25)
+    assert batch_metrics(one) == {"learner/explained_variance": 0.0}
+    two = BatchSums(2, 2, 0.0, 0.0, 4.0, 10.0, 1.0, 1.0)  # targets 1 and 3, errors 0 and 1
+    assert batch_metrics(two) == {"learner/explained_variance": pytest.approx(0.75)}
+    assert batch_metrics(BatchSums(*[0.0] * 8)) == {"learner/explained_variance": 0.0}
+
+    step = StepSums(policy_loss=0.6, value_loss=0.4, entropy=0.8, kl=0.2, clipped=1.0, grad_norm=3.0)
+    nothing = StepSums(*[0.0] * 6)
+    shown = step_metrics([step, nothing], [(1.0, 1.0), (0.0, 0.0)], 1, value_cost=0.5)
+    assert shown == {
+        "learner/policy_loss": 0.6,
+        "learner/baseline_loss": pytest.approx(0.2),
+        "learner/entropy": 0.8,
+        "learner/kl": 0.0,
+        "learner/clipped_share": 1.0,
+        "learner/grad_norm": 1.5,
+        "learner/epochs": 2.0,
+    }
+    assert step_metrics([step], [(1.0, 1.0)], 1, value_cost=0.5)["learner/kl"] == 0.2
+
+
+@pytest.mark.parametrize("algorithm", ["impala", "ppo"])
+def test_updates_and_env_steps_are_counted(algorithm: str) -> None:
+    """Reset steps are env steps too; after the end of the schedule nothing goes below it."""
+    learner: Any
+    if algorithm == "impala":
+        learner = ImpalaLearner(ImpalaConfig(), GAME, 70, "cpu", "float32", 0, SINGLE_RANK)
+    else:
+        learner = PPOLearner(PPOConfig(), GAME, 70, "cpu", "float32", 0, SINGLE_RANK)
+    for done in range(3):
+        assert (learner.updates, learner.env_steps) == (done, 40 * done)
+        rate = learner.update(game_batch(1))["learner/learning_rate"]
+        assert rate == pytest.approx(learner.config.learning_rate * max(0, 1 - 40 * done / 70))
+    assert learner.state().values == {"env_steps": 120, "updates": 3}
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+def test_the_precision_is_the_one_asked_for(precision: str) -> None:
+    """``auto`` is float32 where observations are as small as these."""
+    expected = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    impala = ImpalaLearner(ImpalaConfig(), GAME, 400, "cpu", precision, 0, SINGLE_RANK)
+    ppo = PPOLearner(PPOConfig(), GAME, 400, "cpu", precision, 0, SINGLE_RANK)
+    assert impala.precision.dtype == ppo.precision.dtype == expected
+
+
+@pytest.mark.parametrize("algorithm", ["impala", "ppo"])
+def test_a_single_step_is_learned(algorithm: str) -> None:
+    """A batch of which one step counts is shown by that step alone."""
+    network = LINEAR | {"lstm_size": 3}
+    batch = slice_slots(game_batch(3), 0, 1)._replace(core_state=tuple(np.zeros((1, 3), np.float32) for _ in range(2)))
+    foreign = np.ones_like(batch.foreign)
+    foreign[1] = False
+    learner: Any
+    if algorithm == "impala":
+        config = ImpalaConfig.model_validate({"network": network})
+        learner = ImpalaLearner(config, GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
+    else:
+        options = PPOConfig.model_validate(
+            {"network": network, "minibatches": 1, "epochs": 1, "normalize_advantages": False}
+        )
+        learner = PPOLearner(options, GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
+    metrics = learner.update(batch._replace(foreign=foreign))
+    allowed = batch.observation["action_mask"][1, 0].sum()
+    assert metrics["learner/entropy"] == pytest.approx(np.log(allowed), rel=1e-3), "a new policy is nearly uniform"
+    assert metrics["learner/explained_variance"] == 0.0
+    assert metrics["learner/skipped"] == 0.0
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "ppo"])
+def test_the_optimiser_is_built_from_the_options(optimizer: str) -> None:
+    """The learning rate is set anew at every step."""
+    learner: Any
+    if optimizer == "ppo":
+        options = PPOConfig(learning_rate=0.3, adam_epsilon=0.2)
+        learner = PPOLearner(options, GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
+    else:
+        rmsprop = {"rmsprop_decay": 0.7, "rmsprop_epsilon": 0.6, "rmsprop_momentum": 0.5}
+        config = ImpalaConfig.model_validate(
+            {"optimizer": optimizer, "learning_rate": 0.3, "adam_epsilon": 0.2, **rmsprop}
+        )
+        learner = ImpalaLearner(config, GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
+    (group,) = learner.model.optimizer.param_groups
+    expected: dict[str, Any] = {"lr": 0.3, "decay": 0.7, "epsilon": 0.6, "momentum": 0.5}
+    if optimizer != "rmsprop":
+        expected = {"lr": 0.3, "eps": 0.2, "betas": (0.9, 0.999), "weight_decay": 0, "amsgrad": False}
+    assert {name: group[name] for name in expected} == expected
+    assert len(group["params"]) == len(list(learner.model.network.parameters()))
+
+
+def test_what_is_not_finite_within_an_epoch_is_told() -> None:
+    """The batch's own sums are finite here, its ratios are not."""
+    learner = PPOLearner(PPOConfig(), GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
+    before = learner.flat_parameters()
+    batch = game_batch(1)
+    batch.behaviour_logits[0, 0] = np.nan
+    assert learner.update(batch)["learner/skipped"] == 1.0
+    learner = PPOLearner(PPOConfig(minibatches=1), GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
+    assert learner.update(batch)["learner/skipped"] == 1.0
+    assert torch.equal(learner.flat_parameters(), before)
