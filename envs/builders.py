@@ -10,15 +10,13 @@ from machina.config import Config, EnvConfig
 from machina.envs.atari_games import ATARI57, NUM_FULL_ACTIONS
 from machina.envs.config import AtariConfig, GameConfig, GymnasiumConfig, ToyConfig
 from machina.envs.games import GAMES, game_factory, is_game
-from machina.errors import UserError, nearest, told, told_with_place
+from machina.errors import EnvironmentFaultError, UserError, nearest, told_with_place
 from machina.interfaces import EnvFactory, SlotEnv
 from machina.plugins import load_function
 from machina.specs import ArraySpec, EnvSpec, discrete
 from machina.types import OBSERVATION
 
 if TYPE_CHECKING:
-    from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
-
     from machina.envs.slots import AnyVectorEnv
 
 Wrapper = Callable[["AnyVectorEnv"], "AnyVectorEnv"]
@@ -149,14 +147,15 @@ class GymnasiumFactory(_Factory):
         from machina.envs.workers import WorkerEnvs
 
         spec = gymnasium_envs.find_spec(self.spec.name)
-        build: Callable[[GymnasiumSpec, int, str], AnyVectorEnv]
-        if self.config.processes is not True and gymnasium_envs.is_native(spec):
-            build = gymnasium_envs.make_native
-        elif self.config.processes is False:
-            build = gymnasium_envs.make_in_process
-        else:
-            build = WorkerEnvs
-        env = _built(self.spec.name, lambda: build(spec, len(task_ids), self.spec.name))
+        keep_infos = self.wrapper is not None
+
+        def build() -> AnyVectorEnv:
+            if self.config.processes is not True and gymnasium_envs.is_native(spec):
+                return gymnasium_envs.make_native(spec, len(task_ids))
+            build = gymnasium_envs.InProcessEnvs if self.config.processes is False else WorkerEnvs
+            return build(spec, len(task_ids), self.spec.name, keep_infos)
+
+        env = _built(self.spec.name, build)
         return _counted(self._slots(env, task_ids), progress)
 
     def make_for_video(self, task_id: int) -> SlotEnv:
@@ -164,7 +163,7 @@ class GymnasiumFactory(_Factory):
         from machina.envs import gymnasium_envs
 
         spec = gymnasium_envs.find_spec(self.spec.name)
-        env = _built(self.spec.name, lambda: gymnasium_envs.make_in_process(spec, 1, self.spec.name, "rgb_array"))
+        env = _built(self.spec.name, lambda: gymnasium_envs.InProcessEnvs(spec, 1, self.spec.name, True, "rgb_array"))
         return self._slots(env, [task_id])
 
 
@@ -216,8 +215,13 @@ def _built(name: str, build: Callable[[], AnyVectorEnv]) -> AnyVectorEnv:
     """
     try:
         return build()
-    except Exception as error:
-        raise UserError(f"environment {name!r} can't be built: {told(error)}") from error
+    except UserError:
+        raise
+    except EnvironmentFaultError as error:  # says of itself which environment
+        raise UserError(str(error)) from error
+    except (Exception, SystemExit) as error:
+        told = told_with_place(error, name.partition(":")[0])
+        raise UserError(f"environment {name!r} can't be built: {told}") from error
 
 
 def _counted(env: SlotEnv, progress: Progress | None) -> SlotEnv:
@@ -297,7 +301,7 @@ def _gymnasium_factory(name: str, config: GymnasiumConfig, wrapper: str | None) 
 
     registered = gymnasium_envs.find_spec(name)
     protocol = {} if registered.max_episode_steps is None else {"max_episode_steps": registered.max_episode_steps}
-    env = _built(name, lambda: gymnasium_envs.make_in_process(registered, 1, name))
+    env = _built(name, lambda: gymnasium_envs.InProcessEnvs(registered, 1, name, True))
     spec = _spec_of(env, name, (name,), protocol, wrapper, config.action_bins)
     return GymnasiumFactory(spec=spec, wrapper=wrapper, config=config)
 

@@ -7,6 +7,8 @@ gymnasium's copy.
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +18,8 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 
-from machina.errors import EnvironmentFaultError
-from machina.types import Array
+from machina.errors import EnvironmentFaultError, raised
+from machina.types import ACTION_MASK, Array
 
 NUMBERS = "biuf"
 """Kinds of dtypes that numbers have: truth values, integers with and without sign, floating point."""
@@ -86,38 +88,70 @@ def as_flag(value: Any, what: str) -> bool:
 
 
 class DeclaredEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """A single environment whose answers are what its spaces declare.
+    """A single environment whose answers are what its spaces declare, and whose errors name it.
+
+    The seed of a reset also seeds its spaces, which many environments draw from.
 
     Args:
         env: of gymnasium's interface.
-        name: for messages.
+        name: such as ``module:Env-v0``.
+        keep_infos: for a wrapper that may read them; else they are dropped, but for an action mask.
+        own_process: it has its process for itself: seeds are for the process's global generators, too.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], name: str) -> None:
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], name: str, *, keep_infos: bool = True, own_process: bool = False
+    ) -> None:
         super().__init__(env)
-        self._name = f"environment {name!r}"
-        self._observed = f"{self._name}: observation"
+        self._own_process = own_process
+        self._name = name
+        self._observed = f"environment {name!r}: observation"
         self._space = env.observation_space
+        self._keep_infos = keep_infos
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode.
 
         Raises:
-            EnvironmentFaultError: the observation does not fit the space.
+            EnvironmentFaultError: the environment raised, or the observation does not fit the space.
         """
-        observation, infos = self.env.reset(seed=seed, options=options)
-        return as_declared(self._space, observation, self._observed), infos
+        if seed is not None:
+            self.action_space.seed(seed)
+            self._space.seed(seed)
+            if self._own_process:
+                seed_generators(seed)
+        try:
+            observation, infos = self.env.reset(seed=seed, options=options)
+        except (Exception, SystemExit) as error:
+            raise raised(self._name, self._name, "reset", error) from error
+        return as_declared(self._space, observation, self._observed), self._kept(infos)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step; raises as ``reset`` does, also for a reward or an end that is none."""
-        observation, reward, terminated, truncated, infos = self.env.step(action)
+        try:
+            observation, reward, terminated, truncated, infos = self.env.step(action)
+        except (Exception, SystemExit) as error:
+            raise raised(self._name, self._name, "step", error) from error
         return (
             as_declared(self._space, observation, self._observed),
-            as_number(reward, f"{self._name}: reward"),
-            as_flag(terminated, f"{self._name}: terminated"),
-            as_flag(truncated, f"{self._name}: truncated"),
-            infos,
+            as_number(reward, f"environment {self._name!r}: reward"),
+            as_flag(terminated, f"environment {self._name!r}: terminated"),
+            as_flag(truncated, f"environment {self._name!r}: truncated"),
+            self._kept(infos),
         )
+
+    def _kept(self, infos: dict[str, Any]) -> dict[str, Any]:
+        if self._keep_infos:
+            return infos
+        return {ACTION_MASK: infos[ACTION_MASK]} if infos and ACTION_MASK in infos else {}
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the generators that all code of a process shares: Python's, numpy's and, where it is loaded, torch's."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(seed)
 
 
 def declare_single_envs(env: Any, name: str) -> None:

@@ -9,6 +9,7 @@ from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from machina.envs.declared import DeclaredEnv
+from machina.envs.infos import MergedInfos
 from machina.envs.slots import AnyVectorEnv
 from machina.errors import UserError, nearest
 from machina.plugins import load_module
@@ -35,16 +36,47 @@ def is_native(spec: GymnasiumSpec) -> bool:
     return spec.vector_entry_point is not None and not spec.additional_wrappers
 
 
-def make_native(spec: GymnasiumSpec, num_slots: int, name: str) -> AnyVectorEnv:  # noqa: ARG001 (as the others)
+def make_native(spec: GymnasiumSpec, num_slots: int) -> AnyVectorEnv:
     """``num_slots`` environments in the vectorised form of their own."""
     return gymnasium.make_vec(spec, num_envs=num_slots, vectorization_mode="vector_entry_point")
 
 
-def make_in_process(spec: GymnasiumSpec, num_slots: int, name: str, render_mode: str | None = None) -> AnyVectorEnv:
-    """``num_slots`` environments stepped one after the other in this process; ``name`` is for messages."""
-    arguments: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+class InProcessEnvs(MergedInfos, SyncVectorEnv[Any, Any]):
+    """Environments stepped one after the other in this process.
 
-    def make() -> gymnasium.Env[Any, Any]:
-        return DeclaredEnv(gymnasium.make(spec, **arguments), name)
+    Args:
+        spec: of the environment.
+        num_slots: how many.
+        name: of the environment, such as ``module:Env-v0``.
+        keep_infos: see ``machina.envs.declared.DeclaredEnv``.
+        render_mode: what the environment is made with.
+    """
 
-    return SyncVectorEnv([make] * num_slots, autoreset_mode=AutoresetMode.NEXT_STEP)
+    def __init__(
+        self, spec: GymnasiumSpec, num_slots: int, name: str, keep_infos: bool, render_mode: str | None = None
+    ) -> None:
+        arguments: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+
+        def make() -> DeclaredEnv:
+            env = DeclaredEnv(gymnasium.make(spec, **arguments), name, keep_infos=keep_infos)
+            built.append(env)
+            return env
+
+        built: list[gymnasium.Env[Any, Any]] = []
+        try:
+            super().__init__([make] * num_slots, autoreset_mode=AutoresetMode.NEXT_STEP)
+        except BaseException:
+            self.envs = built
+            self.close()
+            raise
+
+    def close_extras(self, **options: Any) -> None:  # noqa: ARG002
+        """Gymnasium's hook of ``close``: every environment, also when another one's ``close`` raises."""
+        errors = []
+        for env in self.envs:
+            try:
+                env.close()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]

@@ -170,10 +170,9 @@ class GymnasiumSlots:
         """Release processes and memory at once, also while another thread hangs in ``step``."""
         if hasattr(self._base, "close_at_once"):
             self._base.close_at_once()
-        elif isinstance(self._base, AsyncVectorEnv):
+        elif isinstance(self._base, AsyncVectorEnv) and not isinstance(self._base, WorkerEnvs):
             end_workers(self._base)
-        else:
-            self._env.close()
+        self._env.close()  # wrappers as well
 
     @staticmethod
     def _takes(action: ActionSpec, space: spaces.Space[Any]) -> bool:

@@ -1,64 +1,134 @@
-"""Worker processes that step Python environments: where they hang, and how they end."""
+"""Worker processes that step Python environments: where they hang, how they die, and how they end."""
 
 from __future__ import annotations
 
-import faulthandler
-import functools
 import multiprocessing
 import os
 import re
 import signal
 import tempfile
-import threading
 import time
 import traceback
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
-import gymnasium
 from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.async_vector_env import AsyncState
 
-from machina.envs.declared import DeclaredEnv
-
-STACK_ROOM = 1 << 17
-"""Bytes of the stacks' file for one worker: faulthandler writes at most 100 frames, of 100 bytes or so."""
+from machina.envs.infos import MergedInfos
+from machina.envs.worker_process import STACK_ROOM, Maker, Worker, serve
+from machina.errors import EnvironmentFaultError, UserError
+from machina.processes import NO_GUARD_EXIT, WORKER_MARK, end, new_mark, no_guard, started_by
 
 STACKS_TIMEOUT_S = 0.8
 """How long stacks are waited for; a worker writes its own in milliseconds, if it runs at all."""
 
-END_TIMEOUT_S = 1.0
-"""How long workers that were asked to end, or killed, are waited for."""
+CLOSE_TIMEOUT_S = 5.0
+"""How long a worker that was asked to close its environment is waited for before it is killed."""
 
-ORPHAN_S = 3.0
-"""How long a worker may live after its parent: a sound one closes its environment and ends by itself."""
+STEP_TIMEOUT_S = 1.0
+"""How long one is waited for that has to come out of a step first."""
+
+DEATH_TIMEOUT_S = 1.0
+"""How long the exit code of a worker that left its pipe is waited for."""
 
 _FRAME = re.compile(r'^ *File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
 
 
-class WorkerEnvs(AsyncVectorEnv[Any, Any]):
+class WorkerEnvs(MergedInfos, AsyncVectorEnv[Any, Any]):
     """Environments, each in a process of its own, observations in shared memory.
 
     Workers come from a fork server: forking this process is unsafe once torch has started threads,
     and a server that has loaded gymnasium starts workers several times faster than fresh interpreters.
+
+    Args:
+        spec: of the environment.
+        num_slots: how many.
+        name: of the environment, such as ``module:Env-v0``.
+        keep_infos: see ``machina.envs.declared.DeclaredEnv``.
+
+    Raises:
+        EnvironmentFaultError: a worker's environment can't be built, or a worker died.
+        UserError: workers can't start, because the program has no guard.
     """
 
-    def __init__(self, spec: GymnasiumSpec, num_slots: int, name: str) -> None:
+    def __init__(self, spec: GymnasiumSpec, num_slots: int, name: str, keep_infos: bool) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", "gymnasium"])
         descriptor, path = tempfile.mkstemp(prefix="machina-stacks-")
         self._stacks = os.fdopen(descriptor, "rb")
         self._read = [0] * num_slots
-        make = functools.partial(_make_in_worker, spec, name, os.getpid(), path)
+        self._name = name
+        mark = new_mark()
+        self._marks = [f"{mark}-{slot}" for slot in range(num_slots)]
         try:
+            worker: Any = Worker(Maker(spec, name, keep_infos), path, self._marks)
+            live: Any = serve  # gymnasium's types say of the shared memory that it is a bool
             super().__init__(
-                [functools.partial(make, slot) for slot in range(num_slots)],
+                [worker] * num_slots,
                 shared_memory=True,
                 context="forkserver",
                 autoreset_mode=AutoresetMode.NEXT_STEP,
+                worker=live,
             )
+        except BaseException as error:
+            self.processes = [process for process in getattr(self, "processes", []) if process.pid is not None]
+            self.parent_pipes = getattr(self, "parent_pipes", [])
+            self.close()
+            if isinstance(error, EOFError | ConnectionError):  # the fork server, which imports the program, ended
+                raise UserError(no_guard()) from None
+            raise
         finally:
             # Every worker has opened it by now, and nothing stays behind whatever ends this process.
             os.unlink(path)
+
+    def reset(self, **options: Any) -> Any:
+        """As gymnasium's; raises ``EnvironmentFaultError`` for what a worker raised, or for one that died."""
+        return self._answered(super().reset, **options)
+
+    def step(self, actions: Any) -> Any:
+        """As gymnasium's; raises as ``reset`` does."""
+        return self._answered(super().step, actions)
+
+    def call(self, name: str, *arguments: Any, **options: Any) -> Any:
+        """As gymnasium's; raises as ``reset`` does."""
+        return self._answered(super().call, name, *arguments, **options)
+
+    def _check_spaces(self) -> None:
+        """Gymnasium's hook; the first that is asked of a new worker."""
+        self._answered(super()._check_spaces)
+
+    def _answered(self, ask: Any, *arguments: Any, **options: Any) -> Any:
+        try:
+            return ask(*arguments, **options)
+        except (EOFError, OSError) as error:
+            death = self._death()
+            raise death from (None if isinstance(death, UserError) else error)
+
+    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
+        """Gymnasium's hook: what workers raised lies in their queue. Gymnasium prints a traceback of each."""
+        faults = [self.error_queue.get() for success in successes if not success]
+        for slot, *_ in faults:
+            self.parent_pipes[slot].close()
+        if faults:
+            self._state = AsyncState.DEFAULT
+            raise faults[0][2]
+
+    def _death(self) -> EnvironmentFaultError | UserError:
+        """Which worker is dead, and of what."""
+        deadline = time.monotonic() + DEATH_TIMEOUT_S
+        told = "a worker process left its pipe"
+        while time.monotonic() < deadline:
+            codes = [process.exitcode for process in self.processes]
+            if NO_GUARD_EXIT in codes:
+                return UserError(no_guard())
+            if dead := [(slot, code) for slot, code in enumerate(codes) if code is not None]:
+                told = f"worker process of slot {dead[0][0]} {_told_exit(dead[0][1])}"
+                break
+            time.sleep(0.01)
+        return EnvironmentFaultError(f"environment {self._name!r}: {told}")
 
     def stacks(self) -> str:
         """The Python stack of each worker that is in its environment just now, within a second.
@@ -76,9 +146,9 @@ class WorkerEnvs(AsyncVectorEnv[Any, Any]):
             self._read[slot] += len(dump)
         return "".join(self._told(slot, dump) for slot, dump in dumps.items())
 
-    def close_at_once(self) -> None:
-        """End the workers, also while another thread waits for them."""
-        end_workers(self)
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:  # noqa: ARG002
+        """Gymnasium's hook of ``close``: end the workers, also while another thread waits for them."""
+        end_workers(self, self._marks)
         self._stacks.close()
 
     def _is_awaited(self, slot: int) -> bool:
@@ -110,46 +180,53 @@ class WorkerEnvs(AsyncVectorEnv[Any, Any]):
         return f"{title}, most recent call last:\n{''.join(frames.format())}" if frames else ""
 
 
-def end_workers(env: AsyncVectorEnv[Any, Any]) -> None:
-    """End the worker processes without waiting for a step in progress; none is left alive.
+def end_workers(env: AsyncVectorEnv[Any, Any], marks: Sequence[str] = ()) -> None:
+    """Let the worker processes close their environments, and end those that don't, with all that they started.
 
     ``AsyncVectorEnv.close`` first collects the pending step, which would raise a worker's error or
     block. A thread that waits for a worker wakes with EOFError.
+
+    Args:
+        env: of gymnasium's kind.
+        marks: of what its workers' environments start, see ``machina.processes``.
     """
-    for process in env.processes:
-        process.terminate()
-    deadline = time.monotonic() + END_TIMEOUT_S
-    for process in env.processes:
-        process.join(timeout=max(0.0, deadline - time.monotonic()))
-        if process.is_alive():
+    busy = [_is_busy(env, pipe) for pipe in env.parent_pipes]
+    for pipe in env.parent_pipes:
+        with suppress(OSError):
+            if pipe is not None:
+                pipe.send(("close", None))
+    asked = time.monotonic()
+    for in_step, process in zip(busy, env.processes, strict=False):
+        patience = STEP_TIMEOUT_S if in_step else CLOSE_TIMEOUT_S
+        process.join(timeout=max(0.0, asked + patience - time.monotonic()))
+    stuck = [process for process in env.processes if process.exitcode is None]
+    if stuck or marks:
+        started = started_by([process.pid or 0 for process in stuck], WORKER_MARK, marks)
+        for process in stuck:
             process.kill()
+        end(started)
     for process in env.processes:
-        process.join(timeout=END_TIMEOUT_S)
+        process.join(timeout=DEATH_TIMEOUT_S)
     for pipe in env.parent_pipes:
         if pipe is not None:
             pipe.close()
     env.closed = True
 
 
-def _make_in_worker(spec: GymnasiumSpec, name: str, parent: int, path: str, slot: int) -> gymnasium.Env[Any, Any]:
-    """The environment of one worker; AsyncVectorEnv also calls this once in the parent to read the spaces."""
-    if os.getpid() != parent:
-        # Ctrl-C reaches every process of the terminal; only the parent decides what it means.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        stacks = os.open(path, os.O_WRONLY)
-        os.lseek(stacks, slot * STACK_ROOM, os.SEEK_SET)
-        faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=False)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-    return DeclaredEnv(gymnasium.make(spec), name)
+def _is_busy(env: AsyncVectorEnv[Any, Any], pipe: Any) -> bool:
+    """Whether a worker may be in a step."""
+    try:
+        return pipe is not None and getattr(env, "_state", None) != AsyncState.DEFAULT and not pipe.poll()
+    except OSError:
+        return False
 
 
-def _end_with_parent() -> None:
-    """A worker reads of its parent's death only when it waits for a command; one that hangs never would."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    time.sleep(ORPHAN_S)
-    os._exit(1)
+def _told_exit(code: int) -> str:
+    """How a process ended."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
 def _is_whole(dump: str) -> bool:

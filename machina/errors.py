@@ -64,7 +64,7 @@ def told_with_place(error: BaseException, module: str) -> str:
     return told(error) + (places[-1] if places else "")
 
 
-def raised(name: str, waiting_for: str, call: str, error: Exception) -> EnvironmentFaultError:
+def raised(name: str, waiting_for: str, call: str, error: BaseException) -> EnvironmentFaultError:
     """What an environment raised, with the line of the user's code and the stack.
 
     Args:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 import sys
 import warnings
 
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nearest
+from machina.processes import RUN_MARK, end, new_mark, started_by
 
 COMMANDS = {
     "train": "train a policy: machina train impala_popart atari57",
@@ -90,10 +92,15 @@ def _run(arguments: list[str]) -> int:
 
 def console() -> None:
     """The ``machina`` script."""
+    os.environ[RUN_MARK] = mark = new_mark()
+    # A command that is ended closes its environments; while it trains, it saves first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
     # The semaphores of closed worker processes are given back by their finalizers, which _exit does not run.
     gc.collect()
+    # What environments started and did not end, be it because they hang.
+    end(started_by([os.getpid()], RUN_MARK, [mark]))
     # Environment threads that hang in native code can't be joined; everything is saved by now.
     os._exit(code)

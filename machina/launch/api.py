@@ -12,6 +12,7 @@ from machina.errors import UserError, nearest
 from machina.launch import jobs
 from machina.launch.acting import LoadedPolicy
 from machina.launch.configuration import job_config
+from machina.processes import refuse_second_run
 from machina.registry import run_config_type
 from machina.report.evaluation import EvaluationResult
 
@@ -42,6 +43,7 @@ def train(
         UserError: something is unknown or out of range.
         RunFailedError: the run stopped for a fault; its last checkpoint is good.
     """
+    refuse_second_run()
     base, source = job_config(algorithm, environment, config)
     changes: dict[str, Any] = {}
     for name, value in options.items():
@@ -53,12 +55,14 @@ def train(
 
 def resume(run: str | Path) -> TrainedRun:
     """Continue a run from its last good checkpoint, as ``machina resume`` does."""
+    refuse_second_run()
     directory, outcome = jobs.resume(Path(run))
     return TrainedRun(directory.path, outcome.reason, outcome.env_steps, outcome.updates)
 
 
 def evaluate(run: str | Path, episodes: int = 30, seed: int = 0) -> EvaluationResult:
     """Score a run with exactly ``episodes`` episodes per task, as ``machina eval`` does."""
+    refuse_second_run()
     return jobs.evaluate_run(Path(run), episodes, seed=seed)
 
 

@@ -15,9 +15,11 @@ from machina.types import IntArray, StepResult
 
 Job = Callable[[], "StepResult | None"]
 
-CLOSE_TIMEOUT_S = 5.0
-"""How long a running step is waited for before the environment is closed all the same; then, how long its closing is
-waited for before the process goes on without it."""
+STEP_TIMEOUT_S = 5.0
+"""How long a running step is waited for before the environment is closed all the same."""
+
+CLOSE_TIMEOUT_S = 10.0
+"""How long an environment's closing is waited for before the process goes on without it."""
 
 
 class Stepper(Protocol):
@@ -150,7 +152,7 @@ class ThreadStepper:
 
         self._jobs.put(close)
         self._jobs.put(None)
-        return begun.wait(CLOSE_TIMEOUT_S)
+        return begun.wait(STEP_TIMEOUT_S)
 
 
 def fault_at_hang(culprit: str) -> None:

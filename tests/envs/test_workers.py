@@ -18,7 +18,7 @@ import pytest
 from machina.envs.builders import parse_environment
 from machina.envs.config import GymnasiumConfig
 from machina.envs.slots import GymnasiumSlots
-from machina.envs.workers import ORPHAN_S
+from machina.envs.worker_process import ORPHAN_S
 from machina.errors import EnvironmentFaultError
 from machina.interfaces import SlotEnv
 from machina.runtime import stepping
@@ -122,7 +122,7 @@ def test_closing_during_a_hang_leaves_no_worker_alive(make: MakeStepper, monkeyp
     stepper = make("Sleeping")
     workers = pids(stepper.env)
     stepper.send(HANGS)
-    monkeypatch.setattr(stepping, "CLOSE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(stepping, "STEP_TIMEOUT_S", 0.5)
     stepper.close()
     assert not any(map(is_alive, workers))
 

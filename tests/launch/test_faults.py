@@ -31,7 +31,7 @@ MESSAGES = {
     "raises": "step raised RuntimeError: the engine stalled",
     "nan": "observation of slot 0 (task 'Faulty-v0') is not finite",
     "nan_reward": "reward of slot 0 (task 'Faulty-v0') is not finite",
-    "shape": "observation has shape (3,), its space has (4,)",
+    "shape": "observation has shape (3,), its space has (2,)",
 }
 
 Register = Callable[..., str]
