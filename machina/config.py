@@ -8,6 +8,7 @@ Nothing here imports torch: ``machina train --help`` must answer at once.
 from __future__ import annotations
 
 import os
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -15,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tyro.conf import Suppress
 
-from machina.errors import UserError, nearest
+from machina.errors import UserError, nearest, told
 
 
 class Config(BaseModel):
@@ -211,20 +212,38 @@ def option_paths(model: type[BaseModel], path: tuple[str, ...] = ()) -> dict[str
     return paths
 
 
+MOST_REFUSALS = 4
+"""Refused values that one line names; a damaged file may hold thousands."""
+
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxstring, _short.maxlong, _short.maxother = 3, 100, 60, 100
+
+
 def one_line(error: ValidationError, where: str = "") -> str:
     """A pydantic refusal as one line: every field, its value and what is expected; nearest names for typos."""
     parts = []
-    for item in error.errors(include_url=False):
-        field = ".".join(str(part) for part in item["loc"]) or "value"
+    items = error.errors(include_url=False)
+    for item in items[:MOST_REFUSALS]:
+        field = ".".join(_key(part) for part in item["loc"]) or "value"
         if item["type"] == "extra_forbidden":
             parts.append(f"unknown key '{field}'")
         elif item["type"] == "missing":
             parts.append(f"missing key '{field}'")
         elif item["type"] == "value_error":  # of a whole section: its validator names fields and values
             parts.append(str(item["ctx"]["error"]))
+        elif item["type"] == "json_invalid":
+            parts.append(f"{item['msg'][:1].lower()}{item['msg'][1:]}")
         else:
-            parts.append(f"{field}={item['input']!r}: {item['msg'][:1].lower()}{item['msg'][1:]}")
+            parts.append(f"{field}={_short.repr(item['input'])}: {item['msg'][:1].lower()}{item['msg'][1:]}")
+    if len(items) > MOST_REFUSALS:
+        parts.append(f"and {len(items) - MOST_REFUSALS} more")
     return (f"{where}: " if where else "") + "; ".join(parts)
+
+
+def _key(part: object) -> str:
+    """A key of a file: of any length, and with whatever characters somebody put there."""
+    text = str(part)
+    return text if len(text) < 100 and text.isprintable() else _short.repr(text)
 
 
 def merged(defaults: dict[str, Any], changes: dict[str, Any], where: str, path: str = "") -> dict[str, Any]:
@@ -236,7 +255,7 @@ def merged(defaults: dict[str, Any], changes: dict[str, Any], where: str, path: 
     result = dict(defaults)
     for key, value in changes.items():
         if key not in defaults:
-            raise UserError(f"{where}: unknown key '{path}{key}'{nearest(key, defaults)}")
+            raise UserError(f"{where}: unknown key '{path}{_key(key)}'{nearest(str(key), defaults)}")
         if isinstance(value, dict) and isinstance(defaults[key], dict):
             value = merged(defaults[key], value, where, f"{path}{key}.")
         result[key] = value
@@ -257,9 +276,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"configuration {str(path)!r} is not a text file") from error
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(f"configuration {str(path)!r} is not valid YAML: {first_line}") from error
+    except Exception as error:  # besides its own errors it lets through those of int(), of dates, of its recursion
+        reason = str(error).splitlines()[0] if isinstance(error, yaml.YAMLError) else told(error)
+        raise UserError(f"configuration {str(path)!r} is not valid YAML: {reason}") from error
     if not isinstance(content, dict):
         raise UserError(f"configuration {str(path)!r} must be a mapping of sections, got {type(content).__name__}")
     return content

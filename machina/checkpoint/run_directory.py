@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from textwrap import indent
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from machina.checkpoint.files import write_atomically
+from machina.checkpoint.status import Status
 from machina.checkpoint.store import (
     CHECKPOINTS,
     MANIFEST,
@@ -29,8 +29,10 @@ from machina.checkpoint.store import (
     latest_checkpoint,
     load_checkpoint,
     prune,
+    remove,
     save_checkpoint,
 )
+from machina.checkpoint.typed import Count, Real, SavedFile, read_typed
 from machina.errors import UserError, nearest
 from machina.types import Array
 
@@ -45,13 +47,17 @@ SCALE = "scale.json"
 LOCK = "lock"
 
 
-class Best(BaseModel):
+class Best(SavedFile):
     """``checkpoints/best.json``: the checkpoint with the best evaluation so far."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    step: Count = Field(description="Env steps of the checkpoint.")
+    score: Real = Field(description="What the evaluation gave it; larger is better.")
 
-    step: int = Field(ge=0, description="Env steps of the checkpoint.")
-    score: float = Field(allow_inf_nan=False, description="What the evaluation gave it; larger is better.")
+
+class ScaleRequest(SavedFile):
+    """``scale.json``: what `machina scale` asks of a running job."""
+
+    actors: Annotated[Count, Field(ge=1)]
 
 
 class RunDirectory:
@@ -153,16 +159,52 @@ class RunDirectory:
         tensors: Mapping[str, Mapping[str, Tensor | Array]],
         values: Mapping[str, Any],
         keep_last: int,
+        notice: Callable[[str], None] | None = None,
     ) -> Path:
         """Write a checkpoint, then remove those beyond the ``keep_last`` latest; the best one stays.
 
+        On a full disk old ones make room, the oldest first. The best one and the last good one stay in any case: until
+        the new one is complete, a run must have something to go on from.
+
+        Args:
+            step: env steps.
+            tensors: see ``save_checkpoint``.
+            values: likewise.
+            keep_last: checkpoints.
+            notice: told of each checkpoint that made room.
+
         Raises:
-            CheckpointError: see ``save_checkpoint``; then nothing was removed either.
+            CheckpointError: the disk refuses, or is full without old checkpoints.
         """
-        saved = save_checkpoint(self.checkpoints, step, tensors, values)
-        best = self.best()
-        prune(self.checkpoints, saved, keep_last, keep=() if best is None else (self.checkpoint_path(best.step),))
+        while True:
+            try:
+                saved = save_checkpoint(self.checkpoints, step, tensors, values)
+                break
+            except CheckpointError as error:
+                oldest = self._spare_checkpoint() if error.disk_is_full else None
+                if oldest is None:
+                    raise
+                remove(oldest)
+                if notice is not None:
+                    notice(f"the disk is full: checkpoint '{oldest}' made room for that of env step {step}")
+        prune(self.checkpoints, saved, keep_last, keep=self._kept())
         return saved
+
+    def _spare_checkpoint(self) -> Path | None:
+        """The oldest checkpoint that a run can do without."""
+        try:
+            needed = {self.latest().checkpoint.path, *self._kept()}
+        except UserError:  # none is good; then none is of use, but somebody may want to repair one
+            return None
+        return next((path for path in checkpoint_paths(self.checkpoints) if path not in needed), None)
+
+    def _kept(self) -> list[Path]:
+        """The best checkpoint, unless its name can't be read."""
+        try:
+            best = self.best()
+        except UserError:
+            return []
+        return [] if best is None else [self.checkpoint_path(best.step)]
 
     def log_fault(self, message: str, details: str) -> None:
         """Append a fault to ``faults.log``; a disk that refuses does not stop the run, the message was shown."""
@@ -170,58 +212,63 @@ class RunDirectory:
         with suppress(OSError), (self.path / FAULTS).open("a", encoding="utf-8") as file:
             file.write(text.rstrip() + "\n")
 
-    def write_status(self, status: Mapping[str, Any]) -> None:
+    def write_status(self, status: Status) -> None:
         """Replace ``status.json``, which `machina status` reads; a disk that refuses keeps the old one."""
         with suppress(OSError):
-            write_atomically(self.path / STATUS, json.dumps(status, indent=1).encode())
+            write_atomically(self.path / STATUS, status.model_dump_json(indent=1).encode())
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         """What a run wrote last of itself.
 
         Raises:
             UserError: it never wrote anything, or the file is damaged.
         """
-        file = self.path / STATUS
         try:
-            status = json.loads(file.read_text(encoding="utf-8"))
+            return read_typed(
+                Status, self.path / STATUS, f"a run that goes on writes it anew: machina resume {self.path}"
+            )
         except FileNotFoundError as error:
             raise UserError(f"run '{self.path}' has no {STATUS}: it has not begun to learn") from error
-        except (OSError, ValueError):
-            status = None
-        if not isinstance(status, dict) or not {"time", "pid", "ended", "actors"} <= status.keys():
-            raise UserError(f"'{file}' is damaged; a run that goes on writes it anew: machina resume {self.path}")
-        return status
 
     def request_actors(self, actors: int) -> None:
-        """Ask a running job for so many actors; ``wanted_actors`` of that job finds it.
+        """Ask a running job for so many actors; ``take_request`` of that job finds it.
 
         Raises:
             UserError: the disk refuses.
         """
         try:
-            write_atomically(self.path / SCALE, json.dumps({"actors": actors}).encode())
+            write_atomically(self.path / SCALE, ScaleRequest(actors=actors).model_dump_json().encode())
         except OSError as error:
             raise UserError(f"'{self.path / SCALE}' could not be written: {error.strerror or error}") from error
 
     def take_request(self) -> int | None:
-        """The number of actors asked for since the last call; None without a request."""
+        """The number of actors asked for since the last call; None without a request.
+
+        Raises:
+            UserError: the file is damaged; it is removed all the same.
+        """
         file = self.path / SCALE
         try:
-            actors = int(json.loads(file.read_text(encoding="utf-8"))["actors"])
-            file.unlink()
-        except (OSError, ValueError, KeyError, TypeError):
+            return read_typed(ScaleRequest, file, "ask again with machina scale").actors
+        except FileNotFoundError:
             return None
-        return actors
+        finally:
+            with suppress(OSError):
+                file.unlink()
 
     def latest(self) -> Latest:
         """The last good checkpoint, see ``latest_checkpoint``."""
         return latest_checkpoint(self.path)
 
     def best(self) -> Best | None:
-        """The best checkpoint that ``mark_best`` named, as long as it is there."""
+        """The best checkpoint that ``mark_best`` named, as long as it is there.
+
+        Raises:
+            UserError: the file that names it is damaged.
+        """
         try:
-            best = Best.model_validate_json((self.checkpoints / BEST).read_bytes())
-        except (OSError, ValidationError):
+            best = read_typed(Best, self.checkpoints / BEST, "remove it; the next evaluation of a run writes it anew")
+        except FileNotFoundError:
             return None
         return best if self.checkpoint_path(best.step).is_dir() else None
 

@@ -2,23 +2,28 @@
 
 A checkpoint is written into a hidden folder beside its final place, synced, then renamed, so a folder
 with a step for a name is always complete. What a crash leaves behind is hidden and removed by the next save.
+
+Every file of a checkpoint carries the same random mark, and the manifest lists every tensor: a file of another
+checkpoint, or an edited one, is found out even if its checksum was made to fit.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import secrets
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from machina.checkpoint.files import free_space, sync, write_synced
-from machina.config import one_line
-from machina.errors import RunFailedError, UserError
+from machina.checkpoint.typed import Count, SavedFile, parsed
+from machina.errors import RunFailedError, UserError, told
 from machina.types import Array
 
 if TYPE_CHECKING:
@@ -27,7 +32,12 @@ if TYPE_CHECKING:
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 STATE = "state.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+_MARK = "checkpoint"
+"""Key of a checkpoint's mark in its state and in the tensor files' metadata."""
+
+_REMEDY = "use another checkpoint"
 
 # 12 digits hold 10^12 env steps, 350 times the 57-game schedule; names then sort as numbers do.
 _DIGITS = 12
@@ -38,24 +48,33 @@ _REPLACED = ".replaced-"
 class CheckpointError(RunFailedError):
     """A checkpoint could not be written; everything saved before it is untouched."""
 
+    @property
+    def disk_is_full(self) -> bool:
+        """Whether room on the disk would have helped."""
+        return isinstance(self.__cause__, OSError) and self.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
 
-class FileEntry(BaseModel):
+
+class FileEntry(SavedFile):
     """What the manifest knows of one file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    size: int = Field(ge=0, description="Bytes.")
+    size: Count = Field(description="Bytes.")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Checksum of the content.")
 
 
-class Manifest(BaseModel):
-    """``manifest.json``: the files of a checkpoint with their checksums."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Manifest(SavedFile):
+    """``manifest.json``: the files of a checkpoint with their checksums, and their tensors."""
 
     format_version: int = Field(description="Version of the checkpoint format.")
-    step: int = Field(ge=0, description="Env steps at which the checkpoint was taken.")
+    checkpoint: str = Field(pattern="^[0-9a-f]{16}$", description="The mark that all files of this checkpoint carry.")
+    step: Count = Field(description="Env steps at which the checkpoint was taken.")
     files: dict[str, FileEntry] = Field(description="Every file of the checkpoint except the manifest.")
+    tensors: dict[str, dict[str, str]] = Field(description="By file stem and name: ``float32 [16, 50]``.")
+
+
+class _Version(BaseModel):
+    """All that is read of the manifest of another version."""
+
+    format_version: int
 
 
 class Checkpoint(NamedTuple):
@@ -123,30 +142,78 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint folder, checking every file against the manifest.
+    """Read a checkpoint folder, checking every file and every tensor against the manifest.
 
     Raises:
-        UserError: the folder or a file is missing, truncated, edited or of another format version.
+        UserError: the folder or a file is missing, truncated, edited, of another checkpoint or of another format
+            version, or holds a number that is not finite.
     """
-    import safetensors.torch
-    from safetensors import SafetensorError
-
     manifest = _read_manifest(path)
     tensors: dict[str, dict[str, Tensor]] = {}
     values: dict[str, Any] | None = None
     for name, entry in manifest.files.items():
         file = path / name
         content = _read_checked(file, entry)
-        try:
-            if name == STATE:
-                values = json.loads(content)
-            else:
-                tensors[file.stem] = safetensors.torch.load(content)
-        except (ValueError, SafetensorError) as error:
-            raise UserError(f"checkpoint file '{file}' can't be read: {error}; use another checkpoint") from error
-    if not isinstance(values, dict):
-        raise UserError(f"checkpoint '{path}' has no {STATE} with named values; use another checkpoint")
+        if name == STATE:
+            values = _state(file, content, manifest)
+        else:
+            tensors[file.stem] = _tensors(file, content, manifest)
+    if values is None:
+        raise UserError(f"checkpoint '{path}' has no {STATE}; {_REMEDY}")
+    if missing := manifest.tensors.keys() - tensors.keys():
+        raise UserError(f"checkpoint '{path}' has no file of the tensors {sorted(missing)[0]!r}; {_REMEDY}")
     return Checkpoint(tensors, values, path, manifest.step)
+
+
+def _state(file: Path, content: bytes, manifest: Manifest) -> dict[str, Any]:
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"checkpoint file '{file}' can't be read: {told(error)}; {_REMEDY}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"checkpoint file '{file}' holds no named values; {_REMEDY}")
+    if values.pop(_MARK, None) != manifest.checkpoint:
+        raise UserError(f"checkpoint file '{file}' is of another checkpoint: its key '{_MARK}' differs; {_REMEDY}")
+    return values
+
+
+def _tensors(file: Path, content: bytes, manifest: Manifest) -> dict[str, Tensor]:
+    import safetensors.torch
+    from safetensors import SafetensorError
+
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"checkpoint file '{file}' can't be read: {told(error)}; {_REMEDY}") from error
+    if (header.get("__metadata__") or {}).get(_MARK) != manifest.checkpoint:
+        raise UserError(f"checkpoint file '{file}' is of another checkpoint: its mark '{_MARK}' differs; {_REMEDY}")
+    listed = manifest.tensors.get(file.stem, {})
+    for name in dict.fromkeys([*listed, *tensors]):
+        found = _described(tensors[name]) if name in tensors else "absent"
+        if found != listed.get(name):
+            raise UserError(
+                f"checkpoint file '{file}': tensor {name!r} is {found}, it was {listed.get(name, 'not there')} when "
+                f"the checkpoint was written; {_REMEDY}"
+            )
+        check_finite(f"checkpoint file '{file}': tensor {name!r}", tensors[name], _REMEDY)
+    return tensors
+
+
+def check_finite(what: str, tensor: Tensor, remedy: str) -> None:
+    """Refuse NaN and infinities.
+
+    Raises:
+        UserError: there is one; begins with ``what``, ends with ``remedy``.
+    """
+    import torch
+
+    if (tensor.is_floating_point() or tensor.is_complex()) and not torch.isfinite(tensor).all():
+        raise UserError(f"{what} holds numbers that are not finite; {remedy}")
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def latest_checkpoint(run_dir: Path) -> Latest:
@@ -182,8 +249,12 @@ def prune(folder: Path, newest: Path, keep_last: int, keep: Collection[Path] = (
     kept = {path.name for path in keep}
     for path in older[: max(0, len(older) - (keep_last - 1))]:
         if path.name not in kept:
-            # Hidden first: a crash halfway must not leave half a checkpoint under its name.
-            shutil.rmtree(path.rename(path.with_name(f"{_PARTIAL}{path.name}")), ignore_errors=True)
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint; hidden first: a crash halfway must not leave half a checkpoint under its name."""
+    shutil.rmtree(path.rename(path.with_name(f"{_PARTIAL}{path.name}")), ignore_errors=True)
 
 
 def inspect_checkpoint(checkpoint: Checkpoint) -> list[TensorRow]:
@@ -210,7 +281,9 @@ def _write_files(
 ) -> None:
     import safetensors.torch
 
+    mark = secrets.token_hex(8)
     files: dict[str, FileEntry] = {}
+    listed: dict[str, dict[str, str]] = {}
 
     def write(name: str, content: bytes) -> None:
         write_synced(folder / name, content)
@@ -218,9 +291,10 @@ def _write_files(
 
     for stem, group in tensors.items():
         own = {name: _own_tensor(value) for name, value in group.items()}
-        write(f"{stem}.safetensors", safetensors.torch.save(own))
-    write(STATE, json.dumps(values, indent=1).encode())
-    manifest = Manifest(format_version=FORMAT_VERSION, step=step, files=files)
+        listed[stem] = {name: _described(tensor) for name, tensor in own.items()}
+        write(f"{stem}.safetensors", safetensors.torch.save(own, {_MARK: mark}))
+    write(STATE, json.dumps({**values, _MARK: mark}, indent=1).encode())
+    manifest = Manifest(format_version=FORMAT_VERSION, checkpoint=mark, step=step, files=files, tensors=listed)
     write_synced(folder / MANIFEST, manifest.model_dump_json(indent=1).encode())
     sync(folder)
 
@@ -257,29 +331,28 @@ def _clean_leftovers(folder: Path) -> None:
 
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
-    remedy = "use another checkpoint"
     try:
         content = file.read_bytes()
     except FileNotFoundError as error:
         what = f"has no {MANIFEST}" if path.is_dir() else "does not exist"
-        raise UserError(f"checkpoint '{path}' {what}; {remedy}") from error
+        raise UserError(f"checkpoint '{path}' {what}; {_REMEDY}") from error
     except OSError as error:
-        raise UserError(f"checkpoint file '{file}' can't be read: {error.strerror}; {remedy}") from error
-    try:
-        manifest = Manifest.model_validate_json(content)
-    except ValidationError as error:
+        raise UserError(f"checkpoint file '{file}' can't be read: {error.strerror}; {_REMEDY}") from error
+    version = parsed(_Version, content, f"checkpoint file '{file}'", _REMEDY).format_version
+    if version != FORMAT_VERSION:
         raise UserError(
-            f"{one_line(error, f'checkpoint file {str(file)!r} was truncated or edited')}; {remedy}"
-        ) from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise UserError(
-            f"checkpoint '{path}' has format version {manifest.format_version}, this version of machina "
-            f"reads {FORMAT_VERSION}; use the version that wrote it"
+            f"checkpoint '{path}' has format version {version}, this version of machina reads {FORMAT_VERSION}; "
+            "use the version that wrote it"
         )
+    manifest = parsed(Manifest, content, f"checkpoint file '{file}'", _REMEDY)
     for name in manifest.files:
         # The manifest may come from a stranger: it must not lead out of its folder.
-        if Path(name).name != name:
-            raise UserError(f"checkpoint file '{file}' names '{name}', which is no plain file name; {remedy}")
+        if Path(name).name != name or "\0" in name:
+            raise UserError(f"checkpoint file '{file}' names {name!r}, which is no plain file name; {_REMEDY}")
+        if name != STATE and Path(name).suffix != ".safetensors":
+            raise UserError(f"checkpoint file '{file}' names {name!r}, which is no file of a checkpoint; {_REMEDY}")
+    if path.name.isdecimal() and int(path.name) != manifest.step:
+        raise UserError(f"checkpoint file '{file}': step={manifest.step}, but its folder is {path.name}; {_REMEDY}")
     return manifest
 
 
@@ -288,13 +361,9 @@ def _read_checked(file: Path, entry: FileEntry) -> bytes:
         content = file.read_bytes()
     except OSError as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else f"can't be read: {error.strerror}"
-        raise UserError(f"checkpoint file '{file}' {what}; use another checkpoint") from error
+        raise UserError(f"checkpoint file '{file}' {what}; {_REMEDY}") from error
     if len(content) < entry.size:
-        raise UserError(
-            f"checkpoint file '{file}' is truncated: {len(content)} of {entry.size} bytes; use another checkpoint"
-        )
+        raise UserError(f"checkpoint file '{file}' is truncated: {len(content)} of {entry.size} bytes; {_REMEDY}")
     if len(content) > entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise UserError(
-            f"checkpoint file '{file}' was changed after it was written: its checksum differs; use another checkpoint"
-        )
+        raise UserError(f"checkpoint file '{file}' was changed after it was written: its checksum differs; {_REMEDY}")
     return content

@@ -23,8 +23,10 @@ def run(arguments: list[str]) -> int:
     options = parse(InspectOptions, arguments, "machina inspect")
 
     from machina.checkpoint import inspect_checkpoint, load_from
+    from machina.launch.saved_state import checkpoint_state
 
     checkpoint, warnings = load_from(options.path)
+    checkpoint_state(checkpoint)
     for warning in warnings:
         print(f"machina: {warning}", file=sys.stderr)
     print(f"{checkpoint.path}: env step {checkpoint.step:,}, checksums good")

@@ -29,11 +29,9 @@ def run(arguments: list[str]) -> int:
     status, place = directory.status(), saved_config(options.run).runtime.place
     if place != "ray":
         raise UserError(f"run '{options.run}' keeps its actors in place {place}; only place ray can be scaled")
-    if status["ended"] is not None:
-        raise UserError(
-            f"run '{options.run}' has ended: {status['ended']}; machina resume {options.run}, then scale it"
-        )
-    before = status["actors"]
+    if status.ended is not None:
+        raise UserError(f"run '{options.run}' has ended: {status.ended}; machina resume {options.run}, then scale it")
+    before = status.actors
     directory.request_actors(options.actors)
     print(f"{options.run}: {options.actors} actors asked for, it has {len(before)}; see machina status {options.run}")
     return 0

@@ -35,11 +35,11 @@ def run(arguments: list[str]) -> int:
 
     status = RunDirectory.open(options.run).status()
     league = read_league(options.run)
-    age = time.time() - status["time"]
+    age = time.time() - status.time
     console = Console()
-    heading = f"{options.run}: process {status['pid']}, {age:.0f} s ago"
-    if status["ended"] is not None:
-        heading += f"; it has ended: {status['ended']}"
+    heading = f"{options.run}: process {status.pid}, {age:.0f} s ago"
+    if status.ended is not None:
+        heading += f"; it has ended: {status.ended}"
     elif age > SILENT_S:
         heading += f"; it was killed or hangs: machina resume {options.run}"
     console.print(heading, highlight=False, soft_wrap=True)

@@ -19,6 +19,7 @@ from machina.launch.configuration import AnyRunConfig, config_for_acting, saved_
 from machina.launch.evaluation import Progress, evaluate
 from machina.launch.parts import Parts, build_parts, policy_maker, total_env_steps
 from machina.launch.places import Place, open_place
+from machina.launch.saved_state import checkpoint_state, own_state
 from machina.launch.training import Outcome, Trainer
 from machina.launch.watching import RunView
 from machina.report.evaluation import EvaluationResult
@@ -42,6 +43,8 @@ def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirector
     name = config.name or f"{config.algorithm}_{file_name(config.environment)}_{time.strftime('%Y%m%d-%H%M%S')}"
     config = config.model_copy(update={"name": name})
     initial = None if config.init_from is None else _good(load_from(config.init_from))
+    if initial is not None:
+        checkpoint_state(initial)
     run = RunDirectory.create(config.runs_dir, name, to_yaml(config))
     try:
         with run.held():
@@ -73,6 +76,7 @@ def resume(path: Path) -> tuple[RunDirectory, Outcome]:
     run = RunDirectory.open(path)
     config = saved_config(run.path)
     with run.held():
+        run.best()  # a damaged name would cost the best checkpoint
         checkpoint = _good(run.latest())
         return run, _run(config, build_parts(config), run, checkpoint, None, f"run {path}")
 
@@ -167,10 +171,11 @@ def load_run(path: Path, best: bool = False) -> LoadedRun:
     if best:
         named = run.best()
         if named is None:
-            raise UserError(f"run '{path}' has no best checkpoint: it was trained without --eval-every")
+            raise UserError(f"run '{path}' has no best checkpoint: it was trained without --eval-every, or it is gone")
         checkpoint = _good(load_from(run.checkpoint_path(named.step)))
     else:
         checkpoint = _good(run.latest())
+    own_state(checkpoint, config, parts.factory.spec)
     policy = policy_maker(config, parts)()
     policy.load_tensors(checkpoint.tensors["model"])
     return LoadedRun(policy, config, parts, run, checkpoint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from machina.checkpoint import RunDirectory
@@ -12,9 +12,10 @@ from machina.checkpoint.files import write_atomically
 from machina.envs.scripted import POINTS, SCRIPTED, random_player
 from machina.errors import RunFailedError, UserError
 from machina.launch.configuration import AnyRunConfig
-from machina.launch.parts import Parts
+from machina.launch.parts import Parts, policy_maker
 from machina.launch.places import Place
 from machina.launch.rating_games import RatingGames
+from machina.launch.saved_state import SavedLeague
 from machina.league.pool import Pool, PoolView, Snapshot
 from machina.league.ratings import Ratings
 from machina.league.snapshots import SnapshotStore
@@ -67,6 +68,7 @@ class League:
         self._place = place
         self._notice = notice
         self._store = snapshots_folder(run)
+        self._make_policy = policy_maker(config, parts)
         scripted = SCRIPTED.get(config.environment, {"random": random_player(spec.action)})
         self.pool = Pool(config.league.quality_step)
         self.ratings = Ratings({name: POINTS[name] for name in scripted})
@@ -163,20 +165,21 @@ class League:
             "games": dict(self._games),
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: SavedLeague) -> None:
         """Go on from ``state``; ratings that were not finished are begun again.
 
         Raises:
-            UserError: a snapshot's file is missing or damaged.
+            UserError: a snapshot's file is missing, damaged or of another network.
         """
-        self.pool.load_state(state["pool"])
-        self.ratings.load_state(state["ratings"])
-        self._rated = list(state["rated"])
-        self._games = Counter(state["games"])
+        self.pool.load_state(state.pool.model_dump())
+        self.ratings.load_state(state.ratings.model_dump())
+        self._rated = list(state.rated)
+        self._games = Counter(state.model_dump()["games"])
         self._told = self._met()
         self._shared = []
+        policy = self._make_policy()
         for snapshot in self.pool.snapshots:
-            self._store.load(snapshot)  # a damaged one is told now, not in the middle of a game
+            self._store.load_into(policy, snapshot)  # a bad one is told now, not in the middle of a game
             self._shared.append(self._place.share(snapshot, self._store))
         for snapshot in self.pool.snapshots:
             if snapshot.name not in self._rated:

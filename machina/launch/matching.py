@@ -88,7 +88,7 @@ class RunPlayers:
             raise UserError(f"run '{self.run.path}' {among}{hint}")
         row = snapshots[name]
         policy = policy_maker(self.config, self._parts)()
-        policy.load_parameters(self._store.load(Snapshot(row.name, row.updates, row.env_steps, row.sha256)))
+        self._store.load_into(policy, Snapshot(row.name, row.updates, row.env_steps, row.sha256))
         return Entrant(PolicyPlayer(text, policy), row.env_steps)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 import torch
 
+from machina.checkpoint.status import NodeStatus
 from machina.errors import RunFailedError
 from machina.interfaces import Learner
 from machina.launch.configuration import AnyRunConfig
@@ -72,7 +73,7 @@ class Place(Protocol):
         """
         ...
 
-    def nodes(self) -> list[dict[str, Any]]:
+    def nodes(self) -> list[NodeStatus]:
         """The machines of the run, for `machina status`."""
         ...
 
@@ -125,9 +126,9 @@ class OneMachine:
         """The vector itself."""
         return cast(torch.Tensor, parameters)
 
-    def nodes(self) -> list[dict[str, Any]]:
+    def nodes(self) -> list[NodeStatus]:
         """This machine."""
-        return [{"name": THIS_MACHINE, "cpus": self._parts.machine.cores, "gpus": torch.cuda.device_count()}]
+        return [NodeStatus(THIS_MACHINE, self._parts.machine.cores, torch.cuda.device_count())]
 
     def close(self) -> None:
         """Nothing outlives its owner."""
@@ -205,7 +206,7 @@ class RayCluster:
             raise RunFailedError(f"the learner's parameters are lost: {type(error).__name__}") from error
         return flat
 
-    def nodes(self) -> list[dict[str, Any]]:
+    def nodes(self) -> list[NodeStatus]:
         """The nodes of the cluster."""
         return self._open.nodes()
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import ray
 
+from machina.checkpoint.status import NodeStatus
 from machina.errors import RunFailedError, UserError
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.registrations import modules_of, registrations
@@ -86,14 +87,14 @@ class OpenCluster(NamedTuple):
     prepare: Callable[[], None]
     """Makes another process like this one; call it there first."""
 
-    def nodes(self) -> list[dict[str, Any]]:
+    def nodes(self) -> list[NodeStatus]:
         """The living nodes, for `machina status`.
 
         Raises:
             RunFailedError: the cluster's head is gone.
         """
         living = [node for node in self.cluster.nodes() if node.alive]
-        return [{"name": node_name(node.address, node.id), "cpus": node.cpus, "gpus": node.gpus} for node in living]
+        return [NodeStatus(node_name(node.address, node.id), node.cpus, node.gpus) for node in living]
 
 
 def open_cluster(config: AnyRunConfig, cores: int) -> OpenCluster:

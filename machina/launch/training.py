@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from machina.checkpoint import Checkpoint, CheckpointError, RunDirectory
+from machina.checkpoint.status import Status
 from machina.errors import RunFailedError, UserError
 from machina.interfaces import LearnerState
 from machina.launch.configuration import AnyRunConfig
@@ -19,6 +20,7 @@ from machina.launch.league import League
 from machina.launch.parts import Parts, total_env_steps
 from machina.launch.places import Evaluation, Place
 from machina.launch.progress import Means, Meter, Progress, account_metrics
+from machina.launch.saved_state import SavedState, identity_of, own_state
 from machina.launch.signals import handled_signals
 from machina.launch.skipped import SkippedUpdates
 from machina.launch.watching import RunView
@@ -72,11 +74,12 @@ class Trainer:
         self._total_env_steps = total_env_steps(config, parts.factory)
         self._place = place
         self._league: League | None = None
+        state = None if checkpoint is None else own_state(checkpoint, config, self._spec)
         if config.league.snapshot_updates is not None:
             # Before anything starts that would have to be ended: it may be refused.
             self._league = League(config, parts, run, place, view.notice, beside=config.runtime.place != "inline")
-            if checkpoint is not None:
-                self._league.load_state(checkpoint.values["league"])
+            if state is not None and state.league is not None:
+                self._league.load_state(state.league)
         self._plane = place.make_plane()
         self.learners = place.make_learners(self._note_learner_fault)
         self.episodes = EpisodeTracker(self._spec.num_tasks)
@@ -90,8 +93,8 @@ class Trainer:
         self._evaluation: Evaluation | None = None
         self._plane_state: dict[str, Array] = {}
         self._is_new = checkpoint is None
-        if checkpoint is not None:
-            self._load(checkpoint)
+        if checkpoint is not None and state is not None:
+            self._load(checkpoint, state)
         self._metrics = MetricsWriter(run.path, None if checkpoint is None else checkpoint.step)
         self._before = self.progress
 
@@ -101,14 +104,13 @@ class Trainer:
 
     # Saving and restoring
 
-    def _load(self, checkpoint: Checkpoint) -> None:
+    def _load(self, checkpoint: Checkpoint, state: SavedState) -> None:
         tensors = dict(checkpoint.tensors)
         self._plane_state = {name: tensor.numpy() for name, tensor in tensors.pop("plane").items()}
-        self.learners.load_state(LearnerState(tensors, checkpoint.values["learner"]))
-        self.episodes.load_state(checkpoint.values["episodes"])
-        progress = Progress(**checkpoint.values["progress"])
-        lost = progress.unrolls_lost + checkpoint.values["unrolls_at_hand"]
-        self.progress = progress._replace(unrolls_lost=lost)
+        self.learners.load_state(LearnerState(tensors, state.learner.model_dump()))
+        self.episodes.load_state(state.episodes.model_dump())
+        lost = state.progress.unrolls_lost + state.unrolls_at_hand
+        self.progress = state.progress._replace(unrolls_lost=lost)
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
@@ -116,17 +118,19 @@ class Trainer:
         state = self.learners.state()
         progress = self._now()
         values: dict[str, Any] = {
+            "identity": identity_of(self._config, self._spec).model_dump(mode="json"),
+            "protocol": self._spec.protocol,
             "learner": state.values,
             "episodes": self.episodes.state(),
             "progress": progress._asdict(),
-            "protocol": self._spec.protocol,
             "unrolls_at_hand": self._plane.unrolls_at_hand(),
         }
         if self._league is not None:
             values["league"] = self._league.state()
             self._league.write_table()
         tensors: dict[str, Mapping[str, Tensor | Array]] = {**state.tensors, "plane": self._plane.state()}
-        self._view.checkpoint = self._run.save(progress.env_steps, tensors, values, self._config.keep_checkpoints)
+        keep = self._config.keep_checkpoints
+        self._view.checkpoint = self._run.save(progress.env_steps, tensors, values, keep, self._view.notice)
         self._saved_at = time.monotonic()
 
     def _now(self) -> Progress:
@@ -308,34 +312,34 @@ class Trainer:
         self._run.write_status(self._status())
         if self._league is not None:
             self._view.league = self._league.table()
-        actors = self._run.take_request()
-        if actors is None:
-            return
         try:
+            actors = self._run.take_request()
+            if actors is None:
+                return
             self._plane.scale(actors)
             self._view.notice(f"{actors} actors from now on")
         except UserError as error:
             self._view.notice(str(error))
 
-    def _status(self, ended: str | None = None) -> dict[str, Any]:
+    def _status(self, ended: str | None = None) -> Status:
         """What `machina status` shows."""
         stats, progress = self._plane.stats(), self._now()
-        return {
-            "time": time.time(),
-            "pid": os.getpid(),
-            "ended": ended,
-            "env_steps": progress.env_steps,
-            "updates": progress.updates,
-            "account": stats.account._asdict(),
-            "policy_lag_mean": self._view.latest.get("actor/policy_lag_mean"),
-            "policy_lag_max": self._view.latest.get("actor/policy_lag_max"),
-            "env_steps_per_s": self._meter.speeds(progress, self._seconds()).env_steps_per_s,
-            "faults": progress.faults,
-            "learner_ranks": self._config.runtime.learners,
-            "learner_restarts": self.learners.restarts,
-            "nodes": self._place.nodes(),
-            "actors": [actor._asdict() for actor in stats.actors],
-        }
+        return Status(
+            time=time.time(),
+            pid=os.getpid(),
+            ended=ended,
+            env_steps=progress.env_steps,
+            updates=progress.updates,
+            account=stats.account,
+            policy_lag_mean=self._view.latest.get("actor/policy_lag_mean"),
+            policy_lag_max=self._view.latest.get("actor/policy_lag_max"),
+            env_steps_per_s=self._meter.speeds(progress, self._seconds()).env_steps_per_s,
+            faults=progress.faults,
+            learner_ranks=self._config.runtime.learners,
+            learner_restarts=self.learners.restarts,
+            nodes=tuple(self._place.nodes()),
+            actors=stats.actors,
+        )
 
     def _seconds(self) -> dict[str, float]:
         return self._plane.stats().shares | self._shares.seconds()

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machina.checkpoint.files import free_space, write_atomically
+from machina.checkpoint.store import check_finite
 from machina.errors import RunFailedError, UserError, told
+from machina.interfaces import Policy
 from machina.league.pool import Snapshot
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 _PARAMETERS = "parameters"
 _HASH_DIGITS = 12
+_REMEDY = "restore it from a copy, or start a new league"
 
 
 class SnapshotStore:
@@ -73,17 +76,29 @@ class SnapshotStore:
         from safetensors import SafetensorError
 
         file = self.file(snapshot)
-        remedy = "restore it from a copy, or start a new league"
         try:
             flat = safetensors.torch.load(file.read_bytes())[_PARAMETERS]
             found = sha256(flat)
         except OSError as error:
-            raise UserError(f"snapshot '{file}' can't be read: {error.strerror}; {remedy}") from error
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise UserError(f"snapshot '{file}' is damaged: {told(error)}; {remedy}") from error
+            raise UserError(f"snapshot '{file}' can't be read: {error.strerror}; {_REMEDY}") from error
+        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise UserError(f"snapshot '{file}' is damaged: {told(error)}; {_REMEDY}") from error
         if found != snapshot.sha256:
-            raise UserError(f"snapshot '{file}' is damaged: its parameters are not those that were saved; {remedy}")
+            raise UserError(f"snapshot '{file}' is damaged: its parameters are not those that were saved; {_REMEDY}")
+        check_finite(f"snapshot '{file}'", flat, _REMEDY)
         return flat
+
+    def load_into(self, policy: Policy, snapshot: Snapshot) -> None:
+        """Give a policy the snapshot's parameters.
+
+        Raises:
+            UserError: see ``load``, or they are of another network.
+        """
+        parameters = self.load(snapshot)
+        try:
+            policy.load_parameters(parameters)
+        except ValueError as error:
+            raise UserError(f"snapshot '{self.file(snapshot)}' is of another network: {error}; {_REMEDY}") from error
 
 
 def sha256(parameters: Tensor) -> str:

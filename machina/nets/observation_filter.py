@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from machina.errors import UserError
+from machina.nets.parameters import check_alike
 from machina.nets.reading import UNITS, UNITS_MASK
 from machina.specs import EnvSpec
 
@@ -136,7 +137,7 @@ class FilterStatistics:
         """Continue from ``state``.
 
         Raises:
-            UserError: it is of other observations, or of a run without a filter.
+            UserError: it is of other observations, of a run without a filter, or no statistics at all.
         """
         for kind, tensors in self._kinds():
             for key, tensor in tensors.items():
@@ -146,6 +147,11 @@ class FilterStatistics:
                     raise UserError(
                         f"checkpoint: the observation filter needs {kind} of {key!r} of shape {tuple(tensor.shape)}, "
                         f"got {got}; observations and observation_filter must equal the run's"
+                    )
+                check_alike(f"the observation filter's {kind} of {key!r}", saved, tensor)
+                if kind != "mean" and (saved < 0).any():
+                    raise UserError(
+                        f"checkpoint: the observation filter's {kind} of {key!r} is negative; use another checkpoint"
                     )
                 tensors[key] = saved.to(tensor, copy=True)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from machina.errors import UserError
+
+_REMEDY = "network, actions and tasks must equal the run's"
 
 
 def flattened(network: nn.Module) -> Tensor:
@@ -41,16 +43,55 @@ def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], skip: tuple[
         skip: prefixes of parameters that are left as they are.
 
     Raises:
-        UserError: a parameter is absent or has another shape.
+        UserError: a parameter is absent, has another shape, or is of numbers of another kind.
     """
     for name, parameter in network.named_parameters():
         if name.startswith(skip):
             continue
         if name not in tensors:
-            raise UserError(f"checkpoint: parameter {name!r} is missing; the network's options must equal the run's")
-        if tensors[name].shape != parameter.shape:
-            raise UserError(
-                f"checkpoint: parameter {name!r} has shape {tuple(tensors[name].shape)}, this network needs "
-                f"{tuple(parameter.shape)}; network, actions and tasks must equal the run's"
-            )
+            raise UserError(f"checkpoint: parameter {name!r} is missing; {_REMEDY}")
+        check_shape(f"parameter {name!r}", tensors[name], parameter)
+        if tensors[name].is_floating_point() != parameter.is_floating_point():
+            raise UserError(f"checkpoint: parameter {name!r} is {tensors[name].dtype}; use another checkpoint")
         parameter.copy_(tensors[name])
+
+
+def check_shape(what: str, tensor: Tensor, like: Tensor) -> None:
+    """Refuse a checkpoint's tensor of another network.
+
+    Raises:
+        UserError: another shape; calls the tensor ``what``.
+    """
+    if tensor.shape != like.shape:
+        raise UserError(
+            f"checkpoint: {what} has shape {tuple(tensor.shape)}, this network needs {tuple(like.shape)}; {_REMEDY}"
+        )
+
+
+def check_alike(what: str, tensor: Tensor, like: Tensor) -> None:
+    """``check_shape``, and the same format of numbers.
+
+    Raises:
+        UserError: they differ.
+    """
+    check_shape(what, tensor, like)
+    if tensor.dtype != like.dtype:
+        raise UserError(
+            f"checkpoint: {what} is {tensor.dtype}, this network needs {like.dtype}; use another checkpoint"
+        )
+
+
+def check_names(tensors: Iterable[str], known: Container[str], kept_apart: tuple[str, ...] = ()) -> None:
+    """Refuse tensors that belong to something else.
+
+    Args:
+        tensors: their names.
+        known: what the network has.
+        kept_apart: prefixes that are somebody else's.
+
+    Raises:
+        UserError: one is unknown.
+    """
+    for name in tensors:
+        if name not in known and not name.startswith(kept_apart):
+            raise UserError(f"checkpoint: this network has nothing called {name!r}; {_REMEDY}")

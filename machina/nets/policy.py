@@ -13,9 +13,10 @@ from torch import Tensor
 from machina.nets.config import NetworkConfig
 from machina.nets.distributions import distribution_of
 from machina.nets.network import NetworkInput, NetworkOutput
-from machina.nets.parameters import load_flat, load_tensors
+from machina.nets.parameters import check_names, load_flat, load_tensors
 from machina.nets.precision import resolve_device, resolve_precision
 from machina.nets.register import build_network
+from machina.nets.trained import FILTER, POPART
 from machina.specs import EnvSpec
 from machina.types import ActorInput, ActorOutput, Array, CoreState
 
@@ -69,6 +70,7 @@ class SampledPolicy:
         Raises:
             UserError: they belong to another network.
         """
+        check_names(tensors, dict(self.network.named_parameters()), kept_apart=(POPART, FILTER))
         with self._on_own_stream():
             load_tensors(self.network, tensors)
 

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from machina.errors import UserError
+from machina.nets.parameters import check_shape
+
 
 class PopArt:
     """Per-task mean ``mu``, second moment ``nu`` and scale ``sigma`` of the value targets.
@@ -88,7 +91,15 @@ class PopArt:
         return {"mu": self.mu.cpu().clone(), "nu": self.nu.cpu().clone()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from ``state``."""
+        """Continue from ``state``.
+
+        Raises:
+            UserError: it is of other tasks, or of a run without PopArt.
+        """
+        for name, own in (("mu", self.mu), ("nu", self.nu)):
+            if name not in state:
+                raise UserError(f"checkpoint: popart.{name} is missing; popart must equal the run's")
+            check_shape(f"popart.{name}", state[name], own)
         self.mu = state["mu"].to(self.mu, copy=True)
         self.nu = state["nu"].to(self.nu, copy=True)
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
 from machina.errors import UserError
 from machina.interfaces import Ranks
 from machina.nets.config import NetworkConfig
 from machina.nets.network import NetworkInput
 from machina.nets.observation_filter import FilterStatistics, ObservationFilter
-from machina.nets.parameters import load_tensors
+from machina.nets.parameters import check_alike, check_names, load_tensors
 from machina.nets.popart import PopArt, rescale_head
 from machina.nets.register import build_network
 from machina.specs import EnvSpec
@@ -23,6 +23,10 @@ POPART = "popart."
 FILTER = "filter."
 
 Tensors = dict[str, Tensor]
+
+_ADAM = dict.fromkeys(("step", "exp_avg", "exp_avg_sq")).keys()
+_NEVER_NEGATIVE = ("step", "exp_avg_sq", "square_average")
+"""Parts of an optimiser's state: counters and means of squares."""
 
 
 class TrainedNetwork:
@@ -171,20 +175,42 @@ class TrainedNetwork:
         Raises:
             UserError: the state belongs to another network.
         """
+        if tensors.keys() != {"model", "optimizer"}:
+            raise UserError(
+                f"checkpoint: tensors of {sorted(tensors)}, expected model, optimizer; use another checkpoint"
+            )
         model = tensors["model"]
+        parameters = dict(self.network.named_parameters())
+        check_names(model, self.state()["model"])
         load_tensors(self.network, model)
+        for name, parameter in parameters.items():
+            check_alike(f"parameter {name!r}", model[name], parameter)
         if self.popart is not None:
             self.popart.load_state(_part(model, POPART))
         if self.filter is not None:
             self.filter.load_state(_part(model, FILTER))
-        saved = tensors["optimizer"]
-        for name, parameter in self.network.named_parameters():
-            if parameter.requires_grad:
-                self.optimizer.state[parameter] = {
-                    key.removeprefix(f"{name}."): _restored(tensor, parameter)
-                    for key, tensor in saved.items()
-                    if key.rpartition(".")[0] == name
-                }
+        self._load_optimizer(parameters, tensors["optimizer"])
+
+    def _load_optimizer(self, parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+        trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+        own: dict[str, Tensors] = {name: {} for name in trained}
+        for full_name, tensor in saved.items():
+            name, _, key = full_name.rpartition(".")
+            check_names([name], trained)
+            check_alike(f"the optimizer's {full_name!r}", tensor, torch.zeros(()) if key == "step" else trained[name])
+            if key in _NEVER_NEGATIVE and (tensor < 0).any():
+                raise UserError(f"checkpoint: the optimizer's {full_name!r} is negative; use another checkpoint")
+            own[name][key] = tensor
+        adam = isinstance(self.optimizer, Adam)
+        for name, parameter in trained.items():
+            expected = _ADAM if adam else self.optimizer.state[parameter].keys()
+            # Adam knows nothing of a parameter that never had a gradient.
+            if own[name].keys() != expected and (own[name] or not adam):
+                raise UserError(
+                    f"checkpoint: the optimizer's state of {name!r} is {', '.join(own[name]) or 'empty'}, this one "
+                    f"needs {', '.join(expected)}; the optimizer's options must equal the run's"
+                )
+            self.optimizer.state[parameter] = {key: _restored(tensor, parameter) for key, tensor in own[name].items()}
 
     def load_initial(self, tensors: Mapping[str, Tensor], with_value: bool) -> None:
         """Start from another run's model; optimiser and counters stay new.

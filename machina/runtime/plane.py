@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from machina.checkpoint.status import ActorStatus, QueueAccount
 from machina.config import RuntimeConfig
 from machina.errors import RunFailedError, UserError
 from machina.interfaces import SlotEnv
@@ -21,7 +22,7 @@ from machina.runtime.actor import Actor, Fault
 from machina.runtime.batches import Batch
 from machina.runtime.building import ActorBuilder, ActorSetup
 from machina.runtime.parameters import ParameterStore
-from machina.runtime.queue import QueueAccount, UnrollQueue
+from machina.runtime.queue import UnrollQueue
 from machina.runtime.stepping import Stepper
 from machina.specs import EnvSpec
 from machina.types import Array, Episode, GameResult, IntArray
@@ -43,24 +44,6 @@ class PlaneConfig(NamedTuple):
     """Of unrolls that are learned, in updates; None: any."""
     groups_per_actor: int = GROUPS_PER_ACTOR
     """At most; an actor of a single environment has one."""
-
-
-class ActorStatus(NamedTuple):
-    """How one actor does."""
-
-    number: int
-    node: str
-    """Address of the machine where it runs."""
-    state: str
-    """starting, collecting, waiting or gone."""
-    slots: int
-    restarts: int
-    heard_s: float
-    """Seconds since it was last heard of."""
-    env_steps: int
-    """That it handed over."""
-    env_steps_per_s: float
-    """Mean since its start."""
 
 
 class PlaneStats(NamedTuple):

@@ -8,25 +8,14 @@ from __future__ import annotations
 import bisect
 import threading
 import time
-from typing import NamedTuple
 
+from machina.checkpoint.status import QueueAccount
 from machina.runtime.batches import Batch, Handover, Part, joined, make_batch
 from machina.types import Array, Unroll
 
 
 class QueueClosedError(Exception):
     """The queue was closed while an actor waited to hand over an unroll."""
-
-
-class QueueAccount(NamedTuple):
-    """What became of the unrolls that the queue accepted."""
-
-    accepted: int
-    learned: int
-    dropped: int
-    """Too old, or lost with a learner rank or a node."""
-    queued: int
-    """Waiting, or in a batch that the learner has not answered yet."""
 
 
 class UnrollQueue:

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import ray
 
+from machina.checkpoint.status import ActorStatus
 from machina.config import RuntimeConfig
 from machina.errors import RunFailedError, UserError
 from machina.metrics import merged_seconds
@@ -27,7 +28,7 @@ from machina.runtime.building import ActorSetup
 from machina.runtime.cluster import ray_nodes, room_for_actors
 from machina.runtime.group import COUNTERS, RESET_TIMEOUT_PER_SLOT_S, group_key
 from machina.runtime.parameters import PublishedParameters
-from machina.runtime.plane import ActorStatus, Plane, PlaneConfig, PlaneStats
+from machina.runtime.plane import Plane, PlaneConfig, PlaneStats
 from machina.runtime.ray_parts import RolloutWorker, RoundReport
 from machina.types import Array, Episode, GameResult, IntArray
 

@@ -288,7 +288,7 @@ def test_status_shows_how_a_run_did_and_scale_leaves_a_wish(cli: Command) -> Non
     assert RunDirectory.open(run).take_request() is None
     for damaged in ("{}", "[]", status.read_text()[:100]):
         status.write_text(damaged)
-        assert "status.json' is damaged" in cli.refused("status", run)
+        assert "status.json' was edited or truncated" in cli.refused("status", run)
     status.unlink()
     assert "has no status.json" in cli.refused("status", run)
 

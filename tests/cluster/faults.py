@@ -66,7 +66,7 @@ class Job:
     def status(self) -> dict[str, Any]:
         """What the run wrote last of itself; empty before it began. Its account must be exact whenever it is read."""
         try:
-            status = self.run.status()
+            status = self.run.status().model_dump()
         except UserError:
             return {}
         assert_account_is_exact(status)

@@ -72,9 +72,9 @@ def test_a_league_in_a_cluster_of_its_own(tmp_path: Path, capsys: pytest.Capture
     assert all(row["quality"] < 0 for row in beaten), "what was won came back"
 
     status = RunDirectory.open(run.path).status()
-    assert status["faults"] == 0
-    assert [actor["env_steps"] > 0 for actor in status["actors"]] == [True, True]
-    assert status["account"]["accepted"] == sum(status["account"][kind] for kind in ("learned", "dropped", "queued"))
+    assert status.faults == 0
+    assert [actor.env_steps > 0 for actor in status.actors] == [True, True]
+    assert status.account.accepted == sum(status.account[1:])
     assert read_metrics(run.path)[-1]["league/games_pool"] == table["games"]["pool"]
 
     checkpoint = RunDirectory.open(run.path).latest().checkpoint

@@ -73,14 +73,14 @@ def test_a_run_survives_the_death_of_a_node(two_nodes: Cluster, tmp_path: Path) 
     seen: dict[str, Any] = {}
 
     def kill() -> None:
-        when(lambda: run.path.joinpath("status.json").exists() and len(run.status()["actors"]) == 4, 120)
-        when(lambda: all(actor["env_steps"] for actor in run.status()["actors"]), 120)
+        when(lambda: run.path.joinpath("status.json").exists() and len(run.status().actors) == 4, 120)
+        when(lambda: all(actor.env_steps for actor in run.status().actors), 120)
         two_nodes.remove_node(node_without_driver(two_nodes), allow_graceful=False)
-        when(lambda: len(run.status()["actors"]) == 2, 60)
-        seen["env_steps"] = run.status()["env_steps"]
-        when(lambda: run.status()["env_steps"] > seen["env_steps"], 60)
+        when(lambda: len(run.status().actors) == 2, 60)
+        seen["env_steps"] = run.status().env_steps
+        when(lambda: run.status().env_steps > seen["env_steps"], 60)
         run.request_actors(1)
-        when(lambda: len(run.status()["actors"]) == 1, 30)
+        when(lambda: len(run.status().actors) == 1, 30)
         when(lambda: "has left" in faults_of(run), 60)
         seen["status"] = run.status()
         os.kill(os.getpid(), signal.SIGINT)
@@ -103,7 +103,7 @@ def test_a_run_survives_the_death_of_a_node(two_nodes: Cluster, tmp_path: Path) 
     )
     killer.join()
     assert "status" in seen, "the node was killed and the run went on"
-    assert_account_is_exact(run.status())
-    assert run.status()["faults"] == 0, "an actor that leaves with its node is no fault"
+    assert_account_is_exact(run.status().model_dump())
+    assert run.status().faults == 0, "an actor that leaves with its node is no fault"
     assert outcome.env_steps > seen["env_steps"]
     assert not run.latest().warnings

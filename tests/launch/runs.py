@@ -36,10 +36,11 @@ TIMING = ("speed/", "time/", "process/", "wall_s")
 
 
 def content(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Every tensor by "file/name", and every value but times."""
+    """Every tensor by "file/name", and every value but times and the run's name."""
     loaded = load_checkpoint(checkpoint)
     values = json.loads(json.dumps(loaded.values))
     del values["progress"]["elapsed_s"]
+    del values["identity"]["run"]
     tensors = {f"{stem}/{name}": tensor for stem, group in loaded.tensors.items() for name, tensor in group.items()}
     return tensors, values
 

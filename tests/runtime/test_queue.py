@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from machina.checkpoint.status import QueueAccount
 from machina.runtime.batches import Batch, Handover, joined
-from machina.runtime.queue import QueueAccount, QueueClosedError, UnrollQueue
+from machina.runtime.queue import QueueClosedError, UnrollQueue
 from machina.types import Array, Unroll
 
 ENTRIES = 3

@@ -1,0 +1,71 @@
+"""``status.json``: how a run does, written by it every second and shown by `machina status`."""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, model_validator
+
+from machina.checkpoint.typed import ROW, Amount, Count, Real, SavedFile
+
+
+class NodeStatus(NamedTuple):
+    """A machine of the run."""
+
+    name: str
+    cpus: Amount
+    gpus: Amount
+
+
+class ActorStatus(NamedTuple):
+    """How one actor does."""
+
+    number: Count
+    node: str
+    """Address of the machine where it runs."""
+    state: str
+    """starting, collecting, waiting or gone."""
+    slots: Count
+    restarts: Count
+    heard_s: Real
+    """Seconds since it was last heard of."""
+    env_steps: Count
+    """That it handed over."""
+    env_steps_per_s: Real
+    """Mean since its start."""
+
+
+class QueueAccount(NamedTuple):
+    """What became of the unrolls that the queue accepted."""
+
+    accepted: Count
+    learned: Count
+    dropped: Count
+    """Too old, or lost with a learner rank or a node."""
+    queued: Count
+    """Waiting, or in a batch that the learner has not answered yet."""
+
+
+class Status(SavedFile):
+    """How a run does."""
+
+    time: Amount = Field(description="When it was written, in seconds since 1970.")
+    pid: Count = Field(description="The process that trains.")
+    ended: str | None = Field(description="Why the run ended; None while it goes on.")
+    env_steps: Count
+    updates: Count
+    account: Annotated[QueueAccount, ROW]
+    policy_lag_mean: Real | None = Field(description="In updates; None before the first one.")
+    policy_lag_max: Real | None
+    env_steps_per_s: Real
+    faults: Count = Field(description="Environments and actors that failed.")
+    learner_ranks: Count
+    learner_restarts: Count
+    nodes: tuple[Annotated[NodeStatus, ROW], ...]
+    actors: tuple[Annotated[ActorStatus, ROW], ...]
+
+    @model_validator(mode="after")
+    def _both_lags_or_none(self) -> Status:
+        if (self.policy_lag_mean is None) != (self.policy_lag_max is None):
+            raise ValueError(f"policy_lag_mean={self.policy_lag_mean}, policy_lag_max={self.policy_lag_max}")
+        return self

@@ -1,0 +1,233 @@
+"""``state.json`` of a checkpoint, and whether a checkpoint belongs to the run that reads it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from machina.checkpoint import Checkpoint
+from machina.checkpoint.typed import ROW, Count, Real, SavedFile, parsed_values
+from machina.errors import UserError
+from machina.launch.configuration import AnyRunConfig
+from machina.launch.progress import Progress
+from machina.metrics import WINDOW
+from machina.specs import EnvSpec
+from machina.types import PRESENT_SELF
+
+Protocol = dict[str, str | int | float | bool]
+Games = Annotated[int, Field(ge=0, le=10**9)]
+"""Games that were counted; ratings are computed from them in floats."""
+
+
+class Identity(SavedFile):
+    """Whose checkpoint it is: everything that may not differ when a run goes on or its policy acts."""
+
+    run: str = Field(description="Name of the run.")
+    algorithm: str
+    environment: str
+    wrapper: str | None
+    spec: EnvSpec = Field(description="Tasks, observations, actions; its protocol is kept apart.")
+    network: dict[str, JsonValue] = Field(description="The configuration of the network.")
+
+
+class LearnerCounters(SavedFile):
+    """Of which the learner's schedules are functions."""
+
+    env_steps: Count
+    updates: Count
+
+
+class SavedEpisodes(SavedFile):
+    """See ``machina.metrics.EpisodeTracker``; one entry per task."""
+
+    counts: tuple[Count, ...]
+    tasks: tuple[tuple[tuple[Real, Count], ...], ...]
+    latest: tuple[Real, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SavedEpisodes:
+        if len(self.counts) != len(self.tasks):
+            raise ValueError(f"episodes.counts are of {len(self.counts)} tasks, episodes.tasks of {len(self.tasks)}")
+        for task, (count, episodes) in enumerate(zip(self.counts, self.tasks, strict=True)):
+            if len(episodes) != min(count, WINDOW):
+                raise ValueError(f"episodes.tasks.{task} are {len(episodes)} of {count} episodes")
+        if len(self.latest) != min(sum(self.counts), WINDOW):
+            raise ValueError(f"episodes.latest are {len(self.latest)} of {sum(self.counts)} episodes")
+        return self
+
+
+class SavedSnapshot(SavedFile):
+    """A row of ``machina.league.pool.Pool``."""
+
+    name: str = Field(pattern=r"^u[0-9]{6,}$")
+    updates: Count
+    env_steps: Count
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    quality: Real
+    wins: Games
+    losses: Games
+    draws: Games
+
+    @model_validator(mode="after")
+    def _named_after_updates(self) -> SavedSnapshot:
+        if int(self.name[1:]) != self.updates:
+            raise ValueError(f"snapshot {self.name!r}: updates={self.updates}")
+        return self
+
+
+class SavedPool(SavedFile):
+    """See ``machina.league.pool.Pool``."""
+
+    serial: Count
+    snapshots: tuple[SavedSnapshot, ...]
+
+
+class SavedRatings(SavedFile):
+    """See ``machina.league.results.PairResults``."""
+
+    games: dict[str, Games]
+    wins: tuple[tuple[str, str, Games], ...]
+    draws: tuple[tuple[str, str, Games], ...]
+
+    @model_validator(mode="after")
+    def _of_known_players(self) -> SavedRatings:
+        for kind, rows in (("wins", self.wins), ("draws", self.draws)):
+            pairs = [(a, b) for a, b, _ in rows]
+            if len(set(pairs)) < len(pairs):
+                raise ValueError(f"league.ratings.{kind} name a pair twice")
+            for a, b in pairs:
+                if a == b or not {a, b} <= self.games.keys() or (kind == "draws" and a > b):
+                    raise ValueError(f"league.ratings.{kind}: {a!r} and {b!r} are no pair of league.ratings.games")
+        return self
+
+
+class SavedLeague(SavedFile):
+    """See ``machina.launch.league.League``."""
+
+    pool: SavedPool
+    ratings: SavedRatings
+    rated: tuple[str, ...]
+    games: dict[Literal["self", "pool"], Count]
+
+    @model_validator(mode="after")
+    def _of_known_snapshots(self) -> SavedLeague:
+        names = [snapshot.name for snapshot in self.pool.snapshots]
+        for kind, of in (("pool.snapshots", names), ("rated", self.rated)):
+            if twice := [name for name in of if list(of).count(name) > 1]:
+                raise ValueError(f"league.{kind} names {twice[0]!r} twice")
+        if unknown := [name for name in self.rated if name not in names]:
+            raise ValueError(f"league.rated names {unknown[0]!r}, which is not in league.pool.snapshots")
+        if PRESENT_SELF in self.ratings.games:
+            raise ValueError(
+                f"league.ratings.games names {PRESENT_SELF!r}; only snapshots and scripted players are rated"
+            )
+        return self
+
+
+class SavedState(SavedFile):
+    """``state.json``."""
+
+    identity: Identity
+    protocol: Protocol = Field(description="How episodes are run.")
+    learner: LearnerCounters
+    episodes: SavedEpisodes
+    progress: Annotated[Progress, ROW]
+    unrolls_at_hand: Count = Field(description="Collected but not in the checkpoint: lost when the run goes on.")
+    league: SavedLeague | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SavedState:
+        for name in ("env_steps", "updates"):
+            learned, counted = getattr(self.learner, name), getattr(self.progress, name)
+            if learned > counted:
+                raise ValueError(f"learner.{name}={learned} is more than progress.{name}={counted}")
+        if len(self.episodes.counts) != self.identity.spec.num_tasks:
+            raise ValueError(
+                f"episodes are of {len(self.episodes.counts)} tasks, identity.spec has {self.identity.spec.num_tasks}"
+            )
+        return self
+
+
+def identity_of(config: AnyRunConfig, spec: EnvSpec) -> Identity:
+    """What a run writes into its checkpoints, and what it asks of them."""
+    network = getattr(config.algo, "network", None)
+    return Identity(
+        run=str(config.name),
+        algorithm=config.algorithm,
+        environment=config.environment,
+        wrapper=config.wrapper,
+        spec=spec.model_copy(update={"protocol": {}}),
+        network={} if network is None else network.model_dump(mode="json"),
+    )
+
+
+def checkpoint_state(checkpoint: Checkpoint) -> SavedState:
+    """The state of a checkpoint, whosever it is.
+
+    Raises:
+        UserError: it is not what a run writes.
+    """
+    where = f"checkpoint file '{checkpoint.path / 'state.json'}'"
+    state = parsed_values(SavedState, checkpoint.values, where, _remedy(checkpoint))
+    if state.progress.env_steps != checkpoint.step:
+        raise UserError(
+            f"{where}: progress.env_steps={state.progress.env_steps}, the checkpoint is of env step {checkpoint.step}; "
+            f"{_remedy(checkpoint)}"
+        )
+    for group in ("model", "plane"):
+        if group not in checkpoint.tensors:
+            raise UserError(f"checkpoint '{checkpoint.path}' has no {group}.safetensors; {_remedy(checkpoint)}")
+    return state
+
+
+def own_state(checkpoint: Checkpoint, config: AnyRunConfig, spec: EnvSpec) -> SavedState:
+    """The state of a checkpoint that must be of this run.
+
+    Args:
+        checkpoint: with its checksums verified.
+        config: of the run.
+        spec: of its environment.
+
+    Raises:
+        UserError: the state is damaged, or of a run with another name, algorithm, environment or network.
+    """
+    state = checkpoint_state(checkpoint)
+    if (state.league is None) != (config.league.snapshot_updates is None):
+        has = "no league" if state.league is None else "a league"
+        raise UserError(
+            f"checkpoint '{checkpoint.path}' has {has}, but league.snapshot_updates is "
+            f"{config.league.snapshot_updates} in the run's config.yaml; put it back"
+        )
+    theirs, ours = _flat(state.identity, state.protocol), _flat(identity_of(config, spec), spec.protocol)
+    for name in {**ours, **theirs}:
+        if theirs.get(name) != ours.get(name):
+            raise UserError(
+                f"checkpoint '{checkpoint.path}': {name} is {_shown(theirs.get(name))}, by the run's config.yaml "
+                f"{_shown(ours.get(name))}; put it back, or start another run with --init-from"
+            )
+    return state
+
+
+def _flat(identity: Identity, protocol: Protocol) -> dict[str, Any]:
+    """What is compared, by the names that a user knows."""
+    spec = identity.spec
+    own = {name: getattr(spec, name) for name in type(spec).model_fields if name not in ("name", "protocol")}
+    return {
+        "the run's name": identity.run,
+        "algorithm": identity.algorithm,
+        "environment": identity.environment,
+        "wrapper": identity.wrapper,
+        **{f"network.{name}": value for name, value in identity.network.items()},
+        **{f"the environment's {name}": value for name, value in own.items()},
+        **{f"the protocol's {name}": value for name, value in protocol.items()},
+    }
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 200 else f"{text[:200]}…"
+
+
+def _remedy(checkpoint: Checkpoint) -> str:
+    return f"remove '{checkpoint.path}' to go on from the one before"
