@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster
 from struck_env import strike_file
 
 from machina.checkpoint import RunDirectory
+from machina.checkpoint.status import Status
 from machina.errors import UserError
 
 UNROLL_LENGTH = 20
@@ -66,11 +67,11 @@ class Job:
     def status(self) -> dict[str, Any]:
         """What the run wrote last of itself; empty before it began. Its account must be exact whenever it is read."""
         try:
-            status = self.run.status().model_dump()
+            status = self.run.status()
         except UserError:
             return {}
         assert_account_is_exact(status)
-        return status
+        return status.model_dump()
 
     def wait(self, condition: Callable[[dict[str, Any]], bool], seconds: float) -> float:
         """Wait until the status answers ``condition`` with true; how long that took."""
@@ -178,10 +179,10 @@ def last_metrics(run: Path) -> dict[str, Any]:
     return line
 
 
-def assert_account_is_exact(status: dict[str, Any]) -> None:
+def assert_account_is_exact(status: Status) -> None:
     """Every accepted unroll is learned, dropped or queued."""
-    account = status["account"]
-    assert account["accepted"] == account["learned"] + account["dropped"] + account["queued"], account
+    accepted, *terms = status.account
+    assert accepted == sum(terms), status.account
 
 
 def num_producing(status: dict[str, Any]) -> int:

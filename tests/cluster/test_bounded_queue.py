@@ -66,13 +66,13 @@ def test_actors_in_a_cluster_wait_for_a_learner_that_stands_still(tmp_path: Path
     run = RunDirectory(tmp_path / "run")
 
     def stop_learner() -> None:
-        when(lambda: (run.path / "status.json").exists() and run.status()["updates"] > 0, 60)
+        when(lambda: (run.path / "status.json").exists() and run.status().updates > 0, 60)
         (rank,) = (pid for pid in descendants(os.getpid()) if title_of(pid).startswith(RANK))
         os.kill(rank, signal.SIGSTOP)
         time.sleep(3)  # many rounds of the actor
         os.kill(rank, signal.SIGCONT)
-        before = run.status()["updates"]
-        when(lambda: run.status()["updates"] > before + 100, 60)
+        before = run.status().updates
+        when(lambda: run.status().updates > before + 100, 60)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=stop_learner)
@@ -80,4 +80,4 @@ def test_actors_in_a_cluster_wait_for_a_learner_that_stands_still(tmp_path: Path
     train(tmp_path, "ray", minutes=1)
     thread.join()
     assert_bounded(run, "ray")
-    assert (run.status()["faults"], run.status()["learner_restarts"]) == (0, 0)
+    assert (run.status().faults, run.status().learner_restarts) == (0, 0)
