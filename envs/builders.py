@@ -10,9 +10,9 @@ from machina.config import Config, EnvConfig
 from machina.envs.atari_games import ATARI57, NUM_FULL_ACTIONS
 from machina.envs.config import AtariConfig, GameConfig, GymnasiumConfig, ToyConfig
 from machina.envs.games import GAMES, game_factory, is_game
+from machina.envs.wrappers import refuse_learning, wrapped
 from machina.errors import EnvironmentFaultError, UserError, nearest, told_with_place
 from machina.interfaces import EnvFactory, SlotEnv
-from machina.plugins import load_function
 from machina.specs import ArraySpec, EnvSpec, discrete
 from machina.types import OBSERVATION
 
@@ -111,7 +111,7 @@ class _Factory(Config):
     def _slots(self, env: AnyVectorEnv, task_ids: Sequence[int], life_losses: bool = False) -> SlotEnv:
         from machina.envs.slots import GymnasiumSlots
 
-        return GymnasiumSlots(_wrapped(env, self.wrapper), self.spec, task_ids, life_losses=life_losses)
+        return GymnasiumSlots(wrapped(env, self.wrapper), self.spec, task_ids, life_losses=life_losses)
 
 
 class AtariFactory(_Factory):
@@ -230,21 +230,6 @@ def _counted(env: SlotEnv, progress: Progress | None) -> SlotEnv:
     return env
 
 
-def _wrapped(env: AnyVectorEnv, wrapper: str | None) -> AnyVectorEnv:
-    if wrapper is None:
-        return env
-    from gymnasium.vector import VectorEnv
-
-    function = load_function(wrapper, "wrapper")
-    try:
-        wrapped = function(env)
-    except Exception as error:
-        raise UserError(f"wrapper {wrapper!r} raised {told_with_place(error, wrapper.partition(':')[0])}") from error
-    if not isinstance(wrapped, VectorEnv):
-        raise UserError(f"wrapper {wrapper!r} must return a gymnasium.vector.VectorEnv, got {type(wrapped).__name__}")
-    return wrapped
-
-
 def _check_games(name: str) -> tuple[str, ...]:
     """The games of a list joined by commas.
 
@@ -333,17 +318,19 @@ def _spec_of(
     from machina.envs.actions import action_spec
     from machina.envs.observations import observation_specs
 
-    wrapped = _wrapped(env, wrapper)
+    outermost = env
     try:
+        outermost = wrapped(env, wrapper)
+        refuse_learning(outermost, f"environment {name!r}" if wrapper is None else f"wrapper {wrapper!r}")
         return EnvSpec(
             name=name,
             tasks=tasks,
-            observation=observation_specs(name, wrapped.single_observation_space),
-            action=action_spec(name, wrapped.single_action_space, bins),
+            observation=observation_specs(name, outermost.single_observation_space),
+            action=action_spec(name, outermost.single_action_space, bins),
             protocol=protocol if wrapper is None else {**protocol, "wrapper": wrapper},
         )
     finally:
-        wrapped.close()
+        outermost.close()
 
 
 def _spec_of_wrapped(env: AnyVectorEnv, spec: EnvSpec, wrapper: str) -> EnvSpec:

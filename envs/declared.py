@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import gymnasium
@@ -139,6 +140,11 @@ class DeclaredEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             as_flag(truncated, f"environment {self._name!r}: truncated"),
             self._kept(infos),
         )
+
+    def close(self) -> None:
+        """Close the environment. What that raises is of no consequence: what it started and left is ended."""
+        with suppress(Exception, SystemExit):
+            self.env.close()
 
     def _kept(self, infos: dict[str, Any]) -> dict[str, Any]:
         if self._keep_infos:

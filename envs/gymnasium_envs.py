@@ -69,14 +69,3 @@ class InProcessEnvs(MergedInfos, SyncVectorEnv[Any, Any]):
             self.envs = built
             self.close()
             raise
-
-    def close_extras(self, **options: Any) -> None:  # noqa: ARG002
-        """Gymnasium's hook of ``close``: every environment, also when another one's ``close`` raises."""
-        errors = []
-        for env in self.envs:
-            try:
-                env.close()
-            except Exception as error:
-                errors.append(error)
-        if errors:
-            raise errors[0]

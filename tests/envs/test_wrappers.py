@@ -1,0 +1,70 @@
+"""Wrappers that learn are refused by name; their statistics would be in no checkpoint."""
+
+import re
+from typing import Any
+
+import pytest
+from learning_wrappers import normalizing
+
+import machina
+from machina.config import EnvConfig
+from machina.envs.builders import ENVIRONMENTS, describe, parse_environment, register_environment
+from machina.errors import UserError
+
+IN_GYMNASIUM = "gymnasium.wrappers.vector"
+
+
+def refused(name: str, wrapper: str | None, told: str, held: str, remedy: str) -> None:
+    message = (
+        f"{told} learns statistics ({held}), of which every group of environments would have its own, and eval, watch "
+        f"and load_policy none; leave it out and use {remedy}"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        parse_environment(name, describe(name)(), wrapper)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "kind", "held", "remedy"),
+    [
+        (f"{IN_GYMNASIUM}:NormalizeObservation", "NormalizeObservation", "obs_rms", "--observation-filter"),
+        (f"{IN_GYMNASIUM}:NormalizeReward", "NormalizeReward", "return_rms", "--popart"),
+        ("learning_wrappers:kept", "Kept", "obs_rms", "--observation-filter"),
+        ("learning_wrappers:copied", "Copied", "statistics", "--observation-filter"),
+    ],
+)
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "catch", "pong"])
+def test_a_vector_wrapper_that_learns_is_refused(name: str, wrapper: str, kind: str, held: str, remedy: str) -> None:
+    refused(name, wrapper, f"wrapper {wrapper!r}: {kind}", held, remedy)
+
+
+def test_a_wrapper_around_single_environments_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "learning_wrappers:Normalizing-v0"
+    refused(name, None, f"environment {name!r}: NormalizeObservation", "obs_rms", "--observation-filter")
+    name = "learning_wrappers:Specified-v0"
+    refused(name, None, f"environment {name!r}: NormalizeReward", "return_rms", "--popart")
+    monkeypatch.setattr("machina.envs.builders.ENVIRONMENTS", dict(ENVIRONMENTS))
+    register_environment("normalizing", normalizing)
+    assert describe("normalizing") is EnvConfig
+    refused("normalizing", None, "environment 'normalizing': NormalizeReward", "return_rms", "--popart")
+
+
+def test_other_wrappers_are_taken() -> None:
+    parse_environment("CartPole-v1", describe("CartPole-v1")(), "learning_wrappers:steady").make([0]).close()
+
+
+@pytest.mark.parametrize("algorithm", ["impala", "ppo"])
+def test_the_remedies_exist(algorithm: str, tmp_path: Any) -> None:
+    run = machina.train(
+        algorithm,
+        "CartPole-v1",
+        observation_filter=True,
+        popart=True,
+        total_frames=64,
+        unroll_length=4,
+        batch_size=4,
+        envs_per_task=4,
+        place="inline",
+        hidden_sizes=(8,),
+        runs_dir=tmp_path,
+    )
+    assert run.updates >= 4
