@@ -18,16 +18,13 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from machina.envs.atari_games import NUM_FULL_ACTIONS
+from machina.envs.atari_games import NOT_FOR_ONE, NUM_FULL_ACTIONS
 from machina.envs.config import AtariConfig
 from machina.errors import EnvironmentFaultError, UserError
 from machina.types import Array, BoolArray, FloatArray, IntArray
 
 FRAME_SIZE = 84
 """Height and width of a frame (Mnih et al. 2015)."""
-
-SCREEN_SIZE = (210, 160)
-"""Height and width of the Atari screen, for videos."""
 
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 
@@ -46,18 +43,28 @@ class Entry(NamedTuple):
 
 
 def all_games() -> list[str]:
-    """Every game whose ROM comes with ale-py."""
-    return sorted(roms.get_all_rom_ids())
+    """Every game whose ROM comes with ale-py and that one player can play."""
+    return sorted(set(roms.get_all_rom_ids()) - NOT_FOR_ONE.keys())
 
 
 def minimal_num_actions(game: str) -> int:
     """Size of the set of actions that have an effect in the game."""
+    return len(_emulator(game).getMinimalActionSet())
+
+
+def screen_size(game: str) -> tuple[int, int]:
+    """Height and width of the game's screen, for films; ten games have 250 rows, three others 214 to 230."""
+    height, width = _emulator(game).getScreenDims()
+    return height, width
+
+
+def _emulator(game: str) -> ale_py.ALEInterface:
     rom = roms.get_rom_path(game)
     if rom is None:
         raise UserError(f"ale-py has no ROM of {game!r}")
     ale = ale_py.ALEInterface()
     ale.loadROM(rom)
-    return len(ale.getMinimalActionSet())
+    return ale
 
 
 def action_table(legal: Sequence[ale_py.Action], full: bool) -> IntArray:
@@ -85,7 +92,7 @@ def make_game(
     Takes about 0.1 s per environment. Every argument is stated because ale-py's defaults
     are not those of the papers.
     """
-    height, width = SCREEN_SIZE if colour else (FRAME_SIZE, FRAME_SIZE)
+    height, width = screen_size(game) if colour else (FRAME_SIZE, FRAME_SIZE)
     return AtariVectorEnv(
         game,
         num_slots,
@@ -103,7 +110,8 @@ def make_game(
         stack_num=1 if colour else config.frame_stack,
         frameskip=config.frame_skip,
         maxpool=config.max_pool,
-        noop_max=config.noop_max,
+        # ale-py plays fewer than it is told, at most one fewer; 0 are none.
+        noop_max=config.noop_max + 1 if config.noop_max else 0,
         episodic_life=False,
         life_loss_info=False,
         reward_clipping=False,
@@ -245,7 +253,7 @@ class AtariTasks(VectorEnv[Any, Any, Any]):
         return self._gather(generation)
 
     def render(self) -> tuple[Array, ...] | None:
-        """The RGB screen of slot 0, ``[210, 160, 3]``, from a twin that plays the same seed and actions."""
+        """The RGB screen of slot 0, ``[H, W, 3]``, from a twin that plays the same seed and actions."""
         return None if self._screen_frame is None else (self._screen_frame[0, 0],)
 
     def close_at_once(self) -> None:

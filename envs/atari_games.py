@@ -65,3 +65,12 @@ ATARI57 = (
 
 NUM_FULL_ACTIONS = 18
 """Joystick positions (9) with and without the fire button: the action set shared by all games."""
+
+NOT_FOR_ONE = {
+    "combat": "atari/combat_tank-v2",
+    "joust": "atari/joust-v3",
+    "maze_craze": "atari/maze_craze-v3",
+    "warlords": "atari/warlords-v3",
+}
+"""ROMs of ale-py without a mode for one player, and what they are called in PettingZoo. The emulator ends the whole
+process, without an exception, when it is told to load one; found by loading each ROM of ale-py 0.12.1 in its own."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from machina.config import Config, EnvConfig
-from machina.envs.atari_games import ATARI57, NUM_FULL_ACTIONS
+from machina.envs.atari_games import ATARI57, NOT_FOR_ONE, NUM_FULL_ACTIONS
 from machina.envs.config import AtariConfig, GameConfig, GymnasiumConfig, ToyConfig
 from machina.envs.games import GAMES, game_factory, is_game
 from machina.envs.wrappers import refuse_learning, wrapped
@@ -239,6 +239,11 @@ def _check_games(name: str) -> tuple[str, ...]:
     if name == "atari57":
         return ATARI57
     games = tuple(name.split(","))
+    if for_two := [game for game in games if game in NOT_FOR_ONE]:
+        raise UserError(
+            f"environment {name!r}: {for_two[0]} is for two players, it has no game for one; "
+            f"train pettingzoo:{NOT_FOR_ONE[for_two[0]]} instead"
+        )
     if unknown := [game for game in games if game not in ATARI57]:
         from machina.envs.atari import all_games
 
@@ -272,7 +277,8 @@ def _atari_factory(name: str, config: AtariConfig, wrapper: str | None, env_thre
         frames_per_step=config.frame_skip,
         protocol={
             "action_set": "full" if full else "minimal",
-            **config.model_dump(exclude={"envs_per_task", "full_action_space"}),
+            "noop_frames": f"0 to {config.noop_max}",
+            **config.model_dump(exclude={"envs_per_task", "full_action_space", "noop_max"}),
         },
     )
     if wrapper is not None:

@@ -14,7 +14,9 @@ class AtariConfig(EnvConfig):
 
     envs_per_task: int = Field(default=16, ge=1, description="Environments (slots) per game, over all actors.")
     sticky_actions: float = Field(default=0.0, ge=0, lt=1, description="Probability that an action is repeated.")
-    noop_max: int = Field(default=30, ge=0, description="Most no-ops at the start of an episode.")
+    noop_max: int = Field(
+        default=30, ge=0, description="Most no-op frames at the start of an episode: 0 to so many, evenly."
+    )
     fire_reset: bool = Field(default=False, description="Press fire after a reset.")
     life_loss_ends_return: bool = Field(
         default=True, description="Zero discount when a life is lost; the episode itself goes on."
