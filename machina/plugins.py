@@ -27,13 +27,15 @@ def load_module(module: str, what: str) -> ModuleType:
         sys.path.insert(0, folder)
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"{what}: module {module!r} can't be imported ({error}); install it or run in the folder that holds it"
-        ) from error
+    except ModuleNotFoundError as error:
+        missing = error.name or module
+        remedy = "install it or run in the folder that holds it"
+        if not f"{module}.".startswith(f"{missing}."):  # it is there, what it imports is not
+            remedy = f"install the package that holds {missing!r}"
+        raise UserError(f"{what}: module {module!r} can't be imported ({error}); {remedy}") from error
     except UserError:
         raise
-    except Exception as error:  # the module is there, its code fails
+    except Exception as error:  # the module is there, its code or another release of what it imports fails
         raise UserError(f"{what}: module {module!r} raised {told_with_place(error, module)}") from error
 
 

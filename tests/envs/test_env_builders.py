@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +54,17 @@ def test_refusals_of_names() -> None:
     assert "KeyError: 'LICENCE'" in refused("user_tasks:NeedsKey-v0")
 
 
+def test_what_a_module_lacks_is_named_with_its_own_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "needy_tasks.py").write_text("import no_such_simulator.core\n")
+    (tmp_path / "dated_tasks.py").write_text("from gymnasium import Monitor\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    line = refused("needy_tasks:Env-v0")
+    assert line.endswith("(No module named 'no_such_simulator'); install the package that holds 'no_such_simulator'")
+    assert "module 'dated_tasks' raised ImportError: cannot import name 'Monitor'" in refused("dated_tasks:Env-v0")
+    assert refused("no_such_package.tasks:Env-v0").endswith("install it or run in the folder that holds it")
+
+
 def test_single_choices_are_seen_one_hot() -> None:
     factory = parse_environment("FrozenLake-v1", GymnasiumConfig(processes=False))
     env = factory.make([0, 0])
@@ -70,7 +82,7 @@ def test_atari_specs() -> None:
     assert spec.protocol == {
         "action_set": "full",
         "sticky_actions": 0.0,
-        "noop_frames": "0 to 30",
+        "noop_max": 30,
         "fire_reset": False,
         "life_loss_ends_return": True,
         "frame_cap": 108_000,
