@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-cluster test-gpu lint types bench clean
+.PHONY: demo test test-slow test-cluster test-gpu mutants lint types bench clean
 
 # Installed when the stamp is older than what it depends on. constraints.txt pins what was tested.
 .venv/installed: pyproject.toml constraints.txt
@@ -12,6 +12,10 @@ BIN := .venv/bin
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+.venv/installed-mutants: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mutants]"
 	touch $@
 
 # Named exactly: a range would fetch the build with GPU libraries, several gigabytes, where none can be used.
@@ -31,6 +35,9 @@ test-cluster: .venv/installed-dev ## clusters of several Ray nodes on this machi
 
 test-gpu: .venv/installed-dev ## the learner on a GPU; needs one
 	$(BIN)/python -m pytest -m gpu
+
+mutants: .venv/installed-mutants ## are wrong lines caught? 600 of them, each against the tests of its module
+	$(BIN)/python tests/mutants/run_mutants.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
