@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from machina.config import EnvConfig
@@ -57,10 +55,11 @@ class GameConfig(EnvConfig):
         description="Env steps (of a turn-based game: turns) after which a game is truncated; None: the game's own "
         "limit.",
     )
-    teams: Literal["names", "agents"] | None = Field(
+    teams: str | None = Field(
         default=None,
         description="Of a PettingZoo environment. names: agents whose names agree before the last _ are one team. "
-        "agents: each is its own. None: names.",
+        "agents: each is its own. Else the teams by their agents' names, such as "
+        "redmelee+redranged,bluemelee+blueranged; patterns (red*,blue*) may stand for names. None: names.",
     )
 
 

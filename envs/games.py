@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from machina.config import Config
 from machina.envs.config import GameConfig
+from machina.envs.teams import BY_NAME
 from machina.errors import UserError
 from machina.interfaces import SlotEnv
 from machina.specs import ActionSpec, ArraySpec, EnvSpec, Seat, discrete
@@ -191,7 +192,7 @@ def game_factory(name: str, config: GameConfig) -> GameFactory:
     if game is None:
         from machina.envs.pettingzoo_envs import read_spec
 
-        return GameFactory(spec=read_spec(name, config.teams or "names", protocol), max_steps=max_steps)
+        return GameFactory(spec=read_spec(name, config.teams or BY_NAME, protocol), max_steps=max_steps)
     if config.teams is not None:
         raise UserError(f"teams={config.teams}: the teams of {name} are fixed; leave it out")
     if missing := [module for module in game.modules if importlib.util.find_spec(module) is None]:

@@ -9,7 +9,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -17,6 +17,7 @@ from gymnasium import spaces
 from machina.envs.actions import action_spec
 from machina.envs.observations import flat_observation, observation_specs
 from machina.envs.pettingzoo_oddities import reading
+from machina.envs.teams import group, team_numbers
 from machina.errors import UserError, nearest, told
 from machina.plugins import load_module
 from machina.specs import ActionSpec, ArraySpec, EnvSpec, Seat, discrete
@@ -32,7 +33,6 @@ REMEDY = "give agents one of these, or a Dict or Tuple of them"
 """What can be done about a space that no policy reads or answers: several agents have no wrapper."""
 
 Space = spaces.Space[Any]
-Teams = Literal["names", "agents"]
 
 
 def load_builder(name: str) -> Callable[..., AnyGame]:
@@ -153,18 +153,18 @@ def close_all(envs: Iterable[AnyGame]) -> None:
         raise failures[0]
 
 
-def read_spec(name: str, teams: Teams, protocol: dict[str, str | int | float | bool]) -> EnvSpec:
+def read_spec(name: str, teams: str, protocol: dict[str, str | int | float | bool]) -> EnvSpec:
     """What the agents of an environment see and do, padded to the largest of them.
 
     Agents whose names agree before the last ``_`` are one role, if their spaces agree as well.
 
     Args:
         name: of the environment.
-        teams: "names": agents whose names agree before the last ``_`` are one team; "agents": each is its own.
+        teams: who plays with whom, see ``machina.envs.teams.team_numbers``.
         protocol: for the spec.
 
     Raises:
-        UserError: spaces that can't be trained on, or that can't be those of one policy.
+        UserError: spaces that can't be trained on, or that can't be those of one policy; teams that are none.
     """
     env = build(name)
     try:
@@ -173,7 +173,7 @@ def read_spec(name: str, teams: Teams, protocol: dict[str, str | int | float | b
     finally:
         env.close()
     kinds = list(dict.fromkeys(agent.kind for agent in agents))
-    names = list(dict.fromkeys(agent.group for agent in agents))
+    numbers = team_numbers(teams, [agent.name for agent in agents])
     tasks: list[str] = []
     for kind in kinds:
         first = next(agent for agent in agents if agent.kind == kind)
@@ -187,12 +187,8 @@ def read_spec(name: str, teams: Teams, protocol: dict[str, str | int | float | b
         name=name,
         tasks=tuple(tasks),
         seats=tuple(
-            Seat(
-                agent=agent.name,
-                role=kinds.index(agent.kind),
-                team=names.index(agent.group) if teams == "names" else index,
-            )
-            for index, agent in enumerate(agents)
+            Seat(agent=agent.name, role=kinds.index(agent.kind), team=team)
+            for agent, team in zip(agents, numbers, strict=True)
         ),
         observation=observation,
         action=_common_action(name, actions),
@@ -237,7 +233,7 @@ class AgentSpec(NamedTuple):
     @property
     def group(self) -> str:
         """Its name before the last ``_``."""
-        return self.name.rpartition("_")[0] or self.name
+        return group(self.name)
 
     @property
     def kind(self) -> tuple[Any, ...]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from machina.checkpoint import RunDirectory
 from machina.checkpoint.files import write_atomically
 from machina.envs.scripted import POINTS, SCRIPTED, random_player
+from machina.envs.teams import two_teams
 from machina.errors import RunFailedError, UserError
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.parts import Parts, policy_maker
@@ -59,9 +61,10 @@ class League:
     ) -> None:
         spec = parts.factory.spec
         if spec.num_teams != 2:
-            hint = "--teams agents makes each agent a team" if len(spec.seats) == 2 else "see machina list for games"
+            example = two_teams([seat.agent for seat in spec.seats])
+            hint = f", such as --teams {example}" if example else "; see machina list for games"
             raise UserError(
-                f"environment={config.environment!r} has {spec.num_teams} teams, a league needs a game of two; {hint}"
+                f"environment={config.environment!r} has {spec.num_teams} teams, a league needs a game of two{hint}"
             )
         self._config = config
         self._run = run
@@ -128,6 +131,8 @@ class League:
             for snapshot, games in self._rating_games.finished():
                 if games is None:
                     continue  # a resumed run tries again
+                if not self._rated:
+                    self._tell_if_without_sides(snapshot, games)
                 for game in games:
                     self.ratings.record(game.players, game.scores)
                 self._rated.append(snapshot.name)
@@ -140,6 +145,14 @@ class League:
         if found:
             self.write_table()
         return found
+
+    def _tell_if_without_sides(self, snapshot: Snapshot, games: Sequence[GameResult]) -> None:
+        """Say so when both teams got the same in every game: a game played together has no winner."""
+        if all(math.isclose(*game.scores, rel_tol=1e-6) for game in games):
+            self._notice(
+                f"both teams got the same in all {len(games)} rating games of {snapshot.name}: this game has no sides, "
+                "or others than these (--teams); nobody wins it, and ratings say nothing"
+            )
 
     @property
     def unrated(self) -> int:

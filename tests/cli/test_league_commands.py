@@ -219,7 +219,7 @@ def test_report_of_a_run_that_has_only_begun(cli: Command) -> None:
         (("league", "CartPole-v1", *TINY), "a league needs a game of two"),
         (
             ("league", "pettingzoo.classic.tictactoe_v3", *TINY),
-            "a league needs a game of two; --teams agents makes",
+            "a league needs a game of two, such as --teams player_1,player_2",
         ),
         (("league", "connect_four", "--eval-every", "100"), "eval_every=100: against itself a policy's returns say"),
         (
