@@ -11,7 +11,7 @@ from machina.envs.atari_games import ATARI57, NOT_FOR_ONE, NUM_FULL_ACTIONS
 from machina.envs.config import AtariConfig, GameConfig, GymnasiumConfig, ToyConfig
 from machina.envs.games import GAMES, game_factory, is_game
 from machina.envs.wrappers import refuse_learning, wrapped
-from machina.errors import EnvironmentFaultError, UserError, nearest, told_with_place
+from machina.errors import RAISED, EnvironmentFaultError, UserError, nearest, told_with_place
 from machina.interfaces import EnvFactory, SlotEnv
 from machina.specs import ArraySpec, EnvSpec, discrete
 from machina.types import OBSERVATION
@@ -219,7 +219,7 @@ def _built(name: str, build: Callable[[], AnyVectorEnv]) -> AnyVectorEnv:
         raise
     except EnvironmentFaultError as error:  # says of itself which environment
         raise UserError(str(error)) from error
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         told = told_with_place(error, name.partition(":")[0])
         raise UserError(f"environment {name!r} can't be built: {told}") from error
 

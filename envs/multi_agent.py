@@ -15,7 +15,7 @@ import numpy as np
 
 from machina.envs.actions import checked_actions, native_actions, without_choice
 from machina.envs.pictures import as_picture
-from machina.errors import EnvironmentFaultError, UserError, raised
+from machina.errors import RAISED, EnvironmentFaultError, UserError, raised
 from machina.specs import EnvSpec
 from machina.types import ACTION_MASK, Array, BoolArray, FloatArray, IntArray, StepResult, copies, section
 
@@ -192,7 +192,7 @@ class MultiAgentSlots:
             picture = as_picture(self._games.picture())
         except ImportError as error:
             raise UserError(f"environment {name!r} can't be drawn: {error}; install what is missing") from error
-        except Exception as error:
+        except RAISED as error:
             raise self._fault("render", error) from error
         if picture is None:
             raise UserError(f"environment {name!r} draws no picture; build it with render_mode='rgb_array'")
@@ -210,7 +210,7 @@ class MultiAgentSlots:
     def _play(self, actions: Array, begins: dict[int, int]) -> StepResult:
         try:
             moment = self._games.play(actions, begins)
-        except Exception as error:
+        except RAISED as error:
             raise self._fault("step", error) from error
         begun = np.zeros(self._num_games, np.bool_)
         begun[list(begins)] = True
@@ -280,7 +280,7 @@ class MultiAgentSlots:
         game, seat = divmod(slot, len(self.spec.seats))
         return f"{self.spec.seats[seat].agent} in game {game}"
 
-    def _fault(self, call: str, error: Exception) -> EnvironmentFaultError:
+    def _fault(self, call: str, error: BaseException) -> EnvironmentFaultError:
         if isinstance(error, EnvironmentFaultError):
             return error
         return raised(self.spec.name, self.waiting_for, call, error)

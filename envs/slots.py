@@ -17,7 +17,7 @@ from machina.envs.declared import as_declared
 from machina.envs.observations import flat_observation
 from machina.envs.pictures import as_picture, stated_fps
 from machina.envs.workers import WorkerEnvs, end_workers
-from machina.errors import EnvironmentFaultError, UserError, raised
+from machina.errors import RAISED, EnvironmentFaultError, UserError, raised
 from machina.specs import ActionSpec, EnvSpec
 from machina.types import (
     ACTION_MASK,
@@ -85,7 +85,7 @@ class GymnasiumSlots:
             raise ValueError(f"{self._num_slots} slots need as many seeds, got {len(seeds)}")
         try:
             observation, infos = self._env.reset(seed=self._env_seed(seeds))
-        except Exception as error:
+        except RAISED as error:
             raise self._fault("reset", error) from error
         nothing = np.zeros(self._num_slots, dtype=np.bool_)
         return self._answer(observation, np.zeros(self._num_slots, np.float32), nothing, nothing, infos, ~nothing)
@@ -100,7 +100,7 @@ class GymnasiumSlots:
         resets = self._entry.terminated | self._entry.truncated
         try:
             observation, reward, terminated, truncated, infos = self._env.step(actions)
-        except Exception as error:
+        except RAISED as error:
             raise self._fault("step", error) from error
         return self._answer(observation, reward, terminated, truncated, infos, resets)
 
@@ -111,7 +111,7 @@ class GymnasiumSlots:
         resets = self._entry.terminated | self._entry.truncated
         try:
             answer = self._base.recover()
-        except Exception as error:
+        except RAISED as error:
             raise self._fault("recover", error) from error
         if answer is None:
             return None
@@ -154,7 +154,7 @@ class GymnasiumSlots:
             raise UserError(f"environment {name!r} can't be drawn: {error}; {remedy}") from error
         except NotImplementedError as error:
             raise no_picture from error
-        except Exception as error:
+        except RAISED as error:
             raise self._fault("render", error) from error
         picture = as_picture(frames[0]) if frames else None
         if picture is None:
@@ -263,7 +263,7 @@ class GymnasiumSlots:
                 )
         return cast
 
-    def _fault(self, call: str, error: Exception) -> EnvironmentFaultError:
+    def _fault(self, call: str, error: BaseException) -> EnvironmentFaultError:
         if isinstance(error, EnvironmentFaultError):
             return error
         return raised(self.spec.name, self.waiting_for, call, error)

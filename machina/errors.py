@@ -12,7 +12,16 @@ class UserError(Exception):
 
 
 class RunFailedError(Exception):
-    """A run that had to stop. The message names the cause; the command exits with 1."""
+    """A run that had to stop. The message names the cause; the command exits with 1.
+
+    Args:
+        message: one line.
+        details: the Python stack of what raised, for the run's log of faults; empty where the message says it all.
+    """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
 
 
 class EnvironmentFaultError(Exception):
@@ -42,10 +51,19 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     return "; did you mean " + " or ".join(repr(match) for match in matches) + "?"
 
 
+RAISED = (Exception, SystemExit)
+"""What code that is not ours may raise: a sys.exit in it must not end the run."""
+
+
 def told(error: BaseException) -> str:
     """An error of code that is not ours in one line: ``RuntimeError: the engine stalled``."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def stopped(what: str, error: BaseException) -> RunFailedError:
+    """The end of a run by an error that nobody foresaw: ``the learner stopped: ValueError: ...``, with its stack."""
+    return RunFailedError(f"{what} stopped: {told(error)}", "".join(traceback.format_exception(error)))
 
 
 def told_with_place(error: BaseException, module: str) -> str:

@@ -20,9 +20,8 @@ def start(*arguments: str | Path, cwd: Path, **options: Any) -> subprocess.Popen
         [sys.executable, "-m", "machina", *map(str, arguments)],
         cwd=cwd,
         env=environment,
-        stdout=subprocess.PIPE,
         text=True,
-        **{"stderr": subprocess.PIPE, **options},
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )
 
 

@@ -149,6 +149,11 @@ class RunDirectory:
         return self.path / "videos"
 
     @property
+    def faults_log(self) -> Path:
+        """What failed and was replaced, or ended the run, with its stack."""
+        return self.path / FAULTS
+
+    @property
     def report(self) -> Path:
         """Evaluations and plots."""
         return self.path / "report"
@@ -209,7 +214,7 @@ class RunDirectory:
     def log_fault(self, message: str, details: str) -> None:
         """Append a fault to ``faults.log``; a disk that refuses does not stop the run, the message was shown."""
         text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n{indent(details, '    ')}"
-        with suppress(OSError), (self.path / FAULTS).open("a", encoding="utf-8") as file:
+        with suppress(OSError), self.faults_log.open("a", encoding="utf-8") as file:
             file.write(text.rstrip() + "\n")
 
     def write_status(self, status: Status) -> None:

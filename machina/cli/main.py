@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import warnings
+from contextlib import suppress
 
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nearest
 from machina.processes import RUN_MARK, end, new_mark, started_by
@@ -54,20 +55,23 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"machina: {error}", file=sys.stderr)
-        return 2
+        return _failed(str(error), 2)
     except (RunFailedError, EnvironmentFaultError) as error:
-        print(f"machina: {error}", file=sys.stderr)
-        return 1
+        return _failed(str(error), 1)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a disk that is full or refuses, wherever it strikes
         place = f": '{error.filename}'" if error.filename else ""
-        print(f"machina: {error.strerror or error}{place}", file=sys.stderr)
-        return 1
+        return _failed(f"{error.strerror or error}{place}", 1)
     except KeyboardInterrupt:
         return 130
+
+
+def _failed(message: str, code: int) -> int:
+    with suppress(OSError):  # who reads it may be gone, its disk full
+        print(f"machina: {message}", file=sys.stderr)
+    return code
 
 
 def _run(arguments: list[str]) -> int:
@@ -96,8 +100,9 @@ def console() -> None:
     # A command that is ended closes its environments; while it trains, it saves first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # what could not be written was told
+            stream.flush()
     # The semaphores of closed worker processes are given back by their finalizers, which _exit does not run.
     gc.collect()
     # What environments started and did not end, be it because they hang.

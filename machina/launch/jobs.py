@@ -23,6 +23,7 @@ from machina.launch.saved_state import checkpoint_state, own_state
 from machina.launch.training import Outcome, Trainer
 from machina.launch.watching import RunView
 from machina.report.evaluation import EvaluationResult
+from machina.report.output import steady_output
 from machina.report.screen import RunFacts
 from machina.runtime.hardware import tune_process
 
@@ -47,7 +48,7 @@ def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirector
         checkpoint_state(initial)
     run = RunDirectory.create(config.runs_dir, name, to_yaml(config))
     try:
-        with run.held():
+        with run.held(), steady_output():
             return run, _run(config, parts, run, None, initial, source)
     except UserError:
         if not any(run.checkpoints.iterdir()):  # the name stays free for the corrected command
@@ -75,7 +76,7 @@ def resume(path: Path) -> tuple[RunDirectory, Outcome]:
     """
     run = RunDirectory.open(path)
     config = saved_config(run.path)
-    with run.held():
+    with run.held(), steady_output():
         run.best()  # a damaged name would cost the best checkpoint
         checkpoint = _good(run.latest())
         return run, _run(config, build_parts(config), run, checkpoint, None, f"run {path}")

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from machina.checkpoint import Checkpoint, CheckpointError, RunDirectory
 from machina.checkpoint.status import Status
-from machina.errors import RunFailedError, UserError
+from machina.errors import RunFailedError, UserError, stopped, told
 from machina.interfaces import LearnerState
 from machina.launch.configuration import AnyRunConfig
+from machina.launch.ending import Ending
 from machina.launch.league import League
 from machina.launch.parts import Parts, total_env_steps
 from machina.launch.places import Evaluation, Place
@@ -88,8 +89,7 @@ class Trainer:
         self._means = Means()
         self._meter = Meter()
         self._skipped = SkippedUpdates(run.path, self.learners.skipped_batch)
-        self._stop_reason: str | None = None
-        self._interrupted = False
+        self._ending = Ending(config, self._total_env_steps)
         self._evaluation: Evaluation | None = None
         self._plane_state: dict[str, Array] = {}
         self._is_new = checkpoint is None
@@ -138,7 +138,7 @@ class Trainer:
         stats = self._plane.stats()
         in_ratings = 0 if self._league is None else self._league.faults
         return self.progress._replace(
-            elapsed_s=self._before.elapsed_s + time.monotonic() - self._started,
+            elapsed_s=self._before.elapsed_s + self._ending.session_s,
             faults=self._before.faults + stats.faults + in_ratings,
             env_steps_cut=self._before.env_steps_cut + stats.env_steps_cut,
         )
@@ -151,25 +151,30 @@ class Trainer:
         Raises:
             UserError: an environment can't be built, before anything was learned.
             CheckpointError: the last checkpoint can't be written; those before it are good.
-            RunFailedError: an actor or the learner failed for good, or a snapshot is gone; a checkpoint was written.
+            RunFailedError: an actor, the learner or anything else failed for good, and a checkpoint was written; or
+                nothing was learned.
         """
-        self._started = self._saved_at = self._looked_at = time.monotonic()
-        self._stop_reason = self._goal_met(self._started)
-        with handled_signals(self._request_stop):
+        self._ending.begin()
+        self._saved_at = self._looked_at = time.monotonic()
+        with handled_signals(self._ending.request):
             try:
-                reason = self._stop_reason or self._train()
+                reason = self._look_for_end()
+                trains = reason is None
+                reason = reason or self._train()
                 rated = self._league is not None and self._wait_for_ratings(self._league)
                 if self._is_new or self._has_learned or rated:
                     self.save()
+                if trains and not self._has_learned and not self._ending.interrupted:
+                    raise self._nothing_learned(reason)
             except CheckpointError:
                 raise
-            except (RunFailedError, UserError) as error:
-                if not self._has_learned:
+            except BaseException as error:
+                if self._has_learned:
+                    self._rescue()
+                failure = self._failure(error)
+                if failure is error:
                     raise
-                self._save_or_notice("the run ends here")
-                if isinstance(error, UserError):  # of what was good when the run began, such as a snapshot's file
-                    raise RunFailedError(str(error)) from error
-                raise
+                raise failure from error
             finally:
                 self._end_session()
         return Outcome(reason, self.progress.env_steps, self.progress.updates)
@@ -181,7 +186,7 @@ class Trainer:
         self._plane.publish(self.progress.updates, self.learners.parameters())
         self._plane.start(self._plane_state)
         self._meter.restart(self.progress, self._seconds())
-        while self._stop_reason is None:
+        while self._ending.reason is None:
             with self._shares.measure("learner_waiting"):
                 batch = self._plane.next_batch(POLL_S)
             if batch is not None:
@@ -189,7 +194,10 @@ class Trainer:
             else:  # actors may be waiting for the parameters of an update under way
                 self._take(self.learners.drain())
             self._now_and_then()
-        return self._stop_reason
+        return self._ending.reason
+
+    def _look_for_end(self) -> str | None:
+        return self._ending.look(self.progress.env_steps, self.episodes.window_return())
 
     def _wait_for_ratings(self, league: League) -> bool:
         """The last snapshots would have none; returns whether there were any. A signal ends the wait."""
@@ -199,7 +207,7 @@ class Trainer:
             self.save()
         self._view.notice(f"waiting for the ratings of {league.unrated} snapshots; machina resume can make up for it")
         rated = False
-        while league.unrated and not self._interrupted:
+        while league.unrated and not self._ending.interrupted:
             rated |= league.collect()
             self._look_around_if_due()
             time.sleep(POLL_S)
@@ -218,13 +226,43 @@ class Trainer:
         except CheckpointError as error:
             self._view.notice(f"{error}; {otherwise}")
 
-    def _end_session(self) -> None:
-        """Write the last metrics and close everything."""
+    # The ways out
+
+    def _rescue(self) -> None:
+        """Write a checkpoint of a run that failed, if what failed leaves one to be written."""
         try:
+            self._save_or_notice("the run ends here")
+        except Exception as error:
+            self._view.notice(f"no checkpoint of this moment ({told(error)}); those before it are good")
+
+    def _failure(self, error: BaseException) -> BaseException:
+        """What the user is told of an error that ends the run; the stack of one that nobody foresaw is logged."""
+        if isinstance(error, KeyboardInterrupt) or (isinstance(error, UserError) and not self._has_learned):
+            return error
+        if isinstance(error, UserError):  # of what was good when the run began, such as a snapshot's file
+            return RunFailedError(str(error))
+        failure = error if isinstance(error, RunFailedError) else stopped("the run", error)
+        if failure.details:
+            self._run.log_fault(str(failure), failure.details)
+            failure = RunFailedError(f"{failure}; its stack is in '{self._run.faults_log}'")
+        return failure
+
+    def _nothing_learned(self, reason: str) -> RunFailedError:
+        stats, slots = self._plane.stats(), self._plane.total_slots
+        text = f"{reason} and nothing was learned: {min(stats.slots_started, slots)} of {slots} environments had "
+        text += f"started, {stats.account.accepted} of the {self._parts.batch_size} unrolls of an update were there"
+        if stats.faults:
+            text += f"; {stats.faults} environments or actors failed, see '{self._run.faults_log}'"
+        return RunFailedError(f"{text}; give it more --minutes")
+
+    def _end_session(self) -> None:
+        """Tell the last faults, write the last metrics and close everything."""
+        try:
+            self._tell_faults()
             if not self._means.empty:
                 self._log()
             with suppress(RunFailedError):  # a cluster without its head has no nodes to tell of
-                self._run.write_status(self._status(ended=self._stop_reason or "a fault"))
+                self._run.write_status(self._status(ended=self._ending.reason or "a fault"))
         finally:
             self._metrics.close()
             if self._league is not None:
@@ -274,11 +312,8 @@ class Trainer:
             self._league.collect()
         else:
             deque(self._plane.drain_games(), maxlen=0)  # who won counts in a league only
-        for fault in self._plane.drain_faults():
-            self._view.notice(f"replaced: {fault.message}")
-            self._run.log_fault(fault.message, fault.details)
-        now = time.monotonic()
-        self._stop_reason = self._stop_reason or self._goal_met(now)
+        self._tell_faults()
+        self._look_for_end()
         self._look_around_if_due()
         if not self._has_learned:
             self._view.starting(self._plane.stats(), self._plane.total_slots)
@@ -288,8 +323,13 @@ class Trainer:
         if self._meter.age_s >= self._config.log_seconds:
             self._log()
         self._evaluate_if_due()
-        if now - self._saved_at >= 60 * self._config.checkpoint_minutes:
+        if time.monotonic() - self._saved_at >= 60 * self._config.checkpoint_minutes:
             self._save_or_notice("the run goes on")
+
+    def _tell_faults(self) -> None:
+        for fault in self._plane.drain_faults():
+            self._view.notice(f"replaced: {fault.message}")
+            self._run.log_fault(fault.message, fault.details)
 
     def _record_games(self, league: League) -> None:
         """Take in the games that ended; who wins against a snapshot will meet it less often.
@@ -364,29 +404,6 @@ class Trainer:
         }
         self._metrics.write(values, progress.env_steps, progress.env_steps * frames_per_step, progress.elapsed_s)
 
-    def _goal_met(self, now: float) -> str | None:
-        config = self._config
-        if self.progress.env_steps >= self._total_env_steps:
-            return "the schedule is complete"
-        if self._minutes_are_over(now):
-            return f"{config.minutes:g} minutes are over"
-        mean = self.episodes.window_return()
-        if config.until_return is not None and mean is not None and mean >= config.until_return:
-            return f"the mean return of the last 100 episodes reached {mean:.1f}"
-        return None
-
-    def _minutes_are_over(self, now: float) -> bool:
-        minutes = self._config.minutes
-        return minutes is not None and now - self._started >= 60 * minutes
-
-    def _must_end(self) -> bool:
-        """Whether the run ends now, also in the middle of an evaluation."""
-        return self._interrupted or self._minutes_are_over(time.monotonic())
-
-    def _request_stop(self, reason: str) -> None:
-        self._stop_reason = reason
-        self._interrupted = True
-
     # Evaluation
 
     def _evaluate_if_due(self) -> None:
@@ -398,7 +415,7 @@ class Trainer:
         self.progress = self.progress._replace(next_evaluation=frames + self._config.eval_every)
         self._save_or_notice("the run goes on")
         self._evaluation = self._place.evaluate(
-            self.learners.parameters(), self.progress.env_steps, str(self._run.path), self._must_end
+            self.learners.parameters(), self.progress.env_steps, str(self._run.path), self._ending.is_due
         )
         self._finish_evaluation()
 
@@ -419,4 +436,4 @@ class Trainer:
             self._view.notice(f"evaluation at {result.step:,} env steps: {result.score:.4g}")
         except (RunFailedError, UserError) as error:
             self._evaluation = None
-            self._view.notice(f"no evaluation: {error}" + ("" if self._must_end() else "; the run goes on"))
+            self._view.notice(f"no evaluation: {error}" + ("" if self._ending.is_due() else "; the run goes on"))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -32,17 +29,6 @@ NOTICES = 3
 def is_screen(console: Console) -> bool:
     """Whether the output is a terminal that can be redrawn."""
     return console.is_terminal and not console.is_dumb_terminal
-
-
-class SteadyConsole(Console):
-    """A console whose reader may go away, as `| head` does: the run goes on, and its files tell the rest."""
-
-    def on_broken_pipe(self) -> None:
-        """Print nothing more; rich would end the process."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        with suppress(OSError):  # it may have the same reader
-            print("machina: nobody reads the output any more; the run goes on", file=sys.stderr, flush=True)
 
 
 class StartupProgress:
@@ -87,7 +73,7 @@ class LiveView:
     """Shows a run while it trains; leave it with ``close`` or as a context manager."""
 
     def __init__(self, facts: RunFacts, console: Console | None = None) -> None:
-        self.console = console or SteadyConsole()
+        self.console = console or Console()
         self._facts = facts
         self._notices: deque[str] = deque(maxlen=NOTICES)
         self._shown_at = -LINE_PERIOD_S

@@ -204,12 +204,15 @@ def _join(modules: Sequence[str], options: dict[str, Any]) -> str:
     if modules:
         options["runtime_env"] = {"py_modules": list(modules), "excludes": SHIPPED_WITHOUT}
     in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
+        if in_main_thread:  # what is started inherits it: a terminal that is closed must not end Ray before the run
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     finally:
         if in_main_thread:
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     return str(ray.get_runtime_context().gcs_address)
 
 

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import cloudpickle
 
-from machina.errors import RanksBrokenError, RunFailedError, UserError
+from machina.errors import RanksBrokenError, RunFailedError, UserError, stopped
 from machina.interfaces import Learner, LearnerState
 from machina.runtime.batches import Part, joined
 from machina.types import Array, Unroll
@@ -179,8 +178,9 @@ def _serve(recipe: bytes, threads: int, pipe: Connection) -> None:
     """A rank's process: answer calls until the group is gone."""
     from machina.runtime.hardware import tune_process
 
-    # Ctrl-C in the terminal reaches every process; the group says when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C in the terminal, or its end, reaches every process; the group says when to stop.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     tune_process(threads)
     rank: LearnerRank | None = None
     while True:
@@ -205,8 +205,7 @@ def as_answer(error: BaseException) -> Exception:
         return error
     if isinstance(error, RanksBrokenError):
         return RankFaultError(str(error))
-    trace = "".join(traceback.format_exception(error))
-    return RunFailedError(f"the learner stopped: {type(error).__name__}: {error}\n{trace}")
+    return stopped("the learner", error)
 
 
 def free_port() -> int:

@@ -73,6 +73,8 @@ class LearnerGroup:
         self._kept: LearnerState | None = None
         self._kept_at = time.monotonic()
         self._updates_since = 0
+        self._has_failed = False
+        """Whether a rank raised: then the others may wait for it, and none is asked any more."""
         self.restarts = 0
         self.updates_undone = 0
         """Updates since the kept state at every restart, summed."""
@@ -95,8 +97,8 @@ class LearnerGroup:
         return answers
 
     def drain(self) -> list[Updated | Lost]:
-        """Wait for the updates under way."""
-        return self._answers_until(0)
+        """Wait for the updates under way; after a failure nothing comes of them."""
+        return [] if self._has_failed else self._answers_until(0)
 
     def _answers_until(self, under_way: int) -> list[Updated | Lost]:
         answers: list[Updated | Lost] = []
@@ -107,6 +109,9 @@ class LearnerGroup:
                 answers += [Lost(batch) for batch in self._under_way]
                 self._restart(fault)
                 break
+            except Exception:
+                self._has_failed = True
+                raise
             metrics, parameters = results[0]
             lost = sum(int(metrics.pop("learner/unrolls_lost", 0)) for metrics, _ in results)
             answers.append(Updated(self._under_way.popleft(), metrics, parameters, lost))
@@ -173,7 +178,17 @@ class LearnerGroup:
         return self._ask("parameters")[0][1]
 
     def state(self) -> LearnerState:
-        """What a checkpoint keeps; nothing may be under way."""
+        """What a checkpoint keeps; nothing may be under way.
+
+        Raises:
+            RunFailedError: the ranks failed before a state of theirs was kept.
+        """
+        if self._has_failed:
+            if self._kept is None:
+                raise RunFailedError("the learner failed before a state of it was kept")
+            self.updates_undone += self._updates_since
+            self._updates_since = 0
+            return self._kept
         state: LearnerState = self._ask("state")[0]
         return state
 

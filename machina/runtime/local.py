@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-import traceback
 
 from machina.config import RuntimeConfig
-from machina.errors import RunFailedError, UserError
+from machina.errors import RunFailedError, UserError, stopped
 from machina.interfaces import SlotEnv
 from machina.runtime.actor import Actor, Fault
 from machina.runtime.batches import Batch
@@ -97,8 +96,7 @@ class LocalPlane(InProcessPlane):
     def _raise_failure(self, failure: BaseException) -> None:
         if isinstance(failure, UserError | RunFailedError):
             raise failure
-        trace = "".join(traceback.format_exception(failure))
-        raise RunFailedError(f"an actor stopped: {type(failure).__name__}: {failure}\n{trace}") from failure
+        raise stopped("an actor", failure) from failure
 
     def state(self) -> dict[str, Array]:
         """Counters that keep the random streams from repeating; episodes restart on resume."""

@@ -6,6 +6,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import ray
@@ -45,6 +46,17 @@ class RoundReport(NamedTuple):
     counters: dict[str, Array]
 
 
+class Life(NamedTuple):
+    """A sign of life of an actor, also while a round runs."""
+
+    slots_started: int
+    """Environments built so far, replacements included."""
+    steps: int
+    """Of all groups; it is alive as long as this grows."""
+    faults: tuple[Fault, ...]
+    """Since the last sign or report: an environment that fails in every unroll lets no round come to its end."""
+
+
 class RolloutWorker:
     """A process with one actor.
 
@@ -61,9 +73,10 @@ class RolloutWorker:
         prepare()
         tune_process(setup.torch_threads)
         self._handovers: list[Handover] = []
-        self._faults: list[Fault] = []
+        self._faults: deque[Fault] = deque()
+        """Filled by the actor's thread, drained by it and by the one that watches."""
         self._builder = ActorBuilder(
-            setup, lambda env: ThreadStepper(env, lambda message: self._faults.append(Fault(message))), self, self._note
+            setup, lambda env: ThreadStepper(env, lambda message: self._note(Fault(message))), self, self._note
         )
         self._slots = slots
         self._state = state
@@ -71,6 +84,13 @@ class RolloutWorker:
 
     def _note(self, fault: Fault) -> None:
         self._faults.append(fault)
+
+    def _drain_faults(self) -> tuple[Fault, ...]:
+        faults: list[Fault] = []
+        with suppress(IndexError):  # of a deque that is empty
+            while True:
+                faults.append(self._faults.popleft())
+        return tuple(faults)
 
     def put(self, handover: Handover) -> None:
         """Take in an unroll of the round."""
@@ -95,13 +115,12 @@ class RolloutWorker:
         for handover in handovers:
             handover.release()
         self._handovers = []
-        faults, self._faults = tuple(self._faults), []
         report = RoundReport(
             order=handovers[0].order,
             policy_version=policy_version,
             episodes=tuple(actor.drain_episodes()),
             games=tuple(actor.drain_games()),
-            faults=faults,
+            faults=self._drain_faults(),
             seconds=actor.shares.seconds(),
             env_steps=actor.env_steps,
             speed=actor.speed,
@@ -110,9 +129,10 @@ class RolloutWorker:
         return report, unroll
 
     @ray.method(concurrency_group="watch")
-    def progress(self) -> tuple[int, int]:
-        """Environments started and steps made so far; answered while a round runs."""
-        return self._builder.slots_started, 0 if self._actor is None else self._actor.steps
+    def life(self) -> Life:
+        """Answered while a round runs."""
+        steps = 0 if self._actor is None else self._actor.steps
+        return Life(self._builder.slots_started, steps, self._drain_faults())
 
     def close(self) -> None:
         """Close the environments."""
@@ -245,7 +265,7 @@ def start_ray_ranks(
 
     options: dict[str, Any] = {"num_cpus": 0, "num_gpus": gpus}
     if not gpus:
-        # A byte, as Ray 2.60 starts an actor without resources on any node, whatever its scheduling strategy.
+        # A byte, as Ray 2.60 starts an actor without resources on any node, with soft affinity as without.
         options["memory"] = 1
         here = ray.get_runtime_context().get_node_id()
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=True)

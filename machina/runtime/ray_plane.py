@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
@@ -20,7 +19,7 @@ import ray
 
 from machina.checkpoint.status import ActorStatus
 from machina.config import RuntimeConfig
-from machina.errors import RunFailedError, UserError
+from machina.errors import RunFailedError, UserError, stopped, told
 from machina.metrics import merged_seconds
 from machina.runtime.actor import Fault
 from machina.runtime.batches import Batch, Handover
@@ -29,7 +28,7 @@ from machina.runtime.cluster import ray_nodes, room_for_actors
 from machina.runtime.group import COUNTERS, RESET_TIMEOUT_PER_SLOT_S, group_key
 from machina.runtime.parameters import PublishedParameters
 from machina.runtime.plane import Plane, PlaneConfig, PlaneStats
-from machina.runtime.ray_parts import RolloutWorker, RoundReport
+from machina.runtime.ray_parts import Life, RolloutWorker, RoundReport
 from machina.types import Array, Episode, GameResult, IntArray
 
 LOOK_S = 1.0
@@ -73,7 +72,7 @@ class RemoteActor:
         self.heard_at = self.moved_at = time.monotonic()
         self.progress_made = (0, -1)
         self.watched: Any = None
-        """Reference to an answer of ``progress``."""
+        """Reference to an answer of ``life``."""
 
     def ask(self, parameters: PublishedParameters) -> None:
         """Ask for a round with these parameters."""
@@ -163,8 +162,7 @@ class RayPlane(Plane):
         except (UserError, RunFailedError) as error:
             self._failure = error
         except BaseException as error:
-            trace = "".join(traceback.format_exception(error))
-            self._failure = RunFailedError(f"the dispatcher stopped: {type(error).__name__}: {error}\n{trace}")
+            self._failure = stopped("the dispatcher", error)
 
     def _hear(self) -> None:
         """Take in the reports that have come."""
@@ -190,7 +188,8 @@ class RayPlane(Plane):
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise error.cause from None
-            self._lose(remote, f"{type(error.cause).__name__}: {error.cause}", str(error))
+            failed = isinstance(error.cause, RunFailedError)  # an environment, which it names
+            self._lose(remote, str(error.cause) if failed else told(error.cause), str(error), its_process=not failed)
             return
         except ray.exceptions.RayActorError as error:
             self._lose(remote, "its process died", str(error))
@@ -269,17 +268,20 @@ class RayPlane(Plane):
             ready, _ = ray.wait([remote.watched], timeout=0)
             if ready:
                 try:
-                    progress = ray.get(ready[0], timeout=START_TIMEOUT_S)
+                    life: Life = ray.get(ready[0], timeout=START_TIMEOUT_S)
                 except ray.exceptions.RayError:
                     return  # what is awaited of it fails as well, and is dealt with there
                 remote.watched = None
                 remote.heard_at = now
-                remote.slots_started = max(remote.slots_started, progress[0])
+                remote.slots_started = max(remote.slots_started, life.slots_started)
+                progress = (life.slots_started, life.steps)
                 if progress != remote.progress_made or remote.state == "waiting":
                     remote.progress_made, remote.moved_at = progress, now
+                for fault in life.faults:
+                    self._note_fault(fault)
         # An actor whose reports come is not asked as well: with hundreds of them that is most of the messages.
         if remote.watched is None and now - remote.heard_at > LOOK_S:
-            remote.watched = remote.handle.progress.remote()
+            remote.watched = remote.handle.life.remote()
         patience = 2 * self._runtime.step_timeout_s + RESET_TIMEOUT_PER_SLOT_S * remote.num_slots
         if remote.state == "starting":
             patience += START_TIMEOUT_S
@@ -314,15 +316,24 @@ class RayPlane(Plane):
         self._forget(remote)
         ray.kill(remote.handle)
 
-    def _lose(self, remote: RemoteActor, reason: str, details: str) -> None:
-        """Give up an actor; another one takes its slots when there is a CPU for it."""
+    def _lose(self, remote: RemoteActor, reason: str, details: str, *, its_process: bool = True) -> None:
+        """Give up an actor; another one takes its slots when there is a CPU for it.
+
+        Args:
+            remote: the actor.
+            reason: what is told.
+            details: for the log.
+            its_process: whether that may have gone with its node, which is known later only.
+        """
         self._forget(remote)
         ray.kill(remote.handle)
         self._restarts[remote.index] = remote.restarts + 1
         under_way = self._setup.unroll_length * remote.num_slots if remote.state == "collecting" else 0
-        living = _living_nodes()
         fault = Fault(f"actor {remote.index}: {reason}", under_way, details)
-        self._deaths.append(Death(time.monotonic(), remote, fault, living))
+        if its_process:
+            self._deaths.append(Death(time.monotonic(), remote, fault, _living_nodes()))
+        else:
+            self._note_fault(fault)
 
     def _explain_deaths(self) -> None:
         """Report lost actors: a fault, or gone with their node."""

@@ -66,3 +66,24 @@ def _suffer(fault: str, observation: Any) -> Any:
 
 
 gymnasium.register("Struck-v0", "struck_env:Struck")
+
+
+class Stalled(Struck):
+    """Fails at every third step, in every unroll that is longer."""
+
+    def step(self, action: Any) -> Any:
+        if self._steps == 2:
+            raise RuntimeError("the engine stalled")
+        return super().step(action)
+
+
+class Sluggish(Struck):
+    """No unroll of any length is full in time."""
+
+    def step(self, action: Any) -> Any:
+        time.sleep(0.2)
+        return super().step(action)
+
+
+gymnasium.register("Stalled-v0", "struck_env:Stalled")
+gymnasium.register("Sluggish-v0", "struck_env:Sluggish")

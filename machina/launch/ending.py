@@ -1,0 +1,67 @@
+"""When a session of a run ends, and why."""
+
+from __future__ import annotations
+
+import time
+
+from machina.launch.configuration import AnyRunConfig
+
+
+class Ending:
+    """The goals of a session, its clock, and what was asked for meanwhile.
+
+    Args:
+        config: of the run.
+        total_env_steps: length of the schedule.
+    """
+
+    def __init__(self, config: AnyRunConfig, total_env_steps: int) -> None:
+        self._minutes: float | None = config.minutes
+        self._until_return: float | None = config.until_return
+        self._total_env_steps = total_env_steps
+        self._started: float | None = None
+        self.reason: str | None = None
+        """Why the session ends; None as long as it goes on."""
+        self.interrupted = False
+        """Whether a signal asked for the end."""
+
+    def begin(self) -> None:
+        """Start the session's clock, which `--minutes` goes by."""
+        self._started = time.monotonic()
+
+    @property
+    def session_s(self) -> float:
+        """Seconds since ``begin``; 0 before."""
+        return 0.0 if self._started is None else time.monotonic() - self._started
+
+    def request(self, reason: str) -> None:
+        """End at the next opportunity."""
+        self.reason = reason
+        self.interrupted = True
+
+    def look(self, env_steps: int, mean_return: float | None) -> str | None:
+        """Why the session ends, if it does.
+
+        Args:
+            env_steps: of the run.
+            mean_return: of its latest episodes; None before there are enough.
+        """
+        self.reason = self.reason or self._goal_met(env_steps, mean_return)
+        return self.reason
+
+    def _goal_met(self, env_steps: int, mean_return: float | None) -> str | None:
+        if env_steps >= self._total_env_steps:
+            return "the schedule is complete"
+        if self._minutes_are_over:
+            return f"{self._minutes:g} minutes are over"
+        if self._until_return is not None and mean_return is not None and mean_return >= self._until_return:
+            return f"the mean return of the last 100 episodes reached {mean_return:.1f}"
+        return None
+
+    @property
+    def _minutes_are_over(self) -> bool:
+        return self._minutes is not None and self.session_s >= 60 * self._minutes
+
+    def is_due(self) -> bool:
+        """Whether the session ends now, also in the middle of an evaluation."""
+        return self.interrupted or self._minutes_are_over

@@ -1,0 +1,111 @@
+"""Errors that nobody foresaw, wherever they arise in the process: a checkpoint, one line, and the stack in the log."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import SMALL
+
+import machina
+from machina.checkpoint import RunDirectory
+from machina.launch.ending import Ending
+from machina.launch.signals import handled_signals
+from machina.launch.skipped import SkippedUpdates
+from machina.launch.watching import RunView
+from machina.metrics import read_metrics
+from machina.nets.config import NetworkConfig
+from machina.nets.network import ActorCritic, CoreTensors, NetworkInput, NetworkOutput
+from machina.nets.register import NETWORKS
+from machina.nets.trained import TrainedNetwork
+from machina.specs import EnvSpec
+
+WAYS: dict[str, tuple[type[Any], str, BaseException]] = {
+    "the learner": (TrainedNetwork, "step", ValueError("no sense")),
+    "a hook": (SkippedUpdates, "note", KeyError("no sense")),
+    "sys.exit": (SkippedUpdates, "note", SystemExit("no sense")),
+    "no memory": (SkippedUpdates, "note", MemoryError("no sense")),
+    "the view": (RunView, "refresh", OSError(28, "no sense")),
+    "the goals": (Ending, "look", RuntimeError("no sense")),
+}
+
+
+@pytest.mark.parametrize("place", ["inline", "local"])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_learned_is_saved(way: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, method, error = WAYS[way]
+    original, calls = getattr(owner, method), 0
+
+    def strike(self: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 30:
+            raise error
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(owner, method, strike)
+    with pytest.raises(machina.RunFailedError) as failure:
+        machina.train("impala", "catch", "defaults", runs_dir=tmp_path, name="run", **SMALL | {"place": place})
+    run = RunDirectory.open(tmp_path / "run")
+    message = str(failure.value)
+    assert message.startswith("the run stopped: ")
+    assert "no sense" in message
+    assert message.endswith(f"; its stack is in '{run.faults_log}'")
+    assert "\n" not in message
+    assert "in strike" in run.faults_log.read_text(encoding="utf-8")
+    checkpoint = run.latest().checkpoint
+    assert checkpoint.step == read_metrics(run.path)[-1]["env_steps"] > 0
+    assert run.status()["ended"] == "a fault"
+    monkeypatch.undo()
+    steps = checkpoint.step + 10 * SMALL["batch_size"] * SMALL["unroll_length"]
+    config = run.config_file
+    config.write_text(config.read_text().replace("total_frames: null", f"total_frames: {steps}"))
+    assert machina.resume(run.path).env_steps == steps
+
+
+class Failing(ActorCritic):
+    """Raises in its thirtieth pass with gradients."""
+
+    calls = 0
+
+    def forward(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
+        if torch.is_grad_enabled():
+            self.calls += 1
+            if self.calls == 30:
+                raise ValueError("no sense")
+        return super().forward(inputs, core_state)
+
+
+def test_a_learner_in_a_process_that_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is asked of its ranks any more: they may wait for one another. The state that was kept is saved."""
+
+    def build(spec: EnvSpec, config: NetworkConfig) -> Failing:
+        return Failing(spec, config)
+
+    monkeypatch.setattr("machina.runtime.learners.KEPT_STATE_S", 0.0)
+    monkeypatch.setitem(NETWORKS, "failing", build)
+    options = SMALL | {"place": "local", "learners": 2, "network_name": "failing"}
+    started = time.monotonic()
+    with pytest.raises(machina.RunFailedError, match="network 'failing': forward raised ValueError: no sense"):
+        machina.train("impala", "catch", "defaults", runs_dir=tmp_path, name="run", **options)
+    assert time.monotonic() - started < 60
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.latest().checkpoint.step > 0
+
+
+def test_sighup_that_is_ignored_stays_so() -> None:
+    asked: list[str] = []
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handled_signals(asked.append):
+            signal.raise_signal(signal.SIGHUP)
+            assert asked == []
+            signal.raise_signal(signal.SIGTERM)
+            assert asked == ["SIGTERM received"]
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, former)
