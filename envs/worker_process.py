@@ -114,7 +114,8 @@ def serve(
 
 def _prepare(worker: Worker, slot: int) -> None:
     # Ctrl-C reaches every process of the terminal; only the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     os.environ[WORKER_MARK] = worker.marks[slot]
     stacks = os.open(worker.stacks, os.O_WRONLY)
     os.lseek(stacks, slot * STACK_ROOM, os.SEEK_SET)

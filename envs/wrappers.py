@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from machina.errors import UserError, told_with_place
+from machina.errors import RAISED, UserError, told_with_place
 from machina.plugins import load_function
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def wrapped(env: AnyVectorEnv, wrapper: str | None) -> AnyVectorEnv:
     function = load_function(wrapper, "wrapper")
     try:
         result = function(env)
-    except Exception as error:
+    except RAISED as error:
         raise UserError(f"wrapper {wrapper!r} raised {told_with_place(error, wrapper.partition(':')[0])}") from error
     if not isinstance(result, VectorEnv):
         raise UserError(f"wrapper {wrapper!r} must return a gymnasium.vector.VectorEnv, got {type(result).__name__}")

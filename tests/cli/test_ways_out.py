@@ -32,7 +32,7 @@ def assert_saved(folder: Path) -> RunDirectory:
     run = RunDirectory.open(folder / "runs" / "run")
     latest = run.latest()
     assert not latest.warnings
-    assert latest.checkpoint.step == read_metrics(run.path)[-1]["env_steps"] > 0
+    assert 0 < latest.checkpoint.step == read_metrics(run.path)[-1]["env_steps"]
     return run
 
 

@@ -39,4 +39,4 @@ def test_minutes_that_are_over_before_the_first_update(place: str, tmp_path: Pat
     assert message.endswith("0 of the 2 unrolls of an update were there; give it more --minutes")
     run = RunDirectory.open(tmp_path / "run")
     assert run.latest().checkpoint.values["progress"]["updates"] == 0
-    assert run.status()["ended"] == "0.05 minutes are over"
+    assert run.status().ended == "0.05 minutes are over"

@@ -58,8 +58,8 @@ def test_what_was_learned_is_saved(way: str, place: str, tmp_path: Path, monkeyp
     assert "\n" not in message
     assert "in strike" in run.faults_log.read_text(encoding="utf-8")
     checkpoint = run.latest().checkpoint
-    assert checkpoint.step == read_metrics(run.path)[-1]["env_steps"] > 0
-    assert run.status()["ended"] == "a fault"
+    assert 0 < checkpoint.step == read_metrics(run.path)[-1]["env_steps"]
+    assert run.status().ended == "a fault"
     monkeypatch.undo()
     steps = checkpoint.step + 10 * SMALL["batch_size"] * SMALL["unroll_length"]
     config = run.config_file
