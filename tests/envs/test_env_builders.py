@@ -82,7 +82,7 @@ def test_atari_specs() -> None:
     assert spec.protocol == {
         "action_set": "full",
         "sticky_actions": 0.0,
-        "noop_max": 30,
+        "noop_frames": "0 to 30",
         "fire_reset": False,
         "life_loss_ends_return": True,
         "frame_cap": 108_000,
