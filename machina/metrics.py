@@ -17,12 +17,18 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from machina.config import one_line
+from machina.errors import UserError
 from machina.types import Episode
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tb"
+_IN_EVERY_LINE = ("env_steps", "frames", "wall_s")
+_LINE = TypeAdapter(dict[str, Annotated[float, Field(allow_inf_nan=False)] | None])
 WINDOW = 100
 """Training returns are means over this many latest episodes, as `until_return` promises."""
 
@@ -100,12 +106,18 @@ class MetricsWriter:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, float | None]]:
-    """The lines of ``metrics.jsonl``, without a torn last one; empty when there is no file."""
+    """The lines of ``metrics.jsonl``, without a torn last one; empty when there is no file.
+
+    Raises:
+        UserError: a line was edited, or the file can't be read.
+    """
+    file = run_dir / METRICS_FILE
     try:
-        content = (run_dir / METRICS_FILE).read_bytes()
+        return [line for line, _ in _parsed(file)]
     except FileNotFoundError:
         return []
-    return [line for line, _ in _parsed(content)]
+    except OSError as error:
+        raise UserError(f"'{file}' can't be read: {error.strerror}") from error
 
 
 class TaskStatistics(NamedTuple):
@@ -269,25 +281,31 @@ def _record(event: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _parsed(content: bytes) -> list[tuple[dict[str, float | None], int]]:
-    """Each whole line with the offset of its end; a torn one is left out."""
+def _parsed(file: Path) -> list[tuple[dict[str, float | None], int]]:
+    """Each line with the offset of its end, without a torn last one.
+
+    Raises:
+        UserError: a line was edited.
+    """
     lines: list[tuple[dict[str, float | None], int]] = []
     end = 0
-    for raw in content.splitlines(keepends=True):
-        end += len(raw)
+    for number, raw in enumerate(file.read_bytes().split(b"\n")[:-1], 1):
+        end += len(raw) + 1
+        where = f"'{file}' line {number}"
         try:
-            line = json.loads(raw)
-        except ValueError:
-            continue
-        if raw.endswith(b"\n") and isinstance(line, dict):
-            lines.append((line, end))
+            line = _LINE.validate_json(raw, strict=True)
+        except ValidationError as error:
+            raise UserError(f"{one_line(error, f'{where} was edited')}; remove that line") from error
+        if missing := [name for name in _IN_EVERY_LINE if line.get(name) is None]:
+            raise UserError(f"{where} has no '{missing[0]}'; remove that line")
+        lines.append((line, end))
     return lines
 
 
 def _cut(metrics: Path, resume_at: int | None) -> None:
     """Cut a torn end and the lines beyond ``resume_at``; steps only grow, so both are the file's tail."""
     end = 0
-    for line, line_end in _parsed(metrics.read_bytes()):
+    for line, line_end in _parsed(metrics):
         if resume_at is not None and (line.get("env_steps") or 0) > resume_at:
             break
         end = line_end

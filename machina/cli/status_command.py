@@ -28,6 +28,7 @@ def run(arguments: list[str]) -> int:
     options = parse(StatusOptions, arguments, "machina status")
 
     from rich.console import Console
+    from rich.text import Text
 
     from machina.checkpoint import RunDirectory
     from machina.report.league import league_tables, read_league
@@ -42,7 +43,7 @@ def run(arguments: list[str]) -> int:
         heading += f"; it has ended: {status.ended}"
     elif age > SILENT_S:
         heading += f"; it was killed or hangs: machina resume {options.run}"
-    console.print(heading, highlight=False, soft_wrap=True)
+    console.print(Text(heading), soft_wrap=True)
     for table in [*status_tables(status), *([] if league is None else league_tables(league))]:
         console.print()
         console.print(table)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, model_validator
 
 from machina.checkpoint.files import write_atomically
-from machina.config import one_line
-from machina.errors import RunFailedError, UserError
+from machina.checkpoint.typed import Count, SavedFile, read_typed
+from machina.errors import RunFailedError
 from machina.launch.matching import RunPlayers, play_timed, scripted_players
 from machina.league.matches import MatchResult, Player, Progress
 from machina.report.league import CrossTable, SnapshotRow
@@ -27,15 +27,13 @@ class Participant(NamedTuple):
     """Of a snapshot's parameters; empty of a scripted player."""
 
 
-class PairRecord(BaseModel):
+class PairRecord(SavedFile):
     """What a pair of players came to."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     players: tuple[Participant, Participant]
-    wins: int = Field(default=0, ge=0, description="Of the first player.")
-    draws: int = Field(default=0, ge=0)
-    losses: int = Field(default=0, ge=0)
+    wins: Count = Field(default=0, description="Of the first player.")
+    draws: Count = 0
+    losses: Count = 0
 
     @property
     def games(self) -> int:
@@ -58,12 +56,17 @@ class PairRecord(BaseModel):
         )
 
 
-class _Records(BaseModel):
+class _Records(SavedFile):
     """``report/cross_table.json``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     pairs: tuple[PairRecord, ...] = ()
+
+    @model_validator(mode="after")
+    def _pairs_once(self) -> _Records:
+        pairs = [record.players for record in self.pairs]
+        if len(set(pairs)) < len(pairs):
+            raise ValueError("pairs name two players twice")
+        return self
 
 
 def cross_play(
@@ -131,13 +134,9 @@ def _match_seed(seed: int, record: PairRecord) -> int:
 
 def _read(file: Path) -> _Records:
     try:
-        return _Records.model_validate_json(file.read_bytes())
+        return read_typed(_Records, file, "remove it to play anew")
     except FileNotFoundError:
         return _Records()
-    except OSError as error:
-        raise UserError(f"'{file}' can't be read: {error.strerror}") from error
-    except ValidationError as error:
-        raise UserError(one_line(error, f"'{file}' was edited or truncated; remove it to play anew")) from error
 
 
 def _write(file: Path, records: _Records) -> None:

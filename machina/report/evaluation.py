@@ -6,10 +6,10 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from machina.checkpoint.files import write_atomically
-from machina.config import one_line
+from machina.checkpoint.typed import Count, Real, SavedFile, read_typed
 from machina.errors import RunFailedError, UserError
 from machina.report.scores import Aggregate, Interval, aggregate, human_normalized
 
@@ -17,18 +17,16 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-class EvaluationResult(BaseModel):
-    """Episodes of one checkpoint under one protocol."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class EvaluationResult(SavedFile):
+    """``report/evaluation-<step>.json``: episodes of one checkpoint under one protocol."""
 
     run: str = Field(description="Run directory.")
-    step: int = Field(ge=0, description="Env steps of the evaluated checkpoint.")
-    frames: int = Field(ge=0, description="Environment frames of the evaluated checkpoint.")
+    step: Count = Field(description="Env steps of the evaluated checkpoint.")
+    frames: Count = Field(description="Environment frames of the evaluated checkpoint.")
     protocol: dict[str, str | int | float | bool] = Field(description="How episodes were run.")
-    seed: int = Field(ge=0, description="Seed of the evaluation's environments and actions.")
-    episodes: dict[str, tuple[float, ...]] = Field(description="Episode returns by task.")
-    lengths: dict[str, tuple[int, ...]] = Field(description="Episode lengths by task, in env steps.")
+    seed: Count = Field(description="Seed of the evaluation's environments and actions.")
+    episodes: dict[str, tuple[Real, ...]] = Field(description="Episode returns by task.")
+    lengths: dict[str, tuple[Count, ...]] = Field(description="Episode lengths by task, in env steps.")
 
     @model_validator(mode="after")
     def _same_episodes(self) -> EvaluationResult:
@@ -64,7 +62,7 @@ class EvaluationResult(BaseModel):
         Raises:
             RunFailedError: the disk is full or refuses.
         """
-        file = report / f"evaluation-{self.step:012d}.json"
+        file = report / evaluation_file(self.step)
         try:
             report.mkdir(parents=True, exist_ok=True)
             write_atomically(file, self.model_dump_json(indent=1).encode())
@@ -79,12 +77,19 @@ def load_evaluation(file: Path) -> EvaluationResult:
     Raises:
         UserError: the file is missing or is no evaluation.
     """
+    remedy = "make one with machina eval"
     try:
-        return EvaluationResult.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"evaluation '{file}' can't be read: {error.strerror}; make one with machina eval") from error
-    except ValidationError as error:
-        raise UserError(one_line(error, f"evaluation '{file}' was edited or truncated")) from error
+        result = read_typed(EvaluationResult, file, remedy)
+    except FileNotFoundError as error:
+        raise UserError(f"evaluation '{file}' can't be read: {error.strerror}; {remedy}") from error
+    if file.name != evaluation_file(result.step):
+        raise UserError(f"evaluation '{file}': step={result.step} belongs in {evaluation_file(result.step)}; {remedy}")
+    return result
+
+
+def evaluation_file(step: int) -> str:
+    """The name of the file of the checkpoint at ``step``; names sort as steps do."""
+    return f"evaluation-{step:012d}.json"
 
 
 def latest_evaluation(report: Path) -> EvaluationResult:
@@ -103,8 +108,10 @@ def evaluation_table(result: EvaluationResult) -> RenderableType:
     """Per task mean, standard deviation, best, length and human-normalized score; the aggregates below."""
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"{result.run}, checkpoint at env step {result.step:,}", title_justify="left", box=None)
+    title = Text(f"{result.run}, checkpoint at env step {result.step:,}")
+    table = Table(title=title, title_justify="left", box=None)
     table.add_column("task")
     for column in ("episodes", "mean return", "std", "best", "length", "human-normalized"):
         table.add_column(column, justify="right")
@@ -112,7 +119,7 @@ def evaluation_table(result: EvaluationResult) -> RenderableType:
         average = statistics.fmean(returns)
         normalized = human_normalized(task, average)
         table.add_row(
-            task,
+            Text(task),
             str(len(returns)),
             f"{average:,.2f}",
             f"{statistics.pstdev(returns):,.2f}",
@@ -125,7 +132,7 @@ def evaluation_table(result: EvaluationResult) -> RenderableType:
     total = result.aggregate()
     if total is not None and total.games > 1:
         lines.insert(0, aggregate_line(total))
-    return Group(table, *lines)
+    return Group(table, *map(Text, lines))
 
 
 def aggregate_line(total: Aggregate) -> str:
@@ -134,7 +141,9 @@ def aggregate_line(total: Aggregate) -> str:
     def shown(name: str, interval: Interval) -> str:
         return f"{name} {interval.value:.1%} ({interval.low:.1%} to {interval.high:.1%})"
 
+    if total.games == 1:
+        return f"human-normalized: {total.median.value:.1%}, one run of one game"
     return (
         f"human-normalized over {total.games} games: {shown('median', total.median)}, {shown('mean', total.mean)}, "
-        f"{shown('interquartile mean', total.interquartile_mean)}; 95 % bootstrap intervals over games"
+        f"{shown('interquartile mean', total.interquartile_mean)}; 95 % bootstrap intervals over games, one run of each"
     )

@@ -4,54 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, model_validator
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from machina.config import one_line
-from machina.errors import UserError
+from machina.checkpoint.typed import Amount, Count, Real, SavedFile, read_typed
 
 SHOWN_RATINGS = 8
 """Players that `machina status` and the report list, the best first; those that are no snapshots come on top of it."""
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class SnapshotRow(_Row):
+class SnapshotRow(SavedFile):
     """A snapshot of the pool."""
 
-    name: str
-    updates: int
-    env_steps: int
-    sha256: str
-    quality: float
-    probability: float
-    wins: int
+    name: str = Field(pattern=r"^u[0-9]{6,}$")
+    updates: Count
+    env_steps: Count
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    quality: Real
+    probability: Annotated[float, Field(ge=0, le=1)]
+    wins: Count
     """Of the present self against it, in training games."""
-    losses: int
-    draws: int
+    losses: Count
+    draws: Count
 
     @property
     def games(self) -> int:
         return self.wins + self.losses + self.draws
 
 
-class RatingRow(_Row):
+class RatingRow(SavedFile):
     """A rated player."""
 
     name: str
-    mu: float
-    sigma: float
+    mu: Real
+    sigma: Amount
     """0 of a player that is held fixed."""
-    games: int
+    games: Count
 
 
-class CrossTable(_Row):
+class CrossTable(NamedTuple):
     """Every player against every other."""
 
     names: tuple[str, ...]
@@ -60,12 +55,12 @@ class CrossTable(_Row):
     games: tuple[tuple[int, ...], ...]
 
 
-class TrainingGames(_Row):
+class TrainingGames(SavedFile):
     """Games played in training so far."""
 
-    itself: int = Field(alias="self")
+    itself: Count = Field(alias="self")
     """The policy on all teams."""
-    pool: int
+    pool: Count
     """Against a snapshot."""
 
     @property
@@ -73,15 +68,23 @@ class TrainingGames(_Row):
         return self.pool / max(1, self.itself + self.pool)
 
 
-class League(_Row):
+class League(SavedFile):
     """``league/league.json``."""
 
-    pool_share: float
+    pool_share: Annotated[float, Field(ge=0, le=1)]
     snapshots: tuple[SnapshotRow, ...]
     """In the order in which they were made."""
     ratings: tuple[RatingRow, ...]
     """The best first."""
     games: TrainingGames
+
+    @model_validator(mode="after")
+    def _names_once(self) -> League:
+        for kind in ("snapshots", "ratings"):
+            names = [row.name for row in getattr(self, kind)]
+            if len(set(names)) < len(names):
+                raise ValueError(f"{kind} name somebody twice")
+        return self
 
     @property
     def climb(self) -> tuple[tuple[SnapshotRow, RatingRow], ...]:
@@ -114,13 +117,9 @@ def read_league(run_dir: Path) -> League | None:
     """
     file = run_dir / "league" / "league.json"
     try:
-        return League.model_validate_json(file.read_bytes())
+        return read_typed(League, file, "the next checkpoint of the run renews it")
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise UserError(f"'{file}' can't be read: {error.strerror}") from error
-    except ValidationError as error:
-        raise UserError(one_line(error, f"'{file}' was edited or truncated; the next checkpoint renews it")) from error
 
 
 def rating_text(row: RatingRow) -> str:

@@ -175,7 +175,7 @@ def _draw_legend(figure: Figure, runs: Sequence[Runs]) -> None:
 
 
 def _seeds(run: Runs) -> str:
-    return f"mean and range of {run.seeds} seeds, " if run.seeds > 1 else ""
+    return f"mean and range of {run.seeds} seeds, " if run.seeds > 1 else "one run, "
 
 
 def _aggregates(scores: Sequence[float]) -> list[str]:

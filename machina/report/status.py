@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from rich.table import Table
+from rich.text import Text
 
 from machina.checkpoint.status import Status
 
@@ -43,7 +44,7 @@ def _nodes(status: Status) -> Table:
         steps[actor.node] += actor.env_steps_per_s
     for node in status.nodes:
         name = node.name
-        table.add_row(name, f"{node.cpus:g}", f"{node.gpus:g}", str(actors[name]), f"{steps[name]:,.0f}")
+        table.add_row(Text(name), f"{node.cpus:g}", f"{node.gpus:g}", str(actors[name]), f"{steps[name]:,.0f}")
     return table
 
 
@@ -52,8 +53,8 @@ def _actors(status: Status) -> Table:
     for actor in status.actors:
         table.add_row(
             str(actor.number),
-            actor.node,
-            actor.state,
+            Text(actor.node),
+            Text(actor.state),
             str(actor.slots),
             str(actor.restarts),
             f"{actor.heard_s:.0f} s ago",

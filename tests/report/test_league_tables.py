@@ -64,7 +64,6 @@ def content(count: int, rated: int | None = None) -> dict[str, Any]:
         for i, each in enumerate(snapshots[:rated])
     ]
     return {
-        "serial": 7,
         "pool_share": 0.2,
         "snapshots": snapshots,
         "ratings": sorted([*ratings, *ANCHORS], key=lambda row: -float(str(row["mu"]))),
@@ -150,10 +149,8 @@ def test_pictures_of_nothing_are_refused(tmp_path: Path) -> None:
 
 def cross_table(count: int) -> CrossTable:
     """The earlier player always wins."""
-    rates = [[None if i == j else float(i < j) for j in range(count)] for i in range(count)]
-    return CrossTable.model_validate(
-        {"names": [f"p{i}" for i in range(count)], "win_rates": rates, "games": [[2] * count] * count}
-    )
+    rates = tuple(tuple(None if i == j else float(i < j) for j in range(count)) for i in range(count))
+    return CrossTable(tuple(f"p{i}" for i in range(count)), rates, ((2,) * count,) * count)
 
 
 def test_heat_map_colours_say_who_wins(tmp_path: Path) -> None:
