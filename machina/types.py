@@ -219,7 +219,7 @@ def names_as_array(names: Iterable[str]) -> Array:
 
 def names_of(array: Array) -> list[str]:
     """The inverse of ``names_as_array``."""
-    return array.astype(np.uint8).tobytes().decode().split("\n")[:-1]
+    return array.astype(np.uint8).tobytes().decode(errors="replace").split("\n")[:-1]
 
 
 def section(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:

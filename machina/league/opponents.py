@@ -149,6 +149,8 @@ class PoolOpponents:
         """Load those whom ``state`` names, after ``load`` and before any game is held."""
         if self._view is not None:
             for name in names_of(state["in_memory"])[-self._capacity :]:
+                if name not in self._view.names:
+                    raise UserError(f"snapshot {name!r} of saved games is not in the pool; use another checkpoint")
                 self._loaded(self._view, name)
 
 

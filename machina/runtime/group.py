@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import collections
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from machina.errors import UserError
 from machina.interfaces import Opponents, Policy
+from machina.runtime.saved_arrays import check_arrays, check_counter, check_names
 from machina.runtime.seating import Seating
 from machina.runtime.stepping import Stepper
 from machina.runtime.streams import SEATING_STREAM, SlotStreams, env_seeds
-from machina.runtime.unrolls import UnrollBuffer
-from machina.types import ActorInput, Array, CoreState, Episode, IntArray, StepResult, Unroll, section, where_slots
+from machina.runtime.unrolls import UnrollBuffer, to_arrays
+from machina.types import (
+    PER_SLOT,
+    ActorInput,
+    Array,
+    CoreState,
+    Episode,
+    IntArray,
+    StepResult,
+    Unroll,
+    section,
+    where_slots,
+)
 
 RESET_TIMEOUT_PER_SLOT_S = 2.0
 """A reset plays no-ops in every environment; with hundreds of them on busy cores it takes minutes."""
@@ -61,7 +74,7 @@ class SlotGroup:
         self._timeout_s = step_timeout_s
         self._free: queue.SimpleQueue[UnrollBuffer] = queue.SimpleQueue()
         # Without the environment's own state its episodes start afresh, from seeds not used before.
-        self.restarts = int(state.get("restarts", -1)) + ("returns" not in state)
+        self.restarts = _counter(state, "restarts", -1) + ("returns" not in state)
         self.filled = 0
         """Steps in the open unroll."""
         self.full = False
@@ -69,7 +82,7 @@ class SlotGroup:
         """Of the policy that learns, not of opponents; filled by the actor's thread, drained by the trainer's."""
         self._stepper = make_stepper()
         self._spec = self._stepper.env.spec
-        self._streams = SlotStreams(seed, slots, self._spec.action.shape, drawn=int(state.get("drawn", 0)))
+        self._streams = SlotStreams(seed, slots, self._spec.action.shape, drawn=_counter(state, "drawn", 0))
         self._seating = Seating(self._spec, len(slots), opponents, (seed, SEATING_STREAM, int(slots[0])))
         self.finished_games = self._seating.finished_games
         """Filled and drained like the episodes."""
@@ -83,7 +96,24 @@ class SlotGroup:
             raise
         if "returns" in state:
             self._restore(state)
+        else:
+            check_names(state, self.counters(), "actors' state")
         self._buffer = self._new_buffer()
+
+    def check_unrolls(self, arrays: dict[str, Array]) -> None:
+        """Refuse saved unrolls, as ``to_arrays`` names them, of any number of slots that are not like this group's.
+
+        Raises:
+            UserError: names, shapes, formats or labels differ.
+        """
+        own = to_arrays(self._new_buffer().unroll)
+        slot_axis = {name: 0 if name in PER_SLOT or name.startswith("core_state/") else 1 for name in own}
+        check_arrays(arrays, own, "unrolls that wait:", slot_axis)
+        if len({array.shape[slot_axis[name]] for name, array in arrays.items()}) != 1:
+            raise UserError("checkpoint: unrolls that wait are of different numbers of slots; use another checkpoint")
+        expected = [self._spec.task_of(int(slot)) for slot in arrays["slot"]]
+        if (arrays["slot"] < 0).any() or (arrays["task_id"] != expected).any() or (arrays["policy_version"] < 0).any():
+            raise UserError("checkpoint: unrolls that wait are of unknown slots or tasks; use another checkpoint")
 
     def _reset(self) -> StepResult:
         seeds = env_seeds(self._seed, self.slots, self.restarts)
@@ -194,10 +224,12 @@ class SlotGroup:
         env_state = self._stepper.env.get_state()
         if env_state is None:
             return self.counters()
+        seating = {f"seating/{key}": array for key, array in self._seating.state().items()}
+        return {**self.counters(), **seating, **self._own_arrays(env_state)}
+
+    def _own_arrays(self, env_state: Mapping[str, Array]) -> dict[str, Array]:
         return {
-            **self.counters(),
             **{f"env/{key}": array for key, array in env_state.items()},
-            **{f"seating/{key}": array for key, array in self._seating.state().items()},
             **{f"core_state/{i}": array for i, array in enumerate(self._core_state)},
             "previous_action": self._previous_action,
             "first": self._first,
@@ -206,6 +238,9 @@ class SlotGroup:
         }
 
     def _restore(self, state: dict[str, Array]) -> None:
+        own = self._own_arrays(self._stepper.env.get_state() or {})
+        apart = {key: array for key, array in state.items() if key.startswith("seating/") or key in self.counters()}
+        check_arrays({key: array for key, array in state.items() if key not in apart}, own, "actors' state")
         self._entry = self._stepper.env.set_state(section(state, "env/"))
         self._core_state = tuple(state[f"core_state/{i}"] for i in range(len(self._core_state)))
         self._previous_action = state["previous_action"]
@@ -213,6 +248,10 @@ class SlotGroup:
         self._returns = state["returns"]
         self._lengths = state["lengths"]
         self._seating.load_state(section(state, "seating/"))
+
+
+def _counter(state: dict[str, Array], name: str, otherwise: int) -> int:
+    return check_counter(state[name], f"actors' state {name!r}") if name in state else otherwise
 
 
 COUNTERS = ("/drawn", "/restarts")

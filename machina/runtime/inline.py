@@ -24,16 +24,17 @@ class InlinePlane(InProcessPlane):
 
     def start(self, state: dict[str, Array]) -> None:
         """Build the environments and go on from ``state`` (empty: a new run)."""
+        for slots in self._slots:
+            self._actors.append(self._builder.build(slots, state, self.store.latest().opponents))
         waiting = section(state, "queue/")
         if waiting:
+            self._actors[0].groups[0].check_unrolls(waiting)
             unroll = from_arrays(waiting)
             # Those of one version together, as they were handed over: by it they are dropped.
             bounds = np.flatnonzero(np.diff(unroll.policy_version)) + 1
             for start, stop in itertools.pairwise([0, *bounds.tolist(), num_slots(unroll)]):
                 part = slice_slots(unroll, start, stop)
                 self.queue.put(Handover(part, stop - start, int(part.policy_version[0]), lambda: None))
-        for slots in self._slots:
-            self._actors.append(self._builder.build(slots, state, self.store.latest().opponents))
 
     def next_batch(self, timeout_s: float) -> Batch:  # noqa: ARG002 (never waits)
         """The next batch; runs a round of every actor while the queue is short."""

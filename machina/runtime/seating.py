@@ -19,6 +19,7 @@ import numpy as np
 
 from machina.errors import UserError
 from machina.interfaces import Drawn, Opponents, Policy
+from machina.runtime.saved_arrays import check_arrays
 from machina.specs import EnvSpec
 from machina.types import (
     PRESENT_SELF,
@@ -176,6 +177,9 @@ class Seating:
     def state(self) -> dict[str, Array]:
         """Everything needed to go on with the same games, as named arrays."""
         self._do_what_is_due()
+        return self._arrays()
+
+    def _arrays(self) -> dict[str, Array]:
         return {
             **self.counters(),
             "opponents": names_as_array([PRESENT_SELF if player is None else player.name for player in self._players]),
@@ -193,14 +197,17 @@ class Seating:
         when one of them is gone.
 
         Raises:
-            UserError: a saved game has an opponent, and there are none any more.
+            UserError: it is of other games, or a saved game has an opponent and there are none any more.
         """
+        check_arrays(state, self._arrays(), "saved games:", {"opponents": 0})
         self.load_counters(state)
         self._own_team = state["own_team"].copy()
         self._scores = state["scores"].copy()
         self._lengths = state["lengths"].copy()
         self._over = state["over"].copy()
         names, probabilities = names_of(state["opponents"]), state["probabilities"].tolist()
+        if len(names) != len(probabilities):
+            raise UserError("checkpoint: saved games: 'opponents' are not one of each game; use another checkpoint")
         self._players = [
             None if name == PRESENT_SELF else Drawn(name, probability)
             for name, probability in zip(names, probabilities, strict=True)
