@@ -10,13 +10,16 @@ from machina.config import Config, EnvConfig
 from machina.envs.atari_games import ATARI57, NOT_FOR_ONE, NUM_FULL_ACTIONS
 from machina.envs.config import AtariConfig, GameConfig, GymnasiumConfig, ToyConfig
 from machina.envs.games import GAMES, game_factory, is_game
+from machina.envs.names import meant
 from machina.envs.wrappers import refuse_learning, wrapped
-from machina.errors import RAISED, EnvironmentFaultError, UserError, nearest, told_with_place
+from machina.errors import RAISED, EnvironmentFaultError, UserError, told_with_place
 from machina.interfaces import EnvFactory, SlotEnv
 from machina.specs import ArraySpec, EnvSpec, discrete
 from machina.types import OBSERVATION
 
 if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
+
     from machina.envs.slots import AnyVectorEnv
 
 Wrapper = Callable[["AnyVectorEnv"], "AnyVectorEnv"]
@@ -146,7 +149,7 @@ class GymnasiumFactory(_Factory):
         from machina.envs import gymnasium_envs
         from machina.envs.workers import WorkerEnvs
 
-        spec = gymnasium_envs.find_spec(self.spec.name)
+        spec = _find_spec(self.spec.name)
         keep_infos = self.wrapper is not None
 
         def build() -> AnyVectorEnv:
@@ -162,7 +165,7 @@ class GymnasiumFactory(_Factory):
         """One slot that can be rendered."""
         from machina.envs import gymnasium_envs
 
-        spec = gymnasium_envs.find_spec(self.spec.name)
+        spec = _find_spec(self.spec.name)
         env = _built(self.spec.name, lambda: gymnasium_envs.InProcessEnvs(spec, 1, self.spec.name, True, "rgb_array"))
         return self._slots(env, [task_id])
 
@@ -249,14 +252,32 @@ def _check_games(name: str) -> tuple[str, ...]:
 
         known = all_games()
         if unknown := [game for game in unknown if game not in known]:
-            import gymnasium
-
-            names = [*known, "atari57", *TOY_TASKS, *GAMES, *ENVIRONMENTS, *gymnasium.registry]
-            hint = nearest(unknown[0], names) or "; see `machina list`"
-            raise UserError(f"unknown environment {unknown[0]!r}{hint}")
+            raise UserError(f"unknown environment {unknown[0]!r}{meant(unknown[0], _own_names())}")
     if twice := [game for game in dict.fromkeys(games) if games.count(game) > 1]:
         raise UserError(f"environment {name!r}: {', '.join(twice)} given more than once")
     return games
+
+
+def _own_names() -> list[str]:
+    return ["atari57", *TOY_TASKS, *GAMES, *ENVIRONMENTS]
+
+
+def _find_spec(name: str) -> GymnasiumSpec:
+    """The registered environment ``name``.
+
+    Raises:
+        UserError: there is none, or it is one of Atari's; names what may have been meant.
+    """
+    from machina.envs import gymnasium_envs
+
+    spec = gymnasium_envs.find_spec(name)
+    if spec is None:
+        raise UserError(
+            f"environment {name!r}: gymnasium knows no id {name.rpartition(':')[2]!r}{meant(name, _own_names())}"
+        )
+    if str(spec.entry_point).startswith("ale_py"):
+        raise UserError(f"environment {name!r}: Atari games have names of their own{meant(name, _own_names())}")
+    return spec
 
 
 def _atari_factory(name: str, config: AtariConfig, wrapper: str | None, env_threads: int) -> AtariFactory:
@@ -290,7 +311,7 @@ def _atari_factory(name: str, config: AtariConfig, wrapper: str | None, env_thre
 def _gymnasium_factory(name: str, config: GymnasiumConfig, wrapper: str | None) -> GymnasiumFactory:
     from machina.envs import gymnasium_envs
 
-    registered = gymnasium_envs.find_spec(name)
+    registered = _find_spec(name)
     protocol = {} if registered.max_episode_steps is None else {"max_episode_steps": registered.max_episode_steps}
     env = _built(name, lambda: gymnasium_envs.InProcessEnvs(registered, 1, name, True))
     spec = _spec_of(env, name, (name,), protocol, wrapper, config.action_bins)

@@ -11,24 +11,22 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from machina.envs.declared import DeclaredEnv
 from machina.envs.infos import MergedInfos
 from machina.envs.slots import AnyVectorEnv
-from machina.errors import UserError, nearest
 from machina.plugins import load_module
 
 
-def find_spec(name: str) -> GymnasiumSpec:
-    """The registered environment ``name``, such as ``CartPole-v1`` or ``module:Env-v0``.
+def find_spec(name: str) -> GymnasiumSpec | None:
+    """The registered environment ``name``, such as ``CartPole-v1`` or ``module:Env-v0``; None when there is none.
 
     Raises:
-        UserError: the module can't be imported or no such id is registered; names the nearest ids.
+        UserError: the module can't be imported.
     """
     module, _, environment = name.rpartition(":")
     if module:
         load_module(module, f"environment {name!r}")
     try:
         return gymnasium.spec(environment)
-    except gymnasium.error.Error as error:
-        hint = nearest(environment, gymnasium.registry) or "; see gymnasium.pprint_registry()"
-        raise UserError(f"environment {name!r}: gymnasium knows no id {environment!r}{hint}") from error
+    except gymnasium.error.Error:
+        return None
 
 
 def is_native(spec: GymnasiumSpec) -> bool:

@@ -65,6 +65,30 @@ def test_what_a_module_lacks_is_named_with_its_own_remedy(tmp_path: Path, monkey
     assert refused("no_such_package.tasks:Env-v0").endswith("install it or run in the folder that holds it")
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("ALE/Pong-v5", "'pong'"),
+        ("Pong", "'pong'"),
+        ("PongNoFrameskip-v4", "'pong'"),
+        ("PongDeterministic-v0", "'pong'"),
+        ("Pong-ramNoFrameskip-v4", "'pong'"),
+        ("ale_py:ALE/Breakout-v5", "'breakout'"),
+        ("ALE/MsPacman-v5", "'ms_pacman'"),
+        ("montezumaRevenge", "'montezuma_revenge'"),
+        ("PongNoFrameskip-v4,BreakoutNoFrameskip-v4", "'pong,breakout'"),
+        ("Connect-Four", "'connect_four'"),
+        ("HalfCheetah", "'HalfCheetah-v5'"),
+        ("cartpole", "'CartPole-v1'"),
+        ("CartPole-v7", "'CartPole-v1'"),
+        ("no_such_module_of_ours:Pong-v0", None),
+    ],
+)
+def test_names_of_other_places_lead_to_ours(name: str, hint: str | None) -> None:
+    message = refused(name)
+    assert message.endswith(f"; did you mean {hint}?" if hint else "install it or run in the folder that holds it")
+
+
 def test_single_choices_are_seen_one_hot() -> None:
     factory = parse_environment("FrozenLake-v1", GymnasiumConfig(processes=False))
     env = factory.make([0, 0])
