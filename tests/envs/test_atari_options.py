@@ -137,6 +137,26 @@ def test_sticky_actions_repeat_the_last_one() -> None:
         assert not np.array_equal(free.screens[-1], sticky.screens[-1])
 
 
+@pytest.mark.parametrize("game", ["asterix", "yars_revenge"])
+@pytest.mark.parametrize("most", [1, 3])
+def test_an_episode_opens_with_none_to_noop_max_noops(game: str, most: int) -> None:
+    """As many as the option says, none included; in games that move by themselves."""
+    emulator, pictures = Emulator(game, 0), []
+    for noops in range(most + 2):
+        emulator.reset(noops=noops)
+        pictures.append(emulator.picture(pooled=False))
+    env = make(game, [0] * 8, noop_max=most)
+    counts = []
+    for start in (0, 8, 16):
+        frames = env.reset(range(start, start + 8)).observation[OBSERVATION][:, -1]
+        for frame in frames:
+            fits = [noops for noops, picture in enumerate(pictures) if np.abs(frame - picture).max() < 0.501]
+            assert len(fits) == 1
+            counts += fits
+    assert set(counts) == set(range(most + 1))
+    env.close()
+
+
 def test_the_cap_counts_the_frames_that_were_played() -> None:
     """101 frames are 25 steps and one of a single frame; the game goes on, so it is a truncation."""
     env = make(",".join(GAMES), [0, 1], frame_cap=101, noop_max=7)
