@@ -10,19 +10,21 @@ from machina.config import EnvConfig
 class AtariConfig(EnvConfig):
     """Atari protocol. Defaults are those of the IMPALA and PopArt papers (no sticky actions, 30 no-ops)."""
 
-    envs_per_task: int = Field(default=16, ge=1, description="Environments (slots) per game, over all actors.")
+    envs_per_task: int = Field(
+        default=16, ge=1, le=100_000, description="Environments (slots) per game, over all actors."
+    )
     sticky_actions: float = Field(default=0.0, ge=0, lt=1, description="Probability that an action is repeated.")
     noop_max: int = Field(
-        default=30, ge=0, description="Most no-op frames at the start of an episode: 0 to so many, evenly."
+        default=30, ge=0, le=10_000, description="Most no-op frames at the start of an episode: 0 to so many, evenly."
     )
     fire_reset: bool = Field(default=False, description="Press fire after a reset.")
     life_loss_ends_return: bool = Field(
         default=True, description="Zero discount when a life is lost; the episode itself goes on."
     )
-    frame_cap: int = Field(default=108_000, ge=1, description="Frames after which an episode is truncated.")
-    frame_skip: int = Field(default=4, ge=1, description="Frames per env step (action repeats).")
+    frame_cap: int = Field(default=108_000, ge=1, le=10**9, description="Frames after which an episode is truncated.")
+    frame_skip: int = Field(default=4, ge=1, le=1000, description="Frames per env step (action repeats).")
     max_pool: bool = Field(default=True, description="Pixel-wise maximum of the last two frames of a step.")
-    frame_stack: int = Field(default=4, ge=1, description="Frames in one observation.")
+    frame_stack: int = Field(default=4, ge=1, le=256, description="Frames in one observation.")
     full_action_space: bool | None = Field(
         default=None, description="All 18 actions; None: with several games yes, with one game its minimal set."
     )
@@ -41,17 +43,21 @@ class GymnasiumConfig(EnvConfig):
         description="Step in worker processes; None: yes unless the environment has a vectorised form of its own.",
     )
     action_bins: int | None = Field(
-        default=None, ge=2, description="Cut every real number of an action into so many choices; None: real numbers."
+        default=None,
+        ge=2,
+        le=10_000,
+        description="Cut every real number of an action into so many choices; None: real numbers.",
     )
 
 
 class GameConfig(EnvConfig):
     """Games for several agents: the shipped ones, and PettingZoo environments."""
 
-    envs_per_task: int = Field(default=16, ge=1, description="Games at once, over all actors.")
+    envs_per_task: int = Field(default=16, ge=1, le=100_000, description="Games at once, over all actors.")
     max_steps: int | None = Field(
         default=None,
         ge=1,
+        le=10**9,
         description="Env steps (of a turn-based game: turns) after which a game is truncated; None: the game's own "
         "limit.",
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -17,20 +18,45 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tyro.conf import Suppress
 
 from machina.errors import UserError, nearest, told
+from machina.ranges import OUT_OF_RANGE, number_range
+
+LARGEST_SEED = 2**32 - 1
+MOST_FRAMES = 10**15
+MOST_MINUTES = 5_256_000.0
+"""Ten years."""
+MOST_EPISODES = 1_000_000
+"""Of one evaluation; games of one match."""
+MOST_ACTORS = 10_000
+MOST_THREADS = 1024
 
 
 class Config(BaseModel):
-    """Base of every configuration model."""
+    """Base of every configuration model, and of the options of every command.
+
+    Every number has a least and a largest value; its description ends with them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
+        super().__pydantic_init_subclass__(**keywords)
+        for field in cls.model_fields.values():
+            stated = number_range(field)
+            stated = f" {stated[:1].upper()}{stated[1:]}."
+            if len(stated) > 2 and field.description is not None and not field.description.endswith(stated):
+                field.description += stated
 
 
 class AlgorithmConfig(Config):
     """What every algorithm on the unroll queue has in common."""
 
-    unroll_length: int = Field(default=20, ge=1, description="T: env steps per unroll.")
+    unroll_length: int = Field(default=20, ge=1, le=1_000_000, description="T: env steps per unroll.")
     batch_size: int | None = Field(
-        default=None, ge=1, description="Unrolls per learner update; None: one of every slot (environment and agent)."
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Unrolls per learner update; None: one of every slot (environment and agent).",
     )
 
     @property
@@ -54,7 +80,9 @@ class AlgorithmConfig(Config):
 class EnvConfig(Config):
     """What every environment has in common."""
 
-    envs_per_task: int = Field(default=16, ge=1, description="Environments (slots) per task, over all actors.")
+    envs_per_task: int = Field(
+        default=16, ge=1, le=100_000, description="Environments (slots) per task, over all actors."
+    )
 
     @property
     def frames_per_task(self) -> int:
@@ -73,18 +101,21 @@ class RuntimeConfig(Config):
     actors: int | Literal["auto"] = Field(
         default=1,
         description="Actors, each with its environments. auto (place ray): as many as the cluster has free CPUs, "
-        "growing and shrinking with it.",
+        f"growing and shrinking with it. 1 to {MOST_ACTORS}.",
     )
     address: str | None = Field(
         default=None, description="Ray cluster to join (auto or HOST:PORT); None starts one on this machine."
     )
-    cpus_per_actor: float = Field(default=1.0, gt=0, description="CPUs that an actor takes of the Ray cluster.")
+    cpus_per_actor: float = Field(
+        default=1.0, gt=0, le=1024, description="CPUs that an actor takes of the Ray cluster."
+    )
     learners: int = Field(
-        default=1, ge=1, description="Learner ranks, a GPU each where there are GPUs; they share each batch."
+        default=1, ge=1, le=1024, description="Learner ranks, a GPU each where there are GPUs; they share each batch."
     )
     max_policy_lag: int | None = Field(
         default=None,
         ge=0,
+        le=10**9,
         description="Unrolls whose parameters are older than this many updates are dropped; None: the algorithm's own "
         "bound, 1 for PPO, none for IMPALA.",
     )
@@ -94,12 +125,17 @@ class RuntimeConfig(Config):
         default="auto",
         description="auto takes bfloat16 where the processor has units for it and observations are images.",
     )
-    actor_threads: int | None = Field(default=None, ge=1, description="Torch threads per actor.")
-    learner_threads: int | None = Field(default=None, ge=1, description="Torch threads of the learner.")
-    env_threads: int | None = Field(default=None, ge=1, description="Threads that step one game's environments.")
+    actor_threads: int | None = Field(default=None, ge=1, le=MOST_THREADS, description="Torch threads per actor.")
+    learner_threads: int | None = Field(
+        default=None, ge=1, le=MOST_THREADS, description="Torch threads of the learner."
+    )
+    env_threads: int | None = Field(
+        default=None, ge=1, le=MOST_THREADS, description="Threads that step one game's environments."
+    )
     queue_unrolls: int | None = Field(
         default=None,
         ge=1,
+        le=10**7,
         description="Unrolls that may wait for the learner; actors wait when it is full. Place ray: beside a round of "
         "every actor.",
     )
@@ -107,16 +143,22 @@ class RuntimeConfig(Config):
         default=False, description="Actors and learner take turns, one published version per round: repeatable."
     )
     step_timeout_s: float = Field(
-        default=60.0, gt=0, description="Seconds after which an environment step counts as hung and is replaced."
+        default=60.0,
+        gt=0,
+        le=604_800,
+        description="Seconds after which an environment step counts as hung and is replaced.",
     )
     max_restarts: int = Field(
-        default=10, ge=0, description="Replaced environments and actors, or learner restarts, before the run stops."
+        default=10,
+        ge=0,
+        le=10**6,
+        description="Replaced environments and actors, or learner restarts, before the run stops.",
     )
 
     @model_validator(mode="after")
     def _fits_the_place(self) -> RuntimeConfig:
-        if self.actors != "auto" and self.actors < 1:
-            raise ValueError(f"actors={self.actors}: at least 1, or auto in place ray")
+        if self.actors != "auto" and not 1 <= self.actors <= MOST_ACTORS:
+            raise ValueError(f"actors={self.actors}: must be 1 to {MOST_ACTORS}, or auto in place ray")
         if self.place != "ray":
             if self.actors == "auto":
                 raise ValueError(f"actors=auto needs place=ray; give place {self.place} a number")
@@ -133,6 +175,7 @@ class LeagueConfig(Config):
     snapshot_updates: int | None = Field(
         default=None,
         ge=1,
+        le=10**9,
         description="A snapshot of the policy joins the pool every so many updates; None: no league, the policy "
         "plays itself.",
     )
@@ -140,17 +183,21 @@ class LeagueConfig(Config):
         default=0.2, ge=0, le=1, description="Share of games against the pool; the others are against the present self."
     )
     quality_step: float = Field(
-        default=0.01, ge=0, description="eta: a win lowers the beaten snapshot's quality by eta / (N p)."
+        default=0.01, ge=0, le=1000, description="eta: a win lowers the beaten snapshot's quality by eta / (N p)."
     )
     opponents_in_memory: int = Field(
         default=4,
         ge=1,
+        le=10_000,
         description="Different opponents whose parameters an actor holds at once, each answered by a network pass of "
         "its own. Fewer than its games against the pool make seldom drawn snapshots come seldomer still; with 1 there "
         "are fewer such games than pool_share.",
     )
     rating_games: int = Field(
-        default=40, ge=2, description="Most games that every snapshot plays for its rating, both seats together."
+        default=40,
+        ge=2,
+        le=MOST_EPISODES,
+        description="Most games that every snapshot plays for its rating, both seats together.",
     )
 
 
@@ -166,19 +213,31 @@ class RunConfig(Config, Generic[A, E]):
     environment: Annotated[str, Suppress] = Field(description="Environment, see `machina list`.")
     name: str | None = Field(default=None, description="Name of the run; None makes one from the job and the time.")
     runs_dir: Path = Field(default=Path("runs"), description="Folder that holds the run directories.")
-    seed: int = Field(default=1, ge=0, description="Seeds every random stream of the run.")
-    minutes: float | None = Field(default=None, gt=0, description="Stop after this wall time (schedules unchanged).")
+    seed: int = Field(default=1, ge=0, le=LARGEST_SEED, description="Seeds every random stream of the run.")
+    minutes: float | None = Field(
+        default=None, gt=0, le=MOST_MINUTES, description="Stop after this wall time (schedules unchanged)."
+    )
     total_frames: int | None = Field(
-        default=None, ge=1, description="Length of the run and of its schedules, in frames; None: the task's default."
+        default=None,
+        ge=1,
+        le=MOST_FRAMES,
+        description="Length of the run and of its schedules, in frames; None: the task's default.",
     )
     until_return: float | None = Field(
-        default=None, description="Stop when the mean return of the last 100 training episodes reaches this."
+        default=None,
+        ge=-1e30,
+        le=1e30,
+        description="Stop when the mean return of the last 100 training episodes reaches this.",
     )
-    eval_every: int | None = Field(default=None, ge=1, description="Evaluate after every so many frames.")
-    eval_episodes: int = Field(default=10, ge=1, description="Episodes per task in each evaluation.")
-    checkpoint_minutes: float = Field(default=5.0, gt=0, description="Minutes between checkpoints.")
-    keep_checkpoints: int = Field(default=3, ge=1, description="Latest checkpoints kept; the best is kept as well.")
-    log_seconds: float = Field(default=5.0, gt=0, description="Seconds between lines of metrics.jsonl.")
+    eval_every: int | None = Field(
+        default=None, ge=1, le=MOST_FRAMES, description="Evaluate after every so many frames."
+    )
+    eval_episodes: int = Field(default=10, ge=1, le=MOST_EPISODES, description="Episodes per task in each evaluation.")
+    checkpoint_minutes: float = Field(default=5.0, gt=0, le=MOST_MINUTES, description="Minutes between checkpoints.")
+    keep_checkpoints: int = Field(
+        default=3, ge=1, le=10**6, description="Latest checkpoints kept; the best is kept as well."
+    )
+    log_seconds: float = Field(default=5.0, gt=0, le=604_800, description="Seconds between lines of metrics.jsonl.")
     init_from: Path | None = Field(default=None, description="Run or checkpoint whose policy starts this run.")
     init_value: bool = Field(default=False, description="With --init-from: take the value heads as well.")
     wrapper: str | None = Field(
@@ -219,8 +278,14 @@ _short = reprlib.Repr()
 _short.maxlevel, _short.maxstring, _short.maxlong, _short.maxother = 3, 100, 60, 100
 
 
-def one_line(error: ValidationError, where: str = "") -> str:
-    """A pydantic refusal as one line: every field, its value and what is expected; nearest names for typos."""
+def one_line(error: ValidationError, where: str = "", model: type[BaseModel] | None = None) -> str:
+    """A pydantic refusal as one line: every field, its value and what is expected; nearest names for typos.
+
+    Args:
+        error: as caught.
+        where: what the values come from.
+        model: whose fields state the range of a number; None where none is stated.
+    """
     parts = []
     items = error.errors(include_url=False)
     for item in items[:MOST_REFUSALS]:
@@ -234,7 +299,9 @@ def one_line(error: ValidationError, where: str = "") -> str:
         elif item["type"] == "json_invalid":
             parts.append(f"{item['msg'][:1].lower()}{item['msg'][1:]}")
         else:
-            parts.append(f"{field}={_short.repr(item['input'])}: {item['msg'][:1].lower()}{item['msg'][1:]}")
+            stated = _stated_range(model, item["loc"]) if item["type"] in OUT_OF_RANGE else ""
+            expected = f"must be {stated}" if stated else f"{item['msg'][:1].lower()}{item['msg'][1:]}"
+            parts.append(f"{field}={_short.repr(item['input'])}: {expected}")
     if len(items) > MOST_REFUSALS:
         parts.append(f"and {len(items) - MOST_REFUSALS} more")
     return (f"{where}: " if where else "") + "; ".join(parts)
@@ -244,6 +311,20 @@ def _key(part: object) -> str:
     """A key of a file: of any length, and with whatever characters somebody put there."""
     text = str(part)
     return text if len(text) < 100 and text.isprintable() else _short.repr(text)
+
+
+def _stated_range(model: type[BaseModel] | None, place: Sequence[int | str]) -> str:
+    """The range of the field at ``place``; from a command line it comes without the sections that lead to it."""
+    if model is not None and place[0] not in model.model_fields:
+        place = (*option_paths(model).get(str(place[0]), ()), *place)
+    for part in place:
+        field = None if model is None else model.model_fields.get(str(part))
+        if field is None:
+            return ""
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return number_range(field)
+        model = field.annotation
+    return ""
 
 
 def merged(defaults: dict[str, Any], changes: dict[str, Any], where: str, path: str = "") -> dict[str, Any]:

@@ -12,7 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from machina.config import AlgorithmConfig, EnvConfig, RunConfig, merged
+from pydantic import ValidationError
+
+from machina.config import AlgorithmConfig, EnvConfig, RunConfig, merged, one_line
 from machina.envs.builders import describe
 from machina.errors import UserError, nearest
 from machina.interfaces import Algorithm
@@ -129,8 +131,7 @@ def default_config(algorithm: str, environment: str, changes: dict[str, Any], wh
         where: source of the changes, for messages.
 
     Raises:
-        UserError: unknown names or keys.
-        ValidationError: a value is out of range.
+        UserError: unknown names or keys, or a value out of range.
     """
     config_type = run_config_type(algorithm, environment)
     fields = config_type.model_fields
@@ -138,4 +139,7 @@ def default_config(algorithm: str, environment: str, changes: dict[str, Any], wh
     assert algo is not None
     assert env is not None
     plain = config_type(algorithm=algorithm, environment=environment, algo=algo(), env=env())
-    return config_type.model_validate(merged(plain.model_dump(), changes, where))
+    try:
+        return config_type.model_validate(merged(plain.model_dump(), changes, where))
+    except ValidationError as error:
+        raise UserError(one_line(error, where, config_type)) from error

@@ -23,8 +23,12 @@ class ActorCriticConfig(AlgorithmConfig):
     popart_beta: float = Field(
         default=3e-4, gt=0, le=1, description="PopArt's step size, per unroll of the task (arXiv 1809.04474)."
     )
-    popart_sigma_min: float = Field(default=1e-4, gt=0, description="Least scale of a task (arXiv 1809.04474).")
-    popart_sigma_max: float = Field(default=1e6, gt=0, description="Largest scale of a task (arXiv 1809.04474).")
+    popart_sigma_min: float = Field(
+        default=1e-4, ge=1e-12, le=1e12, description="Least scale of a task (arXiv 1809.04474)."
+    )
+    popart_sigma_max: float = Field(
+        default=1e6, ge=1e-12, le=1e12, description="Largest scale of a task (arXiv 1809.04474)."
+    )
     network: NetworkConfig = NetworkConfig()
 
     def clips_rewards(self, spec: EnvSpec) -> bool:

@@ -14,29 +14,45 @@ class PPOConfig(ActorCriticConfig):
     Fields whose name ends in ``_final`` are reached linearly over the run's total frames; None keeps the start.
     """
 
-    unroll_length: int = Field(default=128, ge=1, description="T: env steps per unroll.")
-    epochs: int = Field(default=3, ge=1, description="Passes over each batch.")
-    minibatches: int = Field(default=4, ge=1, description="Parts of a batch, an optimiser step each, in every epoch.")
-    learning_rate: float = Field(default=2.5e-4, gt=0, description="Step size of Adam at the start.")
-    learning_rate_final: float | None = Field(default=0.0, ge=0, description="Step size of Adam at the end.")
-    adam_epsilon: float = Field(default=1e-5, gt=0, description="Epsilon of Adam (the paper's published code).")
+    unroll_length: int = Field(default=128, ge=1, le=1_000_000, description="T: env steps per unroll.")
+    epochs: int = Field(default=3, ge=1, le=1000, description="Passes over each batch.")
+    minibatches: int = Field(
+        default=4, ge=1, le=10**9, description="Parts of a batch, an optimiser step each, in every epoch."
+    )
+    learning_rate: float = Field(default=2.5e-4, gt=0, le=100, description="Step size of Adam at the start.")
+    learning_rate_final: float | None = Field(default=0.0, ge=0, le=100, description="Step size of Adam at the end.")
+    adam_epsilon: float = Field(
+        default=1e-5, ge=1e-30, le=1000, description="Epsilon of Adam (the paper's published code)."
+    )
     gamma: float = Field(default=0.99, gt=0, le=1, description="Discount per env step of the agent's own.")
     gae_lambda: float = Field(default=0.95, ge=0, le=1, description="Decay of the advantage's traces.")
-    clip: float = Field(default=0.1, gt=0, description="The probability ratio counts within 1 - clip and 1 + clip.")
-    clip_final: float | None = Field(default=0.0, ge=0, description="The clip at the end.")
-    value_clip: float | None = Field(
-        default=None, gt=0, description="Bound of the value's change per update; None: none, as in the paper."
+    clip: float = Field(
+        default=0.1, gt=0, le=100, description="The probability ratio counts within 1 - clip and 1 + clip."
     )
-    value_cost: float = Field(default=1.0, ge=0, description="Weight of half the squared value error, mean over steps.")
-    entropy_cost: float = Field(default=0.01, ge=0, description="Weight of the entropy, mean over steps, at the start.")
-    entropy_cost_final: float | None = Field(default=None, ge=0, description="Weight of the entropy at the end.")
+    clip_final: float | None = Field(default=0.0, ge=0, le=100, description="The clip at the end.")
+    value_clip: float | None = Field(
+        default=None, gt=0, le=1e12, description="Bound of the value's change per update; None: none, as in the paper."
+    )
+    value_cost: float = Field(
+        default=1.0, ge=0, le=1000, description="Weight of half the squared value error, mean over steps."
+    )
+    entropy_cost: float = Field(
+        default=0.01, ge=0, le=1000, description="Weight of the entropy, mean over steps, at the start."
+    )
+    entropy_cost_final: float | None = Field(
+        default=None, ge=0, le=1000, description="Weight of the entropy at the end."
+    )
     target_kl: float | None = Field(
         default=None,
         gt=0,
+        le=1e6,
         description="An epoch whose mean KL from the policy that acted exceeds this is the last, nats.",
     )
     max_grad_norm: float = Field(
-        default=0.5, gt=0, description="The gradient's norm over all weights is cut to this (the published code)."
+        default=0.5,
+        gt=0,
+        le=1e12,
+        description="The gradient's norm over all weights is cut to this (the published code).",
     )
     normalize_advantages: bool = Field(
         default=True, description="Advantages of a batch have mean 0 and deviation 1 (the published code)."

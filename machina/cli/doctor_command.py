@@ -6,18 +6,19 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
+from machina.config import Config
 
 
-class DoctorOptions(BaseModel):
+class DoctorOptions(Config):
     """What this machine offers, and a job's measured ceiling, which live views then refer to."""
 
     algorithm: Positional[str] = Field(default="impala", description="Algorithm whose parts are measured.")
     environment: Positional[str] = Field(default="pong", description="Environment whose parts are measured.")
-    seconds: float = Field(default=4.0, gt=0, description="Seconds of measurement per part.")
+    seconds: float = Field(default=4.0, gt=0, le=3600, description="Seconds of measurement per part.")
 
 
 def run(arguments: list[str]) -> int:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
+from machina.config import LARGEST_SEED, MOST_EPISODES, Config
 
 
-class EvalOptions(BaseModel):
+class EvalOptions(Config):
     """Score a run: exactly so many full episodes per task, on environments and seeds of their own."""
 
     run: Positional[Path] = Field(description="Run directory.")
-    episodes: int = Field(default=30, ge=1, description="Episodes per task.")
+    episodes: int = Field(default=30, ge=1, le=MOST_EPISODES, description="Episodes per task.")
     games: tuple[str, ...] = Field(default=(), description="Tasks to play; all when left out.")
-    seed: int = Field(default=0, ge=0, description="Seeds environments and action sampling.")
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seeds environments and action sampling.")
     best: bool = Field(default=False, description="Take the best checkpoint instead of the latest.")
 
 

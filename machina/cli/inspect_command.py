@@ -6,13 +6,14 @@ import json
 import sys
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
+from machina.config import Config
 
 
-class InspectOptions(BaseModel):
+class InspectOptions(Config):
     """List what a checkpoint holds: counters, tensors, sizes. Its checksums are verified."""
 
     path: Positional[Path] = Field(description="Run directory (its last good checkpoint) or a checkpoint folder.")

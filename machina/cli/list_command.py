@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
-
 from machina.cli.options import parse
+from machina.config import Config
 from machina.envs.atari_games import ATARI57
 from machina.envs.builders import ENVIRONMENTS, TOY_TASKS
 from machina.envs.games import GAMES
 from machina.registry import ALGORITHMS, shipped_configurations
 
 
-class ListOptions(BaseModel):
+class ListOptions(Config):
     """Algorithms, environments and configurations, one line each."""
 
 

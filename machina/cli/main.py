@@ -64,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # a disk that is full or refuses, wherever it strikes
         place = f": '{error.filename}'" if error.filename else ""
         return _failed(f"{error.strerror or error}{place}", 1)
+    except MemoryError as error:  # more than the forecast of machina.launch.sizes could tell
+        return _failed(f"out of memory: {str(error) or 'no more could be had'}; use smaller sizes", 1)
     except KeyboardInterrupt:
         return 130
 

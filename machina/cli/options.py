@@ -48,7 +48,7 @@ def parse(
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UserError(f"{_refusal(stop, boxes.getvalue())}; see {program} --help") from stop
+        raise UserError(f"{_refusal(stop, boxes.getvalue(), model)}; see {program} --help") from stop
     if unknown:
         known = [f"--{name.replace('_', '-')}" for name in option_paths(model)]
         hint = nearest(unknown[0].split("=")[0], known) or f"; see {program} --help"
@@ -56,12 +56,12 @@ def parse(
     return options  # type: ignore[no-any-return]
 
 
-def _refusal(stop: SystemExit, boxes: str) -> str:
+def _refusal(stop: SystemExit, boxes: str, model: type[BaseModel]) -> str:
     """Why tyro refused, in one line: pydantic's own error if that is the cause, else the head of tyro's box."""
     cause: BaseException | None = stop
     while cause is not None:
         if isinstance(cause, ValidationError):
-            return one_line(cause)
+            return one_line(cause, model=model)
         cause = cause.__context__
     # Title, rule, reason, rule, help; the title is part of the frame where frames can be drawn.
     sections: list[list[str]] = [[]]

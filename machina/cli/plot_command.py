@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
+from machina.config import Config
 from machina.errors import UserError
 
 
-class PlotOptions(BaseModel):
+class PlotOptions(Config):
     """Draw learning curves, with seeds of one configuration as one, and scores against published ones, as png."""
 
     runs: Positional[tuple[Path, ...]] = Field(description="Run directories.")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
+from machina.config import LARGEST_SEED, Config
 
 
-class ReportOptions(BaseModel):
+class ReportOptions(Config):
     """Put pictures, tables and a film of a run on one page, `report/report.md`.
 
     For a league: ratings, a table of every snapshot against every other, who was met how often, and a film of the
@@ -21,14 +22,21 @@ class ReportOptions(BaseModel):
     games: int = Field(
         default=20,
         ge=2,
+        le=10_000,
         multiple_of=2,
         description="League: games of each pair of players, both seats equally often.",
     )
     snapshots: int = Field(
-        default=10, ge=1, description="League: snapshots in the table, spread evenly from the first to the last."
+        default=10,
+        ge=1,
+        le=1000,
+        description="League: snapshots in the table, spread evenly from the first to the last.",
     )
     seed: int = Field(
-        default=0, ge=0, description="League: seeds the film, and those games of the table that were not played before."
+        default=0,
+        ge=0,
+        le=LARGEST_SEED,
+        description="League: seeds the film, and those games of the table that were not played before.",
     )
 
 

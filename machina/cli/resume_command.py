@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
+from machina.config import Config
 
 
-class ResumeOptions(BaseModel):
+class ResumeOptions(Config):
     """Continue a run from its last good checkpoint; counters, schedules and random streams go on."""
 
     run: Positional[Path] = Field(description="Run directory.")

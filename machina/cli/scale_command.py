@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
+from machina.config import MOST_ACTORS, Config
 
 
-class ScaleOptions(BaseModel):
+class ScaleOptions(Config):
     """Change the number of actors of a running job in the place ``ray``, without stopping it."""
 
     run: Positional[Path] = Field(description="Run directory, on the machine where the run was started.")
-    actors: int = Field(ge=1, description="Actors from now on; more than there are CPUs for join when there are.")
+    actors: int = Field(
+        ge=1, le=MOST_ACTORS, description="Actors from now on; more than there are CPUs for join when there are."
+    )
 
 
 def run(arguments: list[str]) -> int:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
+from machina.config import Config
 
 SILENT_S = 30.0
 """A run writes its status every second; one that did not for so long was killed or hangs."""
 
 
-class StatusOptions(BaseModel):
+class StatusOptions(Config):
     """Say how a run does: nodes, actors, learner ranks, queue, policy lag, throughput, faults.
 
     Of a league also its ratings and its opponent pool.

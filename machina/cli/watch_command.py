@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
+from machina.config import LARGEST_SEED, Config
 
 
-class WatchOptions(BaseModel):
+class WatchOptions(Config):
     """Film one episode, or one game of several agents, as mp4, in the run's ``videos`` folder."""
 
     run: Positional[Path] = Field(description="Run directory.")
     game: str | None = Field(default=None, description="Task to play; the run's first when left out.")
-    seed: int = Field(default=0, ge=0, description="Seeds environment and action sampling.")
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seeds environment and action sampling.")
     best: bool = Field(default=False, description="Take the best checkpoint instead of the latest.")
     against: str | None = Field(
         default=None,
@@ -24,7 +25,7 @@ class WatchOptions(BaseModel):
     snapshot: str | None = Field(
         default=None, description="Take this snapshot of the run's league (u000400) instead of the latest checkpoint."
     )
-    max_steps: int = Field(default=5000, ge=1, description="Longest film, in env steps.")
+    max_steps: int = Field(default=5000, ge=1, le=1_000_000, description="Longest film, in env steps.")
 
 
 def run(arguments: list[str]) -> int:

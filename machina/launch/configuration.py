@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from machina.config import RunConfig, load_yaml, one_line
+from machina.config import RunConfig, load_yaml
 from machina.errors import UserError
 from machina.registry import default_config, find_configuration, shipped_configurations
 
@@ -49,10 +47,7 @@ def job_config(
     where = f"configuration {configuration!r}" if configuration else DEFAULTS
     algorithm, environment = str(algorithm), str(environment)
     content = _overlaid(content, {**changes, "algorithm": algorithm, "environment": environment})
-    try:
-        return default_config(algorithm, environment, content, where), where
-    except ValidationError as error:
-        raise UserError(one_line(error, where)) from error
+    return default_config(algorithm, environment, content, where), where
 
 
 def _overlaid(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -74,10 +69,7 @@ def saved_config(run_dir: Path) -> AnyRunConfig:
     """
     file = run_dir / "config.yaml"
     content = load_yaml(file)
-    try:
-        return default_config(str(content.get("algorithm")), str(content.get("environment")), content, str(file))
-    except ValidationError as error:
-        raise UserError(one_line(error, str(file))) from error
+    return default_config(str(content.get("algorithm")), str(content.get("environment")), content, str(file))
 
 
 def config_for_acting(run_dir: Path) -> AnyRunConfig:

@@ -20,6 +20,7 @@ from machina.launch.evaluation import Progress, evaluate
 from machina.launch.parts import Parts, build_parts, policy_maker, total_env_steps
 from machina.launch.places import Place, open_place
 from machina.launch.saved_state import checkpoint_state, own_state
+from machina.launch.sizes import check_batch_fills, check_memory
 from machina.launch.training import Outcome, Trainer
 from machina.launch.watching import RunView
 from machina.report.evaluation import EvaluationResult
@@ -41,6 +42,8 @@ def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirector
     """
     _check_league(config)
     parts = build_parts(config)
+    check_batch_fills(config, parts)
+    check_memory(config, parts)
     name = config.name or f"{config.algorithm}_{file_name(config.environment)}_{time.strftime('%Y%m%d-%H%M%S')}"
     config = config.model_copy(update={"name": name})
     initial = None if config.init_from is None else _good(load_from(config.init_from))
@@ -79,7 +82,9 @@ def resume(path: Path) -> tuple[RunDirectory, Outcome]:
     with run.held(), steady_output():
         run.best()  # a damaged name would cost the best checkpoint
         checkpoint = _good(run.latest())
-        return run, _run(config, build_parts(config), run, checkpoint, None, f"run {path}")
+        parts = build_parts(config)
+        check_memory(config, parts)
+        return run, _run(config, parts, run, checkpoint, None, f"run {path}")
 
 
 def _good(latest: Latest) -> Checkpoint:

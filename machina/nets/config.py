@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from machina.config import Config
 
 ImageLayout = Literal["auto", "HWC", "CHW"]
+MOST_UNITS = 65_536
+MOST_LAYERS = 64
+Units = Annotated[int, Field(ge=1, le=MOST_UNITS)]
+Pixels = Annotated[int, Field(ge=1, le=1024)]
 
 
 class NetworkConfig(Config):
@@ -29,28 +33,40 @@ class NetworkConfig(Config):
     )
     observation_divisor: float | None = Field(
         default=None,
-        gt=0,
+        ge=1e-6,
+        le=1e12,
         description="Observed bytes, images and boards are divided by this; 1: taken as they are. None: by the "
         "largest bound of their space, if that is more than 1 and at most 65,535.",
     )
-    filters: tuple[int, ...] = Field(
-        default=(32, 64, 64), min_length=1, description="Shallow net: filters of each convolution (as DQN)."
+    filters: tuple[Units, ...] = Field(
+        default=(32, 64, 64),
+        min_length=1,
+        max_length=MOST_LAYERS,
+        description="Shallow net: filters of each convolution (as DQN).",
     )
-    kernels: tuple[int, ...] = Field(default=(8, 4, 3), min_length=1, description="Shallow net: kernel sizes, pixels.")
-    strides: tuple[int, ...] = Field(default=(4, 2, 1), min_length=1, description="Shallow net: strides, pixels.")
-    hidden_sizes: tuple[int, ...] | None = Field(
+    kernels: tuple[Pixels, ...] = Field(
+        default=(8, 4, 3), min_length=1, max_length=MOST_LAYERS, description="Shallow net: kernel sizes, pixels."
+    )
+    strides: tuple[Pixels, ...] = Field(
+        default=(4, 2, 1), min_length=1, max_length=MOST_LAYERS, description="Shallow net: strides, pixels."
+    )
+    hidden_sizes: tuple[Units, ...] | None = Field(
         default=None,
+        max_length=MOST_LAYERS,
         description="Units of the hidden layers; None: 512 for shallow (as DQN), 256 for deep (as IMPALA), "
         "128,128 for mlp and units.",
     )
     lstm_size: int = Field(
-        default=0, ge=0, description="Units of an LSTM after the torso (256 in IMPALA); 0: feed-forward."
+        default=0, ge=0, le=MOST_UNITS, description="Units of an LSTM after the torso (256 in IMPALA); 0: feed-forward."
     )
     separate_value: bool = Field(
         default=False, description="The value function gets a torso of its own (as PPO's networks for MuJoCo)."
     )
     initial_log_deviation: float = Field(
-        default=0.0, description="Continuous actions: logarithm of the policy's standard deviation at the start."
+        default=0.0,
+        ge=-20,
+        le=20,
+        description="Continuous actions: logarithm of the policy's standard deviation at the start.",
     )
     observation_filter: bool = Field(
         default=False,
@@ -72,10 +88,6 @@ class NetworkConfig(Config):
                 f"filters, kernels and strides need one number per convolution each, got {len(self.filters)}, "
                 f"{len(self.kernels)} and {len(self.strides)}"
             )
-        for field in ("filters", "kernels", "strides", "hidden_sizes"):
-            sizes = getattr(self, field)
-            if sizes is not None and any(size < 1 for size in sizes):
-                raise ValueError(f"{field} must be at least 1 each, got {sizes}")
         if self.separate_value and self.lstm_size:
             raise ValueError(f"separate_value needs lstm_size=0, got {self.lstm_size}: one LSTM serves both heads")
         return self

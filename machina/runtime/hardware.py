@@ -57,6 +57,46 @@ def yield_to_learner() -> None:
     os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + ACTOR_NICENESS)
 
 
+def available_memory(cgroups: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int:
+    """Bytes that may still be taken here: the kernel's free memory, cut by the limits of the control groups.
+
+    Args:
+        cgroups: where they are mounted; of version 2, or of version 1 with its folder ``memory``.
+        proc: where the kernel tells of processes.
+    """
+    lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    try:
+        groups = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return free
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        root = cgroups / "memory" if "memory" in controllers.split(",") else cgroups
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        if not controllers:
+            names = ("memory.max", "memory.current", "inactive_file")
+        elif root == cgroups:
+            continue
+        folder = root / path.lstrip("/")
+        for each in (folder, *folder.parents):  # the limits of the groups around it hold as well
+            if each == root.parent:
+                break
+            free = min(free, _left_in_group(each, *names))
+    return max(0, free)
+
+
+def _left_in_group(folder: Path, limit: str, usage: str, reclaimable: str) -> int:
+    """Bytes below a control group's limit; file caches that the kernel drops on demand count as free."""
+    try:
+        allowed = int((folder / limit).read_text(encoding="ascii"))
+        used = int((folder / usage).read_text(encoding="ascii"))
+        pairs = (line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        return allowed - used + next((int(value) for name, value in pairs if name == reclaimable), 0)
+    except (OSError, ValueError):  # no such file, or "max"
+        return 2**63
+
+
 def resident_memory() -> int:
     """Bytes of memory that this process holds, worker processes not included."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])

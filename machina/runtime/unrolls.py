@@ -80,6 +80,25 @@ class UnrollBuffer:
         self.unroll.behaviour_logits[t] = answer.behaviour_logits
 
 
+def unroll_bytes(spec: EnvSpec, unroll_length: int, core_numbers: int) -> int:
+    """Bytes of an unroll of one slot, as ``UnrollBuffer`` holds it.
+
+    Args:
+        spec: of the environment.
+        unroll_length: T.
+        core_numbers: of the core state, float32.
+    """
+    buffer = UnrollBuffer(spec, 0, np.zeros(1, np.int64), np.zeros(1, np.int64), ())
+    arrays = to_arrays(buffer.unroll)
+    per_entry = sum(
+        array.nbytes // len(array)
+        for name, array in arrays.items()
+        if name in TIME_MAJOR or name.startswith("observation/")
+    )
+    once = sum(array.nbytes for array in arrays.values()) - per_entry + 4 * core_numbers
+    return per_entry * (unroll_length + 1) + once
+
+
 def num_slots(unroll: Unroll[Array]) -> int:
     """B of an unroll."""
     return len(unroll.slot)

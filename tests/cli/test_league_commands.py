@@ -214,7 +214,7 @@ def test_report_of_a_run_that_has_only_begun(cli: Command) -> None:
         (("league", "--seed", "3"), "name a game, as in `machina league connect_four`"),
         (("league", "connect_four", "more"), "unknown option 'more'; see machina league connect_four --help"),
         (("league", "connect_four", "--snapshot-update", "5"), "did you mean '--snapshot-updates'"),
-        (("league", "connect_four", "--pool-share", "2"), "pool_share=2.0: input should be less than or equal to 1"),
+        (("league", "connect_four", "--pool-share", "2"), "pool_share=2.0: must be 0 to 1"),
         (("league", "connect_four", "--config", "leage"), "configuration 'leage' is neither a file nor shipped"),
         (("league", "CartPole-v1", *TINY), "a league needs a game of two"),
         (
@@ -229,7 +229,7 @@ def test_report_of_a_run_that_has_only_begun(cli: Command) -> None:
         (("match",), "match needs a player per team: machina match runs/NAME one_ply"),
         (("match", "RUN@u00002", "random"), "has no snapshot 'u00002' among its 3; did you mean 'u000002'"),
         (("match", "RUN", "RUN"), "names must differ"),
-        (("match", "RUN", "random", "--games", "0"), "games=0: input should be greater than or equal to 1"),
+        (("match", "RUN", "random", "--games", "0"), "games=0: must be 1 to 1000000"),
         (("match", "RUN", "random", "one_ply"), "'connect_four' has 2 teams, name one player each"),
         (("match", "RUN", "random", "--game", "simple_tag"), "a match is of one game"),
         (("match", "random", "one_ply"), "no run among them says which game; give --game"),
@@ -238,7 +238,7 @@ def test_report_of_a_run_that_has_only_begun(cli: Command) -> None:
         (("watch", "RUN", "--game", "player"), "all agents of connect_four are in its film; leave it out"),
         (("report", "nowhere"), "run directory 'nowhere' does not exist"),
         (("report", "RUN", "--games", "3"), "games=3: input should be a multiple of 2"),
-        (("report", "RUN", "--snapshots", "0"), "snapshots=0: input should be greater than or equal to 1"),
+        (("report", "RUN", "--snapshots", "0"), "snapshots=0: must be 1 to 1000"),
     ],
 )
 def test_refused(arguments: tuple[str, ...], expected: str, cli: Command, run: Path) -> None:

@@ -69,7 +69,7 @@ def test_options_join_those_of_a_file(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"learning_rat": 1}, "unknown option 'learning_rat'; did you mean 'learning_rate'"),
-        ({"learning_rate": -1}, "algo.learning_rate=-1: input should be greater than 0"),
+        ({"learning_rate": -1}, "algo.learning_rate=-1: must be more than 0"),
         ({"batch_size": "many"}, "algo.batch_size='many': input should be a valid integer"),
         ({"init_value": True}, "init_value needs init_from"),
         ({"config": "impala_catsh"}, "neither a file nor shipped"),

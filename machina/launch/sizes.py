@@ -1,0 +1,116 @@
+"""What is told of a job's sizes before it starts: a batch that never fills, memory that is not there."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from machina.envs.builders import least_slot_bytes
+from machina.errors import UserError
+from machina.launch.configuration import AnyRunConfig
+from machina.launch.parts import Parts, total_env_steps
+from machina.nets.config import NetworkConfig
+from machina.nets.sizes import NetworkSize, network_size
+from machina.runtime.hardware import available_memory
+from machina.runtime.unrolls import unroll_bytes
+
+LEARNER_COPIES = 4
+"""Of the parameters: themselves, gradients, the optimiser's moments, what is published."""
+
+LSTM_COPIES = 6
+"""Of the core state's size, that an LSTM keeps of every entry to learn from: four gates, cell and output."""
+
+ENTRIES_AT_ONCE = 256
+"""That a learner puts through its network at least, of Atari's size; it takes more of smaller ones."""
+
+ATARI_BYTES = 4 * 84 * 84
+
+
+SOON = 100_000
+"""Env steps that come in minutes; a run shorter than a batch of fewer makes its one update."""
+
+
+class Forecast(NamedTuple):
+    """Bytes that a job needs on this machine at least; in truth it will be more."""
+
+    environments: int
+    unrolls: int
+    """Those being filled, a batch that waits, and the same once more, joined for the learner."""
+    network: int
+    """Parameters of learner ranks and actors, and what learning keeps of each entry."""
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+REMEDIES = {
+    "environments": "fewer --envs-per-task",
+    "unrolls": "a shorter --unroll-length, a smaller --batch-size or fewer --envs-per-task",
+    "network": "a smaller network (--lstm-size, --hidden-sizes, --filters), or fewer --actors or --learners",
+}
+
+
+def forecast(config: AnyRunConfig, parts: Parts) -> Forecast:
+    """The least memory of a job, its learner on the CPU, all on one machine.
+
+    Networks of the user's own are not counted: their sizes are not ours to know.
+    """
+    spec = parts.factory.spec
+    slots, entries = spec.num_slots(config.env.envs_per_task), config.algo.unroll_length + 1
+    network = getattr(config.algo, "network", None)
+    size = NetworkSize(0, 0, 0)
+    if isinstance(network, NetworkConfig) and network.network_name is None:
+        size = network_size(spec, network)
+    learners = config.runtime.learners if parts.machine.device == "cpu" else 0
+    # bfloat16 forward, and back.
+    at_once = min(
+        parts.batch_size * entries, ENTRIES_AT_ONCE, max(1, ENTRIES_AT_ONCE * ATARI_BYTES // spec.observation_bytes)
+    )
+    kept = 4 * size.convolved * at_once + 4 * LSTM_COPIES * size.core_state // 2 * max(entries, at_once)
+    return Forecast(
+        environments=slots * least_slot_bytes(parts.factory),
+        unrolls=unroll_bytes(spec, config.algo.unroll_length, size.core_state) * (slots + 2 * parts.batch_size),
+        network=4 * size.parameters * learners * LEARNER_COPIES
+        + 2 * size.parameters * parts.machine.actors
+        + kept * min(learners, 1),
+    )
+
+
+def check_batch_fills(config: AnyRunConfig, parts: Parts) -> None:
+    """Refuse a batch that the whole run would not fill: the learner would wait for it as long as the run lasts.
+
+    Raises:
+        UserError: with the sizes, and what to change.
+    """
+    total, steps = total_env_steps(config, parts.factory), parts.batch_size * config.algo.unroll_length
+    if steps > max(total, SOON):
+        raise UserError(
+            f"batch_size={parts.batch_size}: with unroll_length={config.algo.unroll_length} a batch is {steps:,} env "
+            f"steps, and the whole run only {total:,}; use a smaller --batch-size or --unroll-length, or more "
+            "--total-frames"
+        )
+
+
+def check_memory(config: AnyRunConfig, parts: Parts) -> None:
+    """Refuse a job that can't fit into this machine's free memory, as far as that can be told.
+
+    The nodes of a cluster that is joined have memory of their own, which nobody asks here.
+
+    Raises:
+        UserError: with the forecast, and what to make smaller.
+    """
+    if config.runtime.address is not None:
+        return
+    needed, free = forecast(config, parts), available_memory()
+    if needed.total <= free:
+        return
+    largest = max(needed._fields, key=lambda name: getattr(needed, name))
+    shares = ", ".join(f"{name} {_gib(size)}" for name, size in needed._asdict().items())
+    raise UserError(
+        f"the job needs at least {_gib(needed.total)} GiB of memory ({shares}), {_gib(free)} GiB are free; "
+        f"use {REMEDIES[largest]}"
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.1f}"

@@ -1,0 +1,104 @@
+"""What is told of a job's sizes before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from machina.envs.builders import describe, parse_environment
+from machina.errors import UserError
+from machina.launch.configuration import job_config
+from machina.launch.parts import build_parts
+from machina.launch.sizes import check_batch_fills, check_memory, forecast
+from machina.nets.config import NetworkConfig
+from machina.nets.register import build_network
+from machina.nets.sizes import network_size
+from machina.runtime.hardware import available_memory
+from machina.runtime.unrolls import UnrollBuffer, to_arrays, unroll_bytes
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize("environment", ["pong", "CartPole-v1", "HalfCheetah-v5", "connect_four", "two_scales"])
+@pytest.mark.parametrize("options", [{}, {"lstm_size": 24, "hidden_sizes": (32,)}, {"separate_roles": True}])
+def test_sizes_are_those_of_the_real_parts(environment: str, options: dict[str, Any]) -> None:
+    spec = parse_environment(environment, describe(environment)()).spec
+    config = NetworkConfig(**options)
+    network = build_network(spec, config, seed=0)
+    size = network_size(spec, config)
+    assert size.parameters == sum(tensor.numel() for tensor in network.parameters())
+    core = tuple(np.zeros((1, *shape), np.float32) for shape in network.core_state_shapes)
+    buffer = UnrollBuffer(spec, 7, np.zeros(1, np.int64), np.zeros(1, np.int64), core)
+    real = sum(array.nbytes for array in to_arrays(buffer.unroll).values())
+    assert unroll_bytes(spec, 7, size.core_state) == real
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "environment", "changes", "share", "least"),
+    [
+        ("impala", "pong", {"algo": {"unroll_length": 1_000_000}}, "unrolls", 150),
+        ("ppo", "CartPole-v1", {"algo": {"network": {"lstm_size": 65_536}}}, "network", 256),
+        ("impala", "catch", {"algo": {"batch_size": 1_000_000, "unroll_length": 5000}}, "unrolls", 2000),
+        ("impala", "pong", {"env": {"envs_per_task": 100_000}}, "environments", 140),
+        ("impala", "CartPole-v1", {"env": {"envs_per_task": 50_000, "processes": True}}, "environments", 900),
+        ("ppo", "pong", {"algo": {"network": {"filters": (4096,), "kernels": (1,), "strides": (1,)}}}, "network", 27),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_forecast(
+    algorithm: str, environment: str, changes: dict[str, Any], share: str, least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("machina.launch.sizes.available_memory", lambda: 24 * GIB)
+    config, _ = job_config(algorithm, environment, "defaults", **changes)
+    parts = build_parts(config)
+    needed = forecast(config, parts)
+    assert getattr(needed, share) >= least * GIB
+    assert getattr(needed, share) == max(needed)
+    with pytest.raises(UserError, match=r"at least [\d,.]+ GiB of memory \(environments .* 24.0 GiB are free; use "):
+        check_memory(config, parts)
+
+
+@pytest.mark.parametrize(("algorithm", "environment"), [("impala", "pong"), ("ppo", "CartPole-v1"), ("ppo", "battle")])
+def test_shipped_jobs_fit_into_a_small_machine(
+    algorithm: str, environment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("machina.launch.sizes.available_memory", lambda: 2 * GIB)
+    config, _ = job_config(algorithm, environment, None)
+    check_memory(config, build_parts(config))
+    check_batch_fills(config, build_parts(config))
+
+
+def test_a_batch_that_never_fills() -> None:
+    config, _ = job_config("ppo", "CartPole-v1", None, algo={"unroll_length": 100_000})
+    with pytest.raises(
+        UserError, match=r"a batch is 3,200,000 env steps, and the whole run only 300,000; use a smaller"
+    ):
+        check_batch_fills(config, build_parts(config))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_free_memory_is_cut_by_control_groups(version: int, tmp_path: Path) -> None:
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal: 64 kB\nMemAvailable:   33554432 kB\n")
+    root = groups if version == 2 else groups / "memory"
+    inner = root / "slice" / "job"
+    inner.mkdir(parents=True)
+    (proc / "self" / "cgroup").write_text(
+        "0::/slice/job\n" if version == 2 else "5:cpu,cpuacct:/slice/job\n3:memory:/slice/job\n1:name=systemd:/\n"
+    )
+    assert available_memory(groups, proc) == 32 * GIB
+    limit, usage, cache = (
+        ("memory.max", "memory.current", "inactive_file")
+        if version == 2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    )
+    for folder, allowed in ((inner, "max" if version == 2 else str(2**63 - 4096)), (inner.parent, str(8 * GIB))):
+        (folder / limit).write_text(f"{allowed}\n")
+        (folder / usage).write_text(f"{3 * GIB}\n")
+        (folder / "memory.stat").write_text(f"anon 7\n{cache} {GIB}\n")
+    assert available_memory(groups, proc) == 6 * GIB, "of the group around it, without files that are only cached"
+    (inner / limit).write_text(f"{GIB}\n")
+    assert available_memory(groups, proc) == 0
