@@ -173,7 +173,9 @@ class GymnasiumFactory(_Factory):
     def make_for_video(self, task_id: int) -> SlotEnv:
         """One slot that can be rendered."""
         from machina.envs import gymnasium_envs
+        from machina.envs.pictures import draw_without_display
 
+        draw_without_display()
         spec = _find_spec(self.spec.name)
         env = _built(self.spec.name, lambda: gymnasium_envs.InProcessEnvs(spec, 1, self.spec.name, True, "rgb_array"))
         return self._slots(env, [task_id])
@@ -246,8 +248,10 @@ def _built(name: str, build: Callable[[], AnyVectorEnv]) -> AnyVectorEnv:
     except EnvironmentFaultError as error:  # says of itself which environment
         raise UserError(str(error)) from error
     except RAISED as error:
+        from machina.envs.pictures import remedy_for_opengl
+
         told = told_with_place(error, name.partition(":")[0])
-        raise UserError(f"environment {name!r} can't be built: {told}") from error
+        raise UserError(f"environment {name!r} can't be built: {told}{remedy_for_opengl(error)}") from error
 
 
 def _counted(env: SlotEnv, progress: Progress | None) -> SlotEnv:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 
-from machina.errors import EnvironmentFaultError, raised
+from machina.errors import RAISED, EnvironmentFaultError, raised
 from machina.types import ACTION_MASK, Array
 
 NUMBERS = "biuf"
@@ -123,7 +123,7 @@ class DeclaredEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                 seed_generators(seed)
         try:
             observation, infos = self.env.reset(seed=seed, options=options)
-        except (Exception, SystemExit) as error:
+        except RAISED as error:
             raise raised(self._name, self._name, "reset", error) from error
         return as_declared(self._space, observation, self._observed), self._kept(infos)
 
@@ -131,7 +131,7 @@ class DeclaredEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Take one step; raises as ``reset`` does, also for a reward or an end that is none."""
         try:
             observation, reward, terminated, truncated, infos = self.env.step(action)
-        except (Exception, SystemExit) as error:
+        except RAISED as error:
             raise raised(self._name, self._name, "step", error) from error
         return (
             as_declared(self._space, observation, self._observed),
@@ -143,7 +143,7 @@ class DeclaredEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def close(self) -> None:
         """Close the environment. What that raises is of no consequence: what it started and left is ended."""
-        with suppress(Exception, SystemExit):
+        with suppress(*RAISED):
             self.env.close()
 
     def _kept(self, infos: dict[str, Any]) -> dict[str, Any]:

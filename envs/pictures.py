@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,3 +55,21 @@ def stated_fps(metadata: Mapping[str, Any] | None) -> float | None:
     except (TypeError, ValueError):
         return None
     return min(fps, MOST_FPS) if math.isfinite(fps) and fps > 0 else None
+
+
+def draw_without_display() -> None:
+    """Called before a film's environment is built: MuJoCo draws by EGL where there is no display.
+
+    Else it takes GLFW, which needs one. What the user set in ``MUJOCO_GL`` stays.
+    """
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def remedy_for_opengl(error: BaseException) -> str:
+    """What helps where drawing failed in OpenGL; empty for other errors."""
+    modules = {str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)}
+    if not any(name.startswith(("OpenGL", "mujoco.", "glfw")) or "mujoco_rendering" in name for name in modules):
+        return ""
+    chosen = os.environ.get("MUJOCO_GL", "not set")
+    return f"; MUJOCO_GL is {chosen}: set it to what this machine can draw with: egl, osmesa, or with a display glfw"

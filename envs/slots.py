@@ -15,9 +15,9 @@ from gymnasium.vector.utils import batch_space
 from machina.envs.actions import checked_actions, native_actions, without_choice
 from machina.envs.declared import as_declared
 from machina.envs.observations import flat_observation
-from machina.envs.pictures import as_picture, stated_fps
+from machina.envs.pictures import as_picture, remedy_for_opengl, stated_fps
 from machina.envs.workers import WorkerEnvs, end_workers
-from machina.errors import RAISED, EnvironmentFaultError, UserError, raised
+from machina.errors import RAISED, EnvironmentFaultError, UserError, raised, told
 from machina.specs import ActionSpec, EnvSpec
 from machina.types import (
     ACTION_MASK,
@@ -155,6 +155,8 @@ class GymnasiumSlots:
         except NotImplementedError as error:
             raise no_picture from error
         except RAISED as error:
+            if remedy := remedy_for_opengl(error):
+                raise UserError(f"environment {name!r} can't be drawn: {told(error)}{remedy}") from error
             raise self._fault("render", error) from error
         picture = as_picture(frames[0]) if frames else None
         if picture is None:

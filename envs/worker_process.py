@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.async_vector_env import _async_worker
 
 from machina.envs.declared import DeclaredEnv, seed_generators
-from machina.errors import EnvironmentFaultError, told_with_place
+from machina.errors import RAISED, EnvironmentFaultError, told_with_place
 from machina.plugins import load_module
 from machina.processes import WORKER_MARK, end, started_by
 
@@ -57,7 +57,7 @@ class Maker:
             if module:  # what it registers, the environment may make in turn
                 load_module(module, f"environment {self.name!r}")
             env = gymnasium.make(cloudpickle.loads(self._pickled))
-        except (Exception, SystemExit) as error:
+        except RAISED as error:
             trace = "".join(traceback.format_exception(error))
             told = told_with_place(error, module)
             raise EnvironmentFaultError(f"environment {self.name!r} can't be built: {told}", trace) from error

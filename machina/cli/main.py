@@ -101,6 +101,8 @@ def console() -> None:
     os.environ[RUN_MARK] = mark = new_mark()
     # A command that is ended closes its environments; while it trains, it saves first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # What a destructor raises is of no consequence, and Python would print its traceback.
+    sys.unraisablehook = lambda _: None
     code = main()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # what could not be written was told

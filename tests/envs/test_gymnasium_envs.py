@@ -226,3 +226,28 @@ def test_wrong_actions_are_refused() -> None:
         env.step(np.array([0, 2]))
     with pytest.raises(ValueError, match="as many seeds"):
         env.reset([0])
+
+
+def test_mujoco_is_drawn_without_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
+        monkeypatch.setenv(variable, "")  # restored afterwards
+        monkeypatch.delenv(variable)
+    env = parse_environment("Hopper-v5", GymnasiumConfig()).make_for_video(0)
+    try:
+        env.reset([1])
+        assert env.render().std() > 10
+    finally:
+        env.close()
+    assert os.environ["MUJOCO_GL"] == "egl"
+
+
+@pytest.mark.filterwarnings("ignore:.*GLFW")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_library_that_can_not_draw_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    env = parse_environment("Hopper-v5", GymnasiumConfig()).make_for_video(0)
+    env.reset([1])
+    with pytest.raises(UserError, match=r"'Hopper-v5' can't be drawn: .*; MUJOCO_GL is glfw: set it to what"):
+        env.render()
+    env.close()
