@@ -241,9 +241,9 @@ def test_the_precision_is_the_one_asked_for(precision: str) -> None:
     assert impala.precision.dtype == ppo.precision.dtype == expected
 
 
-@pytest.mark.parametrize("algorithm", ["impala", "ppo"])
+@pytest.mark.parametrize("algorithm", ["impala", "ppo", "ppo, normalized"])
 def test_a_single_step_is_learned(algorithm: str) -> None:
-    """A batch of which one step counts is shown by that step alone."""
+    """A batch of which one step counts is shown by that step alone; it has no advantage over itself."""
     network = LINEAR | {"lstm_size": 3}
     batch = slice_slots(game_batch(3), 0, 1)._replace(core_state=tuple(np.zeros((1, 3), np.float32) for _ in range(2)))
     foreign = np.ones_like(batch.foreign)
@@ -254,7 +254,7 @@ def test_a_single_step_is_learned(algorithm: str) -> None:
         learner = ImpalaLearner(config, GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
     else:
         options = PPOConfig.model_validate(
-            {"network": network, "minibatches": 1, "epochs": 1, "normalize_advantages": False}
+            {"network": network, "minibatches": 1, "epochs": 1, "normalize_advantages": "normalized" in algorithm}
         )
         learner = PPOLearner(options, GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
     metrics = learner.update(batch._replace(foreign=foreign))
@@ -262,6 +262,7 @@ def test_a_single_step_is_learned(algorithm: str) -> None:
     assert metrics["learner/entropy"] == pytest.approx(np.log(allowed), rel=1e-3), "a new policy is nearly uniform"
     assert metrics["learner/explained_variance"] == 0.0
     assert metrics["learner/skipped"] == 0.0
+    assert (metrics["learner/policy_loss"] == 0) == ("normalized" in algorithm)
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "ppo"])

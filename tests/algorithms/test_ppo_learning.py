@@ -199,6 +199,7 @@ def test_the_kl_bound_ends_the_epochs() -> None:
         assert bounded["learner/epochs"] == stop
         assert bounded["learner/kl"] == kl[stop - 1]
     assert update(6, 2 * kl[-1])["learner/epochs"] == 6
+    assert update(6, kl[0])["learner/epochs"] == 2, "the bound itself is not beyond it"
 
 
 @pytest.mark.parametrize("where", ["reward", "observation"])

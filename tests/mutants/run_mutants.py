@@ -30,12 +30,13 @@ from wrong_lines import WrongLine, sampled
 ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
 
-LEARNING = ["algorithms/test_impala_learning.py", "algorithms/test_ppo_learning.py"]
+IMPALA = ["algorithms/test_impala_numbers.py", "algorithms/test_options.py", "algorithms/test_two_ranks.py"]
+PPO = ["algorithms/test_ppo_numbers.py", *IMPALA[1:]]
 TESTS = {
-    "algorithms/actor_critic/": ["algorithms/test_options.py", "algorithms/test_impala_numbers.py", *LEARNING],
-    "algorithms/impala/": ["algorithms/test_impala_numbers.py", "algorithms/test_options.py", *LEARNING[:1]],
+    "algorithms/actor_critic/": [*IMPALA, "algorithms/test_impala_learning.py", "launch/test_run_facts.py"],
+    "algorithms/impala/": [*IMPALA, "algorithms/test_impala_learning.py"],
     "algorithms/impala_popart/": ["algorithms/test_options.py"],
-    "algorithms/ppo/": ["algorithms/test_ppo_numbers.py", "algorithms/test_options.py", *LEARNING[1:]],
+    "algorithms/ppo/": [*PPO, "algorithms/test_ppo_learning.py"],
     "machina/losses/": ["losses/test_vtrace.py", "losses"],
     "machina/nets/popart.py": ["nets/test_popart.py", "algorithms/test_impala_learning.py"],
     "machina/nets/optimizers.py": ["nets/test_optimizers.py", "algorithms/test_impala_numbers.py"],
@@ -62,6 +63,9 @@ LIBRARIES = (
     "yaml",
 )
 """What the tests import beside torch; imported once, before the forks."""
+
+FAST = "not test_learns"
+"""Tests that learn a task catch what others catch, in many times their time."""
 
 LEAST_TIMEOUT_S = 60.0
 TIMEOUT_FACTOR = 10.0
@@ -214,7 +218,7 @@ def _start(tree: Path, file: str, keep_bytecode: bool = False) -> int:
         sys.dont_write_bytecode = not keep_bytecode
         os.environ |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "" if keep_bytecode else "1"}
         sys.path.insert(0, str(tree))
-        arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", str(tree)]
+        arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", str(tree), "-k", FAST]
         status = pytest.main([*arguments, *(f"tests/{test}" for test in _tests_of(file))])
     finally:
         os._exit(status)
