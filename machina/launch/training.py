@@ -328,6 +328,9 @@ class Trainer:
 
     def _tell_faults(self) -> None:
         for fault in self._plane.drain_faults():
+            if fault.is_remark:
+                self._view.notice(fault.message)
+                continue
             self._view.notice(f"replaced: {fault.message}")
             self._run.log_fault(fault.message, fault.details)
 

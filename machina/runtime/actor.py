@@ -31,6 +31,8 @@ class Fault(NamedTuple):
     """Stack of what hung or raised, for the run's log of faults."""
     counts: bool = True
     """Against max_restarts; an actor that leaves with its node does not."""
+    is_remark: bool = False
+    """Nothing was replaced; the user should know all the same."""
 
 
 class UnrollSink(Protocol):
@@ -107,6 +109,9 @@ class Actor:
         except EnvironmentFaultError as fault:
             self._replace(group, fault)
         self.steps += 1
+        if group.remark:
+            self._on_fault(Fault(group.remark, counts=False, is_remark=True))
+            group.remark = ""
         if group.full:
             unroll, release = group.finish_unroll()
             order = self.rounds << 32 | int(group.slots[0]) if self._ordered else None

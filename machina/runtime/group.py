@@ -12,6 +12,7 @@ from machina.errors import UserError
 from machina.interfaces import Opponents, Policy
 from machina.runtime.saved_arrays import check_arrays, check_counter, check_names
 from machina.runtime.seating import Seating
+from machina.runtime.sight import SightCheck
 from machina.runtime.stepping import Stepper
 from machina.runtime.streams import SEATING_STREAM, SlotStreams, env_seeds
 from machina.runtime.unrolls import UnrollBuffer, to_arrays
@@ -72,6 +73,8 @@ class SlotGroup:
         self._seed = seed
         self._unroll_length = unroll_length
         self._timeout_s = step_timeout_s
+        self.remark = ""
+        """What the user should know of the environment; taken away by who tells it."""
         self._free: queue.SimpleQueue[UnrollBuffer] = queue.SimpleQueue()
         # Without the environment's own state its episodes start afresh, from seeds not used before.
         self.restarts = _counter(state, "restarts", -1) + ("returns" not in state)
@@ -98,6 +101,8 @@ class SlotGroup:
             self._restore(state)
         else:
             check_names(state, self.counters(), "actors' state")
+        # One group of the whole run looks.
+        self._sight = SightCheck(self._spec, self._entry) if slots[0] == 0 else None
         self._buffer = self._new_buffer()
 
     def check_unrolls(self, arrays: dict[str, Array]) -> None:
@@ -169,6 +174,8 @@ class SlotGroup:
         """
         reset_step = self._entry.terminated | self._entry.truncated
         self._entry = self._stepper.receive(self._timeout_s)
+        if self._sight is not None and (seen := self._sight.look(self._entry)) is not None:
+            self._sight, self.remark = None, seen
         self.filled += 1
         self.full = self.filled == self._unroll_length
         self._buffer.write_entry(self.filled, self._entry)

@@ -184,3 +184,19 @@ class Misdeclared(Ending):
 
     def seen(self, agents: list[str]) -> dict[str, Any]:
         return {agent: np.full(2, self.steps) for agent in agents}
+
+
+class Blind(Ending):
+    """Shows the same in every step."""
+
+    def seen(self, agents: list[str]) -> dict[str, Any]:
+        return {agent: np.zeros(2, np.float32) for agent in agents}
+
+    def step(self, actions: Any) -> Any:
+        observations, rewards, _, truncations, infos = super().step(actions)
+        over = self.steps == 60
+        self.agents = [] if over else list(self.possible_agents)
+        return observations, rewards, dict.fromkeys(observations, over), truncations, infos
+
+
+parallel_env = Blind
