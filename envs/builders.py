@@ -111,10 +111,10 @@ class _Factory(Config):
     spec: EnvSpec
     wrapper: str | None = None
 
-    def _slots(self, env: AnyVectorEnv, task_ids: Sequence[int], life_losses: bool = False) -> SlotEnv:
+    def _slots(self, env: AnyVectorEnv, task_ids: Sequence[int], **options: Any) -> SlotEnv:
         from machina.envs.slots import GymnasiumSlots
 
-        return GymnasiumSlots(wrapped(env, self.wrapper), self.spec, task_ids, life_losses=life_losses)
+        return GymnasiumSlots(wrapped(env, self.wrapper), self.spec, task_ids, **options)
 
 
 class AtariFactory(_Factory):
@@ -150,7 +150,7 @@ class GymnasiumFactory(_Factory):
         from machina.envs import gymnasium_envs
 
         if self.config.processes is None:
-            return not gymnasium_envs.is_native(_find_spec(self.spec.name))
+            return not gymnasium_envs.is_native(_find_spec(self.spec.name, self.config.drop_keys))
         return self.config.processes
 
     def make(self, task_ids: Sequence[int], progress: Progress | None = None) -> SlotEnv:
@@ -158,7 +158,7 @@ class GymnasiumFactory(_Factory):
         from machina.envs import gymnasium_envs
         from machina.envs.workers import WorkerEnvs
 
-        spec = _find_spec(self.spec.name)
+        spec = _find_spec(self.spec.name, self.config.drop_keys)
         keep_infos = self.wrapper is not None
 
         def build() -> AnyVectorEnv:
@@ -168,7 +168,7 @@ class GymnasiumFactory(_Factory):
             return build(spec, len(task_ids), self.spec.name, keep_infos)
 
         env = _built(self.spec.name, build)
-        return _counted(self._slots(env, task_ids), progress)
+        return _counted(self._slots(env, task_ids, info_mask=self.config.info_mask), progress)
 
     def make_for_video(self, task_id: int) -> SlotEnv:
         """One slot that can be rendered."""
@@ -176,9 +176,9 @@ class GymnasiumFactory(_Factory):
         from machina.envs.pictures import draw_without_display
 
         draw_without_display()
-        spec = _find_spec(self.spec.name)
+        spec = _find_spec(self.spec.name, self.config.drop_keys)
         env = _built(self.spec.name, lambda: gymnasium_envs.InProcessEnvs(spec, 1, self.spec.name, True, "rgb_array"))
-        return self._slots(env, [task_id])
+        return self._slots(env, [task_id], info_mask=self.config.info_mask)
 
 
 class ToyFactory(_Factory):
@@ -289,13 +289,14 @@ def _own_names() -> list[str]:
     return ["atari57", *TOY_TASKS, *GAMES, *ENVIRONMENTS]
 
 
-def _find_spec(name: str) -> GymnasiumSpec:
-    """The registered environment ``name``.
+def _find_spec(name: str, drop_keys: Sequence[str] = ()) -> GymnasiumSpec:
+    """The registered environment ``name``, without some parts of its observation.
 
     Raises:
         UserError: there is none, or it is one of Atari's; names what may have been meant.
     """
     from machina.envs import gymnasium_envs
+    from machina.envs.observations import spec_without
 
     spec = gymnasium_envs.find_spec(name)
     if spec is None:
@@ -304,7 +305,7 @@ def _find_spec(name: str) -> GymnasiumSpec:
         )
     if str(spec.entry_point).startswith("ale_py"):
         raise UserError(f"environment {name!r}: Atari games have names of their own{meant(name, _own_names())}")
-    return spec
+    return spec_without(spec, drop_keys) if drop_keys else spec
 
 
 def _atari_factory(name: str, config: AtariConfig, wrapper: str | None, env_threads: int) -> AtariFactory:
@@ -337,11 +338,15 @@ def _atari_factory(name: str, config: AtariConfig, wrapper: str | None, env_thre
 
 def _gymnasium_factory(name: str, config: GymnasiumConfig, wrapper: str | None) -> GymnasiumFactory:
     from machina.envs import gymnasium_envs
+    from machina.envs.observations import with_info_mask
 
-    registered = _find_spec(name)
-    protocol = {} if registered.max_episode_steps is None else {"max_episode_steps": registered.max_episode_steps}
+    limit = _find_spec(name).max_episode_steps
+    protocol = {} if limit is None else {"max_episode_steps": limit}
+    registered = _find_spec(name, config.drop_keys)
     env = _built(name, lambda: gymnasium_envs.InProcessEnvs(registered, 1, name, True))
-    spec = _spec_of(env, name, (name,), protocol, wrapper, config.action_bins)
+    spec = _spec_of(env, name, (name,), protocol, wrapper, config.action_bins, can_drop=True)
+    if config.info_mask == "use":
+        spec = with_info_mask(spec)
     return GymnasiumFactory(spec=spec, wrapper=wrapper, config=config)
 
 
@@ -367,8 +372,10 @@ def _spec_of(
     protocol: dict[str, Any],
     wrapper: str | None,
     bins: int | None = None,
+    *,
+    can_drop: bool = False,
 ) -> EnvSpec:
-    """The spec read off a small environment, which is closed."""
+    """The spec read off a small environment, which is closed; ``can_drop``: the user may give ``--drop-keys``."""
     from machina.envs.actions import action_spec
     from machina.envs.observations import observation_specs
 
@@ -379,7 +386,7 @@ def _spec_of(
         return EnvSpec(
             name=name,
             tasks=tasks,
-            observation=observation_specs(name, outermost.single_observation_space),
+            observation=observation_specs(name, outermost.single_observation_space, can_drop=can_drop),
             action=action_spec(name, outermost.single_action_space, bins),
             protocol=protocol if wrapper is None else {**protocol, "wrapper": wrapper},
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from machina.config import EnvConfig
@@ -41,6 +43,16 @@ class GymnasiumConfig(EnvConfig):
     processes: bool | None = Field(
         default=None,
         description="Step in worker processes; None: yes unless the environment has a vectorised form of its own.",
+    )
+    drop_keys: tuple[str, ...] = Field(
+        default=(),
+        description="Keys of the observation that are left out, such as a text; of nested dictionaries the way there, "
+        "as in camera/left.",
+    )
+    info_mask: Literal["refuse", "use", "ignore"] = Field(
+        default="refuse",
+        description="An action_mask that the environment gives in its infos. use: the policy keeps to it; ignore: it "
+        "does not; refuse: such an environment is not trained on.",
     )
     action_bins: int | None = Field(
         default=None,

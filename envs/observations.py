@@ -6,14 +6,17 @@ MultiDiscrete one-hot; Dict and Tuple, nested ones too, by their parts, whose ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 
-from machina.errors import UserError
-from machina.specs import ArraySpec
+from machina.errors import UserError, nearest
+from machina.specs import ArraySpec, EnvSpec
 from machina.types import ACTION_MASK, OBSERVATION, Array, BoolArray
 
 AnySpace = spaces.Space[Any]
@@ -28,13 +31,16 @@ WRAPPER_REMEDY = "turn it into one with a wrapper (--wrapper module:function)"
 """What can be done about a space where one agent is trained."""
 
 
-def observation_specs(name: str, space: AnySpace, remedy: str = WRAPPER_REMEDY) -> dict[str, ArraySpec]:
+def observation_specs(
+    name: str, space: AnySpace, remedy: str = WRAPPER_REMEDY, *, can_drop: bool = False
+) -> dict[str, ArraySpec]:
     """The observation arrays of one slot, or of one agent.
 
     Args:
         name: of the environment, for messages.
         space: of one slot.
-        remedy: what to do about a part that no network reads; ``{key}`` in it stands for the part's key.
+        remedy: what to do about a space that no network reads.
+        can_drop: whether parts can be left out with ``--drop-keys``.
 
     Raises:
         UserError: there is no part, one is no space of numbers, or two have one key.
@@ -45,9 +51,10 @@ def observation_specs(name: str, space: AnySpace, remedy: str = WRAPPER_REMEDY) 
             raise UserError(f"environment {name!r}: two observations are called {key!r}; rename one")
         spec = _array_spec(key, part)
         if spec is None:
+            drop = f"leave it out (--drop-keys {key}), or " if can_drop and _named(space) is not None else ""
             raise UserError(
                 f"environment {name!r}: observation {key!r} is {part}, neither Box or MultiBinary nor Discrete or "
-                f"MultiDiscrete of at most {MOST_CHOICES:,} choices; {remedy.replace('{key}', key)}"
+                f"MultiDiscrete of at most {MOST_CHOICES:,} choices; {drop}{remedy}"
             )
         result[key] = spec
     if not result.keys() - {ACTION_MASK}:
@@ -73,17 +80,102 @@ def flat_observation(specs: Mapping[str, ArraySpec], observation: Any, *, batche
     return {key: _read(key, spec, _found(key, key, observation), batched) for key, spec in specs.items()}
 
 
+def with_info_mask(spec: EnvSpec) -> EnvSpec:
+    """``spec`` with an action mask that lies in the infos among its observations.
+
+    Raises:
+        UserError: it has no discrete actions, or a mask already.
+    """
+    if spec.action.kind == "continuous":
+        raise UserError(f"environment {spec.name!r}: info_mask=use needs discrete actions; leave it out")
+    if ACTION_MASK in spec.observation:
+        raise UserError(
+            f"environment {spec.name!r}: info_mask=use, but {ACTION_MASK} is observed already; leave it out"
+        )
+    mask = ArraySpec(shape=(spec.action.num_parameters,), dtype="bool")
+    return spec.model_copy(update={"observation": {**spec.observation, ACTION_MASK: mask}})
+
+
+class WithoutKeys(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """A single environment without some parts of its observation; a tuple becomes a dictionary by position."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], keys: Sequence[str]) -> None:
+        """Raises UserError when there is no part of such a key, or no part is left."""
+        super().__init__(env)
+        self._keys = tuple(keys)
+        space: Any = env.observation_space
+        for key in keys:
+            try:
+                space = spaces.Dict(_without(key, key, _named(space)))
+            except ValueError as error:
+                known = [key for key, _ in _parts(env.observation_space, "")]
+                raise UserError(f"drop_keys={key}: observed are {', '.join(known)}{nearest(key, known)}") from error
+        self.observation_space = space
+
+    def observation(self, observation: Any) -> Any:
+        """What is left of it."""
+        for key in self._keys:
+            observation = _without(key, key, _named(observation))
+        return observation
+
+
+def spec_without(spec: GymnasiumSpec, keys: Sequence[str]) -> GymnasiumSpec:
+    """That of the environment in ``WithoutKeys``."""
+    return GymnasiumSpec(
+        spec.id, entry_point=functools.partial(_make_without, spec, keys), order_enforce=False, disable_env_checker=True
+    )
+
+
+def _make_without(spec: GymnasiumSpec, keys: Sequence[str], **options: Any) -> WithoutKeys:
+    return WithoutKeys(gymnasium.make(spec, **options), keys)
+
+
 def _parts(space: AnySpace, path: str) -> Iterator[tuple[str, AnySpace]]:
     """The spaces within a space that are neither Dict nor Tuple, by key."""
-    if isinstance(space, spaces.Dict):
-        parts = list(space.spaces.items())
-    elif isinstance(space, spaces.Tuple):
-        parts = [(str(index), part) for index, part in enumerate(space.spaces)]
-    else:
+    parts = _named(space)
+    if parts is None:
         yield path or OBSERVATION, space
         return
-    for key, part in parts:
+    for key, part in parts.items():
         yield from _parts(part, f"{path}/{key}" if path else key)
+
+
+def _named(whole: Any) -> Mapping[str, Any] | None:
+    """The parts of a space or of an observation, those of a tuple by position; None for what has no parts."""
+    if isinstance(whole, spaces.Dict):
+        return whole.spaces
+    if isinstance(whole, tuple | spaces.Tuple):
+        return {str(index): part for index, part in enumerate(whole)}
+    return whole if isinstance(whole, Mapping) else None
+
+
+def _first_step(key: str, path: str, parts: Mapping[str, Any] | None) -> tuple[str, str]:
+    """The first step of ``path``, which is the rest of ``key``, and what remains of it.
+
+    Raises:
+        ValueError: no part is called so.
+    """
+    if parts is None:
+        raise ValueError(f"observation {key!r} is missing, there is no dictionary that could hold it")
+    if path in parts:
+        return path, ""
+    for end in (index for index, letter in enumerate(path) if letter == "/"):
+        if path[:end] in parts:
+            return path[:end], path[end + 1 :]
+    raise ValueError(f"observation {key!r} is missing, there is {', '.join(parts) or 'nothing'}")
+
+
+def _without(key: str, path: str, parts: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The parts without the one at ``path``, which is the rest of ``key``."""
+    step, rest = _first_step(key, path, parts)
+    assert parts is not None
+    left = dict(parts)
+    inner = left.pop(step)
+    if rest:
+        less = _without(key, rest, _named(inner))
+        if less:
+            left[step] = spaces.Dict(less) if isinstance(inner, spaces.Space) else less
+    return left
 
 
 def _array_spec(key: str, space: AnySpace) -> ArraySpec | None:
@@ -127,16 +219,10 @@ def _one_hot(counts: Array, starts: Array) -> ArraySpec | None:
 
 def _found(key: str, path: str, observation: Any) -> Any:
     """The array at ``path``, which is the rest of ``key``."""
-    if isinstance(observation, tuple):
-        observation = {str(index): part for index, part in enumerate(observation)}
-    if not isinstance(observation, Mapping):
-        raise ValueError(f"observation {key!r} is missing: {type(observation).__name__} is no dictionary")
-    if path in observation:
-        return observation[path]
-    for end in (index for index, letter in enumerate(path) if letter == "/"):
-        if path[:end] in observation:
-            return _found(key, path[end + 1 :], observation[path[:end]])
-    raise ValueError(f"observation {key!r} is missing; there is {', '.join(observation) or 'nothing'}")
+    parts = _named(observation)
+    step, rest = _first_step(key, path, parts)
+    assert parts is not None
+    return _found(key, rest, parts[step]) if rest else parts[step]
 
 
 def _read(key: str, spec: ArraySpec, value: Any, batched: bool) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ from machina.types import (
     Array,
     BoolArray,
     IntArray,
-    Observation,
     StepResult,
     copies,
     section,
@@ -42,11 +41,27 @@ class GymnasiumSlots:
     ``get_state``, ``set_state``, ``close_at_once``) is passed on; a user's wrapper may hold state of its
     own, so ``recover`` and ``get_state`` answer None behind one.
 
+    Args:
+        env: steps the slots.
+        spec: read off ``env``.
+        task_ids: ``[B]``, one for each slot.
+        life_losses: whether infos tell lives, and a lost one ends the return.
+        info_mask: what is done with an action mask in the infos; None refuses it as "refuse" does, where there is no
+            such option.
+
     Raises:
         UserError: autoreset mode, action space or observation space that can't be trained on.
     """
 
-    def __init__(self, env: AnyVectorEnv, spec: EnvSpec, task_ids: Sequence[int], *, life_losses: bool = False) -> None:
+    def __init__(
+        self,
+        env: AnyVectorEnv,
+        spec: EnvSpec,
+        task_ids: Sequence[int],
+        *,
+        life_losses: bool = False,
+        info_mask: Literal["refuse", "use", "ignore"] | None = None,
+    ) -> None:
         mode = env.metadata.get("autoreset_mode")
         if mode != AutoresetMode.NEXT_STEP:
             raise UserError(
@@ -71,6 +86,10 @@ class GymnasiumSlots:
         action_space = env.action_space
         self._action_shape = action_space.shape if isinstance(action_space, spaces.Box) else None
         self._life_losses = life_losses
+        self._info_mask = info_mask
+        self._seen = dict(spec.observation)
+        if info_mask == "use":
+            del self._seen[ACTION_MASK]
         self._lives: IntArray = np.zeros(self._num_slots, dtype=np.int64)
         self._entry: StepResult | None = None
 
@@ -87,6 +106,7 @@ class GymnasiumSlots:
             observation, infos = self._env.reset(seed=self._env_seed(seeds))
         except RAISED as error:
             raise self._fault("reset", error) from error
+        self._check_infos(infos)
         nothing = np.zeros(self._num_slots, dtype=np.bool_)
         return self._answer(observation, np.zeros(self._num_slots, np.float32), nothing, nothing, infos, ~nothing)
 
@@ -209,10 +229,13 @@ class GymnasiumSlots:
                 )
             lives = self._checked("lives", infos["lives"], (), np.int64)
         ended: BoolArray = self._checked("terminated", terminated, (), np.bool_)
+        seen = self._checked_observation(
+            as_declared(self._declared, observation, f"environment {self.spec.name!r}: observation")
+        )
+        if self._info_mask == "use":
+            seen[ACTION_MASK] = self._mask_of(infos, ended | self._checked("truncated", truncated, (), np.bool_))
         entry = single_agent_step(
-            observation=self._checked_observation(
-                as_declared(self._declared, observation, f"environment {self.spec.name!r}: observation")
-            ),
+            observation=seen,
             # A user's wrapper may shift rewards, that of a reset step too; it belongs to no episode.
             reward=np.where(resets, np.float32(0), self._checked("reward", reward, (), np.float32)),
             terminated=ended,
@@ -222,6 +245,33 @@ class GymnasiumSlots:
         self._check_choice(entry)
         self._lives, self._entry = lives, entry
         return entry
+
+    def _check_infos(self, infos: Mapping[str, Any]) -> None:
+        """A mask that the policy does not see would let it act against the rules."""
+        if ACTION_MASK not in infos or ACTION_MASK in self.spec.observation or self._info_mask == "ignore":
+            return
+        remedy = f"put it into the observation, a Dict with the key {ACTION_MASK!r}"
+        if self._info_mask == "refuse":
+            remedy = "add --info-mask use for a policy that keeps to it, or --info-mask ignore"
+        raise UserError(f"environment {self.spec.name!r}: gives an {ACTION_MASK} in its infos; {remedy}")
+
+    def _mask_of(self, infos: Mapping[str, Any], ended: BoolArray) -> BoolArray:
+        """``[B, choices]``: the masks of the infos; all is allowed where an episode ended without one."""
+        choices = self.spec.action.num_parameters
+        given = np.asarray(infos.get(f"_{ACTION_MASK}", np.full(self._num_slots, ACTION_MASK in infos)))
+        if not (given | ended).all():
+            slot = int(np.argmin(given | ended))
+            raise EnvironmentFaultError(f"environment {self.spec.name!r}: infos of slot {slot} have no {ACTION_MASK}")
+        result = np.ones((self._num_slots, choices), np.bool_)
+        for slot in np.flatnonzero(given).tolist():
+            mask = np.asarray(infos[ACTION_MASK][slot])
+            if mask.shape != (choices,) or not np.isin(mask, (0, 1)).all():
+                raise EnvironmentFaultError(
+                    f"environment {self.spec.name!r}: {ACTION_MASK} of slot {slot} must be {choices} times 0 or 1, got "
+                    f"{mask}"
+                )
+            result[slot] = mask
+        return result
 
     def _check_choice(self, entry: StepResult) -> None:
         """Whoever is to act must have a choice."""
@@ -233,13 +283,13 @@ class GymnasiumSlots:
             slot = int(np.argmax(helpless))
             raise EnvironmentFaultError(f"environment {self.spec.name!r}: no action is allowed in slot {slot}")
 
-    def _checked_observation(self, observation: Any) -> Observation:
+    def _checked_observation(self, observation: Any) -> dict[str, Array]:
         try:
-            parts = flat_observation(self.spec.observation, observation)
+            parts = flat_observation(self._seen, observation)
         except ValueError as error:
             raise EnvironmentFaultError(f"environment {self.spec.name!r}: {error}") from error
-        result = {}
-        for key, part in self.spec.observation.items():
+        result: dict[str, Array] = {}
+        for key, part in self._seen.items():
             checked = self._checked(key, parts[key], part.shape, np.dtype(part.dtype))
             result[key] = checked.copy() if self._copies and checked is parts[key] else checked
         return result

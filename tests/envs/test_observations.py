@@ -122,9 +122,9 @@ def test_what_is_no_choice_or_missing_is_named() -> None:
             flat_observation(specs, {"a": {"b": np.array(wrong)}})
     with pytest.raises(ValueError, match=r"'a/b' has shape \(1, 2\), it must hold 1 choices"):
         flat_observation(specs, {"a": {"b": np.zeros((1, 2), int)}})
-    with pytest.raises(ValueError, match="'a/b' is missing; there is c"):
+    with pytest.raises(ValueError, match="'a/b' is missing, there is c"):
         flat_observation(specs, {"a": {"c": np.array([0])}})
-    with pytest.raises(ValueError, match="'a/b' is missing: ndarray is no dictionary"):
+    with pytest.raises(ValueError, match="'a/b' is missing, there is no dictionary"):
         flat_observation(specs, np.array([0]))
 
 
