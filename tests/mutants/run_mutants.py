@@ -42,8 +42,8 @@ TESTS = {
     "machina/nets/optimizers.py": ["nets/test_optimizers.py", "algorithms/test_impala_numbers.py"],
     "envs/atari.py": ["envs/test_atari_options.py", "envs/test_atari.py"],
     "envs/slots.py": ["envs/test_gymnasium_envs.py", "envs/test_env_builders.py", "envs/test_declared.py"],
-    "envs/actions.py": ["envs/test_actions.py"],
-    "machina/launch/evaluation.py": ["launch/test_evaluating.py"],
+    "envs/actions.py": ["envs/test_actions.py", "envs/test_gymnasium_envs.py"],
+    "machina/launch/evaluation.py": ["launch/test_evaluation_by_hand.py"],
     "machina/report/evaluation.py": ["report/test_evaluation.py"],
 }
 """Files of a module, or a folder of modules, to the tests that it is held to, those that catch most first."""
