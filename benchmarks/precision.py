@@ -68,7 +68,7 @@ def record(config: AnyRunConfig, parts: Parts, parameters: torch.Tensor, count: 
     try:
         batches: list[Unroll[Array]] = []
         while len(batches) < count:
-            batch = plane.next_batch(timeout_s=0)
+            batch = plane.next_batch(timeout_s=60)
             assert batch is not None  # the place inline makes one
             batches.append(joined(batch.parts))
             batch.release()

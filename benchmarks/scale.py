@@ -40,7 +40,7 @@ from machina.runtime.group import group_key
 from machina.runtime.learners import LearnerGroup, Lost
 from machina.runtime.plane import PlaneConfig
 from machina.runtime.ray_access import make_token, stay_on_loopback, use_authentication
-from machina.runtime.ray_parts import RoundReport, start_ray_ranks
+from machina.runtime.ray_parts import Life, RoundReport, start_ray_ranks
 from machina.runtime.ray_plane import RayPlane
 from machina.runtime.unrolls import UnrollBuffer
 from machina.types import Array, IntArray, Unroll
@@ -184,8 +184,8 @@ def synthetic_actor(round_s: float) -> type[Any]:
             return a_report(self._keys, policy_version, self._rounds), self._unroll
 
         @ray.method(concurrency_group="watch")
-        def progress(self) -> tuple[int, int]:
-            return len(self._unroll.slot), self._rounds
+        def life(self) -> Life:
+            return Life(len(self._unroll.slot), self._rounds, ())
 
     return SyntheticActor
 

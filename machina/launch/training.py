@@ -187,6 +187,7 @@ class Trainer:
         self._plane.start(self._plane_state)
         self._meter.restart(self.progress, self._seconds())
         while self._ending.reason is None:
+            updates = self.progress.updates
             with self._shares.measure("learner_waiting"):
                 batch = self._plane.next_batch(POLL_S)
             if batch is not None:
@@ -194,6 +195,8 @@ class Trainer:
             else:  # actors may be waiting for the parameters of an update under way
                 self._take(self.learners.drain())
             self._now_and_then()
+            if self.progress.updates > updates:  # else a checkpoint has no news, and inline would cut a round in two
+                self._save_if_due()
         return self._ending.reason
 
     def _look_for_end(self) -> str | None:
@@ -323,6 +326,8 @@ class Trainer:
         if self._meter.age_s >= self._config.log_seconds:
             self._log()
         self._evaluate_if_due()
+
+    def _save_if_due(self) -> None:
         if time.monotonic() - self._saved_at >= 60 * self._config.checkpoint_minutes:
             self._save_or_notice("the run goes on")
 

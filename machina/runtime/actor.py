@@ -8,6 +8,7 @@ While one group's environments step, the policy answers for the other::
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -69,6 +70,9 @@ class Actor:
         self._on_fault = on_fault
         self._ordered = ordered
         self._policy_version = -1
+        self._in_round = False
+        self._resting: list[SlotGroup] = []
+        """Groups in the middle of an unroll that have not acted on their newest entry yet."""
         self.rounds = 0
         self.env_steps = 0
         """Handed over, reset steps included."""
@@ -77,13 +81,36 @@ class Actor:
         self.shares = TimeShares()
         self._born = time.monotonic()
 
-    def run_round(self, parameters: PublishedParameters) -> None:
+    def run_round(self, parameters: PublishedParameters, deadline: float = math.inf) -> bool:
         """Load ``parameters`` if they are new and collect one unroll per group with them.
+
+        Args:
+            parameters: the same as before when a round goes on.
+            deadline: of ``time.monotonic()``; looked at between steps.
+
+        Returns:
+            Whether the round is complete; if not, the next call goes on with it.
 
         Raises:
             RunFailedError: an environment's replacement failed as well, or ``on_fault`` gave up.
             QueueClosedError: the run is stopping.
         """
+        if not self._in_round:
+            self._begin_round(parameters)
+        for group in self._resting:
+            self._act(group)
+        self._resting = []
+        while unfinished := [group for group in self.groups if not group.full]:
+            for group in unfinished:
+                if not self._receive(group):
+                    self._act(group)
+            if time.monotonic() >= deadline:
+                return False
+        self._in_round = False
+        self.rounds += 1
+        return True
+
+    def _begin_round(self, parameters: PublishedParameters) -> None:
         if parameters.policy_version != self._policy_version:
             self._policy.load_parameters(parameters.flat)
             self._policy_version = parameters.policy_version
@@ -91,18 +118,25 @@ class Actor:
             self.opponents.load(parameters.opponents)
         for group in self.groups:
             group.open_unroll(self._policy_version)
-            self._act(group)
-        while unfinished := [group for group in self.groups if not group.full]:
-            for group in unfinished:
-                self._advance(group)
-        self.rounds += 1
+        self._in_round = True
+        self._resting = list(self.groups)
+
+    def rest(self) -> int:
+        """Bring a round under way to the end of a step, so that the groups' state can be taken.
+
+        Returns:
+            Slots whose unroll is open.
+        """
+        if self._in_round and not self._resting:
+            self._resting = [group for group in self.groups if not group.full and not self._receive(group)]
+        return sum(len(group.slots) for group in self._resting)
 
     def _act(self, group: SlotGroup) -> None:
         with self.shares.measure("acting"):
             group.act()
 
-    def _advance(self, group: SlotGroup) -> None:
-        """Take one answer of the environment; then act on it, or hand over the full unroll."""
+    def _receive(self, group: SlotGroup) -> bool:
+        """Take one answer of the environment, and hand over the unroll if that makes it full; whether it did."""
         try:
             with self.shares.measure("env"):
                 group.receive()
@@ -118,8 +152,7 @@ class Actor:
             with self.shares.measure("waiting"):
                 self._queue.put(Handover(unroll, len(group.slots), self._policy_version, release, order))
             self.env_steps += group.filled * len(group.slots)
-        else:
-            self._act(group)
+        return group.full
 
     def _replace(self, group: SlotGroup, fault: EnvironmentFaultError) -> None:
         self._on_fault(Fault(str(fault), group.filled * len(group.slots), fault.details))

@@ -45,3 +45,16 @@ class Plain(gymnasium.Env[Any, Any]):
 gymnasium.register("Plain-v0", "ways_out_env:Plain")
 gymnasium.register("Exits-v0", "ways_out_env:Plain", kwargs={"exits": True})
 gymnasium.register("Slow-v0", "ways_out_env:Plain", kwargs={"step_s": 0.1})
+
+
+class SlowStart(Plain):
+    """Takes a second to be built, but for the first one, which only tells its spaces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        if Path("built").exists():
+            time.sleep(1)
+        Path("built").touch()
+
+
+gymnasium.register("SlowStart-v0", "ways_out_env:SlowStart")

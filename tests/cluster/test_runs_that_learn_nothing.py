@@ -30,7 +30,7 @@ def test_an_environment_that_fails_in_every_unroll(place: str, tmp_path: Path) -
     assert log.count("Traceback") == 3
 
 
-@pytest.mark.parametrize("place", PLACES[1:])
+@pytest.mark.parametrize("place", PLACES)
 def test_minutes_that_are_over_before_the_first_update(place: str, tmp_path: Path) -> None:
     with pytest.raises(machina.RunFailedError) as failure:
         train("Sluggish-v0", place, tmp_path, unroll_length=10_000, minutes=0.05)

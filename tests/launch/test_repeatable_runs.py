@@ -43,7 +43,8 @@ def train(case: str, runs_dir: Path, name: str, **options: Any) -> Path:
 def test_same_seed_same_run(case: str, tmp_path: Path) -> None:
     runs = [train(case, tmp_path, name, log_seconds=1e-9) for name in ("one", "two")]
     assert_same_content(*map(last_checkpoint, runs))
-    lines = [untimed(read_metrics(run)) for run in runs]
+    # A batch that takes long, as where others compute, has lines of its own before its update.
+    lines = [[line for line in untimed(read_metrics(run)) if "learner/total_loss" in line] for run in runs]
     assert lines[0] == lines[1]
     assert len(lines[0]) >= UPDATES
 

@@ -63,7 +63,7 @@ def test_a_killed_rank_restarts_the_group(monkeypatch: pytest.MonkeyPatch) -> No
         plane.start({})
 
         def update() -> list[Updated | Lost]:
-            batch = plane.next_batch(0)
+            batch = plane.next_batch(60)
             assert batch is not None
             return learners.submit(batch)
 
