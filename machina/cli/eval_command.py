@@ -26,23 +26,15 @@ def run(arguments: list[str]) -> int:
     options = parse(EvalOptions, arguments, "machina eval")
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as ProgressBar
 
+    from machina.cli.progress_bar import progress_of
     from machina.launch.jobs import evaluate_run
     from machina.report.evaluation import evaluation_table
 
     console = Console()
-    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("episodes", total=None)
+    with progress_of("episodes", console) as progress:
         result = evaluate_run(
-            options.run,
-            options.episodes,
-            options.games,
-            options.seed,
-            options.best,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            options.run, options.episodes, options.games, options.seed, options.best, progress=progress
         )
     console.print(evaluation_table(result))
     return 0

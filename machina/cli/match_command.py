@@ -30,13 +30,13 @@ def run(arguments: list[str]) -> int:
 
     from rich.console import Console
 
-    from machina.cli.progress_bar import games_bar
+    from machina.cli.progress_bar import progress_of
     from machina.launch.matching import lineup, match_rows, parse_player
     from machina.report.league import match_table
 
     console = Console()
     chosen = lineup([parse_player(text) for text in options.players], options.game)
-    with games_bar(console) as progress:
+    with progress_of("games", console) as progress:
         result = chosen.play(options.games, options.seed, progress)
     title = f"{result.environment}, {len(result.games)} games, seed {result.seed}"
     console.print(match_table(title, match_rows(result, chosen.factory.spec)))

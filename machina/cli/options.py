@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from machina.cli.other_names import OTHER_NAMES
 from machina.config import one_line, option_paths
 from machina.errors import UserError, nearest
 
@@ -50,8 +51,11 @@ def parse(
             raise
         raise UserError(f"{_refusal(stop, boxes.getvalue(), model)}; see {program} --help") from stop
     if unknown:
-        known = [f"--{name.replace('_', '-')}" for name in option_paths(model)]
-        hint = nearest(unknown[0].split("=")[0], known) or f"; see {program} --help"
+        known = {f"--{name.replace('_', '-')}" for name in option_paths(model)}
+        name = unknown[0].split("=")[0]
+        meant = [each for each in OTHER_NAMES.get(name.lstrip("-").replace("_", "-").lower(), ()) if each in known]
+        hint = f"; did you mean {' or '.join(map(repr, meant))}?" if meant else nearest(name, sorted(known))
+        hint = hint or f"; see {program} --help"
         raise UserError(f"unknown option {unknown[0]!r}{hint}")
     return options  # type: ignore[no-any-return]
 

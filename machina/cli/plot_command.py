@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from pydantic import Field
@@ -24,14 +25,18 @@ def run(arguments: list[str]) -> int:
     options = parse(PlotOptions, arguments, "machina plot")
 
     from machina.checkpoint import RunDirectory
+    from machina.report.curves import split_plottable
     from machina.report.evaluation import latest_evaluation
     from machina.report.plots import plot_atari_bars, plot_learning_curves
 
     if not options.runs:
         raise UserError("plot needs at least one run directory: machina plot runs/NAME")
     directories = [RunDirectory.open(path) for path in options.runs]
-    curves = options.out or directories[0].report / "learning_curves.png"
-    print(plot_learning_curves([each.path for each in directories], curves))
+    plottable, missing = split_plottable([each.path for each in directories])
+    for line in missing:
+        print(f"machina: left out: {line}", file=sys.stderr)
+    curves = options.out or RunDirectory(plottable[0]).report / "learning_curves.png"
+    print(plot_learning_curves(plottable, curves))
     for directory in directories:
         if not any(directory.report.glob("evaluation-*.json")):
             continue

@@ -46,10 +46,10 @@ def run(arguments: list[str]) -> int:
 
     from rich.console import Console
 
-    from machina.cli.progress_bar import games_bar
+    from machina.cli.progress_bar import progress_of
     from machina.launch.reporting import write_report
 
-    with games_bar(Console()) as progress:
+    with progress_of("games", Console()) as progress:
         report = write_report(options.run, options.games, options.snapshots, options.seed, progress)
     for line in (*report.missing, *report.files):
         print(line)

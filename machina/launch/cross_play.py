@@ -17,6 +17,7 @@ from machina.errors import RunFailedError
 from machina.launch.matching import RunPlayers, play_timed, scripted_players
 from machina.league.matches import MatchResult, Player, Progress
 from machina.report.league import CrossTable, SnapshotRow
+from machina.runtime.hardware import torch_threads
 
 
 class Participant(NamedTuple):
@@ -106,7 +107,8 @@ def cross_play(
         told = None if progress is None else _after(done, sum(missing.values()), progress)
         match_seed = _match_seed(seed, pairs[pair])
         pair_players = [ready[name] for name, _ in pair]
-        result = play_timed(players.factory, step_timeout_s, pair_players, count, match_seed, told)
+        with torch_threads(players.threads):
+            result = play_timed(players.factory, step_timeout_s, pair_players, count, match_seed, told)
         records[pair] = pairs[pair] = pairs[pair].with_games(result)
         done += count
         _write(file, _Records(pairs=tuple(records.values())))

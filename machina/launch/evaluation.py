@@ -6,6 +6,7 @@ The one path that scores come from: training with ``--eval-every``, ``machina ev
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,9 @@ EVALUATION_STREAM = 3
 
 ABSENT_GAMES = 100
 """A role that had no step in so many games after one another is taken for one that nobody ever plays."""
+
+TOLD_EVERY_S = 5.0
+"""The progress is told so often at least, also while no episode ends."""
 
 Progress = Callable[[int, int], None]
 
@@ -55,7 +59,7 @@ def evaluate(
         run: the run directory, for the result.
         env_steps: age of the parameters, for the result.
         step_timeout_s: deadline of an environment step.
-        progress: told (episodes finished, episodes in all).
+        progress: told (episodes finished, episodes in all), at every episode's end and now and then.
         stop: asked at every step whether to give up.
 
     Raises:
@@ -148,9 +152,13 @@ def _play(
     wanted, most_steps = sum(party.quota for party in parties), spec.longest_episode
     entry = env.reset(seeds)
     returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
+    told_at = time.monotonic()
     while any(len(done) < party.quota for done, party in zip(finished, parties, strict=True)):
         if stop():
             raise RunFailedError("evaluation stopped before its end; it has no score")
+        if progress is not None and time.monotonic() - told_at >= TOLD_EVERY_S:
+            told_at = time.monotonic()
+            progress(sum(map(len, finished)), wanted)
         actions = acting.act(entry.observation, entry.reward, entry.on_turn)
         was_done = entry.terminated | entry.truncated
         acting.reset(was_done)

@@ -15,6 +15,7 @@ from machina.launch.acting import ActingPlayer
 from machina.launch.jobs import file_name, task_index
 from machina.launch.matching import BEST, Lineup, PlayerName, RunPlayers, lineup, parse_player, short_name, team_labels
 from machina.report.video import write_mp4
+from machina.runtime.hardware import torch_threads
 from machina.runtime.stepping import ThreadStepper, fault_at_hang
 from machina.specs import EnvSpec
 from machina.types import Array, IntArray
@@ -114,11 +115,12 @@ def film(
     file = _file(chosen, host, task, seed)
     stepper = ThreadStepper(chosen.factory.make_for_video(task), fault_at_hang)
     try:
-        sides = _sides(chosen, stepper.env.task_ids, seed)
-        play = _Play(stepper, sides, seed, max_steps, host.config.runtime.step_timeout_s)
-        fps = _frames_per_s(spec, stepper.env.render_fps)
-        times_last = max(1, round(fps * LAST_PICTURE_S)) if spec.seats else 1
-        frames = write_mp4(file, play.pictures(times_last), fps)
+        with torch_threads(host.threads):
+            sides = _sides(chosen, stepper.env.task_ids, seed)
+            play = _Play(stepper, sides, seed, max_steps, host.config.runtime.step_timeout_s)
+            fps = _frames_per_s(spec, stepper.env.render_fps)
+            times_last = max(1, round(fps * LAST_PICTURE_S)) if spec.seats else 1
+            frames = write_mp4(file, play.pictures(times_last), fps)
     except EnvironmentFaultError as fault:
         raise RunFailedError(f"filming stopped: {fault}\n{fault.details}".rstrip()) from fault
     finally:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from machina.checkpoint import Checkpoint, Latest, RunDirectory
 from machina.checkpoint.run_directory import load_from
-from machina.config import LeagueConfig, to_yaml
+from machina.config import MOST_EPISODES, LeagueConfig, to_yaml
 from machina.errors import UserError, nearest
 from machina.interfaces import Policy
 from machina.launch.ceiling import cached_ceiling
@@ -26,7 +26,7 @@ from machina.launch.watching import RunView
 from machina.report.evaluation import EvaluationResult
 from machina.report.output import steady_output
 from machina.report.screen import RunFacts
-from machina.runtime.hardware import tune_process
+from machina.runtime.hardware import torch_threads, tune_process
 
 
 def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirectory, Outcome]:
@@ -209,24 +209,25 @@ def evaluate_run(
         UserError: no such run, task or checkpoint.
         RunFailedError: an environment failed.
     """
-    if episodes < 1:
-        raise UserError(f"episodes={episodes}: at least 1 is needed")
+    if not 1 <= episodes <= MOST_EPISODES:
+        raise UserError(f"episodes={episodes}: must be 1 to {MOST_EPISODES}")
     loaded = load_run(path, best)
     names = loaded.parts.factory.spec.tasks
     chosen = [name for game in games for name in game.split(",")]
     if twice := [game for game in dict.fromkeys(chosen) if chosen.count(game) > 1]:
         raise UserError(f"games: {', '.join(twice)} given more than once")
-    result = evaluate(
-        loaded.parts.factory,
-        loaded.policy,
-        tasks=[task_index(game, names) for game in chosen] or range(len(names)),
-        episodes=episodes,
-        seed=seed,
-        run=str(path),
-        env_steps=loaded.checkpoint.step,
-        step_timeout_s=loaded.config.runtime.step_timeout_s,
-        progress=progress,
-    )
+    with torch_threads(loaded.parts.machine.actor_threads):
+        result = evaluate(
+            loaded.parts.factory,
+            loaded.policy,
+            tasks=[task_index(game, names) for game in chosen] or range(len(names)),
+            episodes=episodes,
+            seed=seed,
+            run=str(path),
+            env_steps=loaded.checkpoint.step,
+            step_timeout_s=loaded.config.runtime.step_timeout_s,
+            progress=progress,
+        )
     result.save(loaded.run.report)
     return result
 

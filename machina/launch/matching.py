@@ -22,6 +22,7 @@ from machina.launch.parts import build_parts, policy_maker
 from machina.league.matches import MatchResult, Player, PolicyPlayer, Progress, ScriptedPlayer, play_match
 from machina.league.pool import Snapshot
 from machina.report.league import League, MatchRow, read_league
+from machina.runtime.hardware import torch_threads
 from machina.specs import EnvSpec
 
 BEST = "best"
@@ -51,6 +52,8 @@ class RunPlayers:
         self.config = config_for_acting(self.run.path)
         self._parts = build_parts(self.config)
         self.factory: EnvFactory = self._parts.factory
+        self.threads = self._parts.machine.actor_threads
+        """Torch threads that its policies act with."""
         self._store = snapshots_folder(self.run)
 
     @cached_property
@@ -113,7 +116,8 @@ class Lineup(NamedTuple):
         """Play the match; see ``play_timed``."""
         runtime = RuntimeConfig() if self.host is None else self.host.config.runtime
         players = [entrant.player for entrant in self.entrants]
-        return play_timed(self.factory, runtime.step_timeout_s, players, games, seed, progress)
+        with torch_threads(1 if self.host is None else self.host.threads):
+            return play_timed(self.factory, runtime.step_timeout_s, players, games, seed, progress)
 
     def save(self, result: MatchResult) -> Path | None:
         """Write the result into the host's report folder; None without a host.

@@ -64,6 +64,25 @@ def load_curves(run_dirs: Sequence[Path]) -> list[Runs]:
     return [_joined(runs) for runs in alike.values()]
 
 
+def split_plottable(run_dirs: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The runs that have something to plot, and a line for each that has not.
+
+    Raises:
+        UserError: none has; says of the first what it lacks.
+    """
+    good, missing = [], []
+    for run_dir in run_dirs:
+        try:
+            _loaded(run_dir)
+        except UserError as error:
+            missing.append(str(error))
+        else:
+            good.append(run_dir)
+    if missing and not good:
+        raise UserError(missing[0])
+    return good, missing
+
+
 def _all_but_the_seed(run_dir: Path) -> str:
     file = RunDirectory(run_dir).config_file
     if not file.exists():

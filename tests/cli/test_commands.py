@@ -22,8 +22,10 @@ from machina.launch.ceiling import cached_ceiling
 from machina.launch.configuration import saved_config
 from machina.launch.parts import build_parts
 from machina.metrics import read_metrics
+from machina.nets.policy import SampledPolicy
 from machina.registry import ALGORITHMS, shipped_configurations
 from machina.report.evaluation import latest_evaluation
+from machina.types import ActorInput, ActorOutput
 
 ENVIRONMENTS = {
     "catch": ("--envs-per-task", "5", *SMALL_NET),
@@ -309,3 +311,46 @@ def test_a_place_that_cannot_be_scaled_says_so_and_goes_on(place: str, cli: Comm
     out = cli.good("train", "impala", "catch", *TINY[2:], *options, "--runs-dir", cli.runs, "--name", "run")
     wisher.join()
     assert f"actors=7: place {place} keeps its actors; only place ray can be scaled" in out
+
+
+def test_plot_draws_what_there_is_and_names_the_others(cli: Command) -> None:
+    good = cli.train("impala", "catch", *SMALL_NET, "--total-frames", "400", name="good")
+    bare = cli.train("impala", "catch", *SMALL_NET, "--total-frames", "1", "--unroll-length", "1", name="bare")
+    answer = cli("plot", bare, good)
+    assert answer.code == 0
+    assert answer.err == f"machina: left out: run '{bare}' has no finished episode yet; train it longer\n"
+    assert answer.out.strip() == str(good / "report" / "learning_curves.png")
+    assert (good / "report" / "learning_curves.png").is_file()
+    assert "no finished episode yet" in cli.refused("plot", bare)
+
+
+def test_eval_writes_lines_where_there_is_no_terminal(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = cli.train("impala", "catch", *SMALL_NET, "--total-frames", "400")
+    assert "episodes" not in cli.good("eval", run, "--episodes", "3").split("task")[0]
+    monkeypatch.setattr("machina.cli.progress_bar.LINE_PERIOD_S", 0.0)
+    lines = cli.good("eval", run, "--episodes", "3").splitlines()
+    assert lines[:3] == [f"episodes {done} of 3" for done in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("command", ["eval", "watch", "match"])
+def test_commands_act_with_the_threads_of_the_plan(command: str, cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with as many as there are cores, which is what PyTorch takes."""
+    game = "connect_four" if command != "eval" else "catch"
+    run = cli.train("impala", game, *SMALL_NET, "--total-frames", "40", "--envs-per-task", "2", "--torso", "mlp")
+    seen: set[int] = set()
+    act = SampledPolicy.act
+
+    def noting(policy: SampledPolicy, inputs: ActorInput) -> ActorOutput:
+        seen.add(torch.get_num_threads())
+        return act(policy, inputs)
+
+    monkeypatch.setattr(SampledPolicy, "act", noting)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        arguments = {"eval": (run, "--episodes", "2"), "watch": (run,), "match": (run, "random", "--games", "2")}
+        cli.good(command, *arguments[command])
+        assert torch.get_num_threads() == 3, "who calls from Python keeps its own"
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}

@@ -17,24 +17,9 @@ from machina.launch.filming import film
 from machina.types import Array
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    options = {**SMALL, "envs_per_task": 4, "total_frames": 20, "processes": False}
-    return machina.train("impala", "pictures_env:Film_rgb-v0", name="run", runs_dir=folder, **options).path
-
-
-def of(run: Path, picture: str) -> Path:
-    """The run, of the environment that draws in this form."""
-    file = run / "config.yaml"
-    text = file.read_text().splitlines(keepends=True)
-    file.write_text(
-        "".join(
-            f"environment: pictures_env:Film_{picture}-v0\n" if line.startswith("environment:") else line
-            for line in text
-        )
-    )
-    return run
+def trained(folder: Path, environment: str) -> Path:
+    options = {**SMALL, "envs_per_task": 2, "total_frames": 20}
+    return machina.train("impala", environment, name="run", runs_dir=folder, **options).path
 
 
 def read(file: Path) -> tuple[dict[str, Any], list[Array]]:
@@ -45,8 +30,9 @@ def read(file: Path) -> tuple[dict[str, Any], list[Array]]:
 
 
 @pytest.mark.parametrize("picture", PICTURES)
-def test_every_form_of_picture_is_shown_at_its_speed(picture: str, run: Path) -> None:
-    meta, frames = read(film(of(run, picture)).file)
+def test_every_form_of_picture_is_shown_at_its_speed(picture: str, tmp_path: Path) -> None:
+    run = trained(tmp_path, f"pictures_env:Film_{picture}-v0")
+    meta, frames = read(film(run).file)
     assert meta["fps"] == FPS
     assert meta["size"] == (WIDTH, HEIGHT)
     assert len(frames) == 7
@@ -65,9 +51,7 @@ def test_every_form_of_picture_is_shown_at_its_speed(picture: str, run: Path) ->
 
 
 def test_pettingzoo_states_its_speed_as_well(tmp_path: Path) -> None:
-    options = {**SMALL, "envs_per_task": 2, "total_frames": 20}
-    run = machina.train("impala", "pictures_env:parallel_env", name="run", runs_dir=tmp_path, **options).path
-    meta, frames = read(film(run).file)
+    meta, frames = read(film(trained(tmp_path, "pictures_env:parallel_env")).file)
     assert meta["fps"] == FPS
     assert frames[0][HEIGHT // 2, 2 * WIDTH // 3].min() > 235
 

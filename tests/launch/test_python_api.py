@@ -97,7 +97,7 @@ def test_an_environment_of_one_s_own(tmp_path: Path) -> None:
     for wrong, message in (("left", "is no array of float32"), ([np.nan], "is not finite"), ([0, 1], "has shape")):
         with pytest.raises(machina.UserError, match=f"observation 'observation' {message}"):
             policy.act(wrong)
-    with pytest.raises(machina.UserError, match="episodes=0: at least 1"):
+    with pytest.raises(machina.UserError, match="episodes=0: must be 1 to"):
         machina.evaluate(run.path, episodes=0)
     with pytest.raises(machina.UserError, match="give a list, one player per team"):
         machina.match(str(run.path))
