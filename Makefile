@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-cluster test-gpu mutants lint types bench clean
+.PHONY: demo test test-slow test-cluster test-gpu fuzz mutants lint types bench clean
 
 # Installed when the stamp is older than what it depends on. constraints.txt pins what was tested.
 .venv/installed: pyproject.toml constraints.txt
@@ -38,6 +38,9 @@ test-gpu: .venv/installed-dev ## the learner on a GPU; needs one
 
 mutants: .venv/installed-mutants ## are wrong lines caught? 600 of them, each against the tests of its module
 	$(BIN)/python tests/mutants/run_mutants.py
+
+fuzz: .venv/installed-dev      ## edited files and option values, others at every call; FUZZ_EXAMPLES of each kind
+	$(BIN)/python -m pytest -m fuzz -n auto
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

@@ -46,7 +46,7 @@ _REPLACED = ".replaced-"
 
 
 class CheckpointError(RunFailedError):
-    """A checkpoint could not be written; everything saved before it is untouched."""
+    """A checkpoint could not be written; the last good one is untouched."""
 
     @property
     def disk_is_full(self) -> bool:
@@ -121,7 +121,7 @@ def save_checkpoint(
         values: What JSON can hold; tuples come back as lists, keys as strings.
 
     Raises:
-        CheckpointError: the disk is full or refuses; all former checkpoints are untouched.
+        CheckpointError: the disk is full or refuses; all the last good checkpoint is untouched.
     """
     target = folder / f"{step:0{_DIGITS}d}"
     partial = folder / f"{_PARTIAL}{target.name}"
@@ -134,7 +134,7 @@ def save_checkpoint(
     except OSError as error:
         raise CheckpointError(
             f"checkpoint at env step {step} could not be written to '{folder}': "
-            f"{error.strerror or error} ({free_space(folder)}); former checkpoints are untouched"
+            f"{error.strerror or error} ({free_space(folder)}); the last good checkpoint is untouched"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

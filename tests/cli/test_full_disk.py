@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from commands import SMALL_NET, TINY
 from processes import start
 
 import machina
-from machina.checkpoint import RunDirectory
+from machina.checkpoint import RunDirectory, store
+from machina.checkpoint.files import write_synced
 from machina.metrics import read_metrics
 
 MODEL_BYTES = 16 * 4 * 50
@@ -39,7 +43,7 @@ def test_a_run_goes_on_without_its_periodic_checkpoints(tmp_path: Path) -> None:
     assert all(line.endswith("; the run goes on") for line in missed)
     last = err.splitlines()[-1]
     assert last.startswith("machina: checkpoint at env step 400 could not be written to ")
-    assert "former checkpoints are untouched" in last
+    assert "the last good checkpoint is untouched" in last
     assert all(line.startswith("machina: ") or "metrics can't be written" in line for line in err.splitlines())
     run = tmp_path / "runs" / "run"
     assert list((run / "checkpoints").iterdir()) == [], "nothing half is left"
@@ -110,3 +114,77 @@ def test_a_league_goes_on_without_its_table_or_its_snapshots(
     league = tmp_path / "runs" / "run" / "league"
     assert len(list(league.glob("snapshots/*"))) == snapshots, "nothing half is left"
     assert len(json.loads((league / "league.json").read_text())["snapshots"]) < 10, "what was written last"
+
+
+class SmallDisk:
+    """Refuses what would make a folder larger than ``size`` bytes, as a full disk does."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.folder = folder
+        self.size = size
+
+    def write(self, path: Path, content: bytes) -> None:
+        used = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+        if used + len(content) > self.size:
+            path.write_bytes(content[: max(0, self.size - used)])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_synced(path, content)
+
+
+def save(run: RunDirectory, step: int, notices: list[str], keep_last: int = 9) -> Path:
+    return run.save(step, {"model": {"weight": torch.full((1000,), float(step))}}, {}, keep_last, notices.append)
+
+
+@pytest.fixture
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunDirectory, SmallDisk]:
+    """A run with checkpoints at 10, 20 and 30 on a disk that has room for three and a half."""
+    run = RunDirectory.create(tmp_path, "run", "")
+    for step in (10, 20, 30):
+        newest = save(run, step, [])
+    each = sum(file.stat().st_size for file in newest.iterdir())
+    disk = SmallDisk(run.checkpoints, int(3.5 * each))
+    monkeypatch.setattr(store, "write_synced", disk.write)
+    return run, disk
+
+
+def steps(run: RunDirectory) -> list[int]:
+    return [int(path.name) for path in store.checkpoint_paths(run.checkpoints)]
+
+
+def test_old_checkpoints_make_room_for_the_newest(saved: tuple[RunDirectory, SmallDisk]) -> None:
+    run, _ = saved
+    run.mark_best(10, 1.0)
+    notices: list[str] = []
+    save(run, 40, notices)
+    assert steps(run) == [10, 30, 40], "the best one stays"
+    assert len(notices) == 1
+    assert "000000000020' made room for that of env step 40" in notices[0]
+    assert (run.latest().checkpoint.step, run.latest().warnings) == (40, [])
+    save(run, 50, notices)
+    assert steps(run) == [10, 40, 50]
+
+
+def test_the_last_good_checkpoint_makes_no_room(saved: tuple[RunDirectory, SmallDisk]) -> None:
+    """Before the new one is complete there would be none to go on from; a bad one goes, however new it is."""
+    run, disk = saved
+    bad = store.checkpoint_paths(run.checkpoints)[-1]
+    (bad / "model.safetensors").write_bytes(b"")
+    disk.size = sum(file.stat().st_size for file in bad.parent.rglob("*") if file.is_file()) // 2 + 100
+    with pytest.raises(store.CheckpointError, match=r"could not be written .*No space left on device"):
+        save(run, 40, [])
+    assert steps(run) == [20]
+    assert run.latest().checkpoint.step == 20
+
+
+def test_a_disk_that_refuses_for_another_reason_costs_no_checkpoint(
+    saved: tuple[RunDirectory, SmallDisk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = saved
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(store, "write_synced", refuse)
+    with pytest.raises(store.CheckpointError):
+        save(run, 40, [])
+    assert steps(run) == [10, 20, 30]

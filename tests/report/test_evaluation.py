@@ -11,7 +11,13 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from machina.errors import UserError
-from machina.report.evaluation import EvaluationResult, evaluation_table, latest_evaluation, load_evaluation
+from machina.report.evaluation import (
+    EvaluationResult,
+    aggregate_line,
+    evaluation_table,
+    latest_evaluation,
+    load_evaluation,
+)
 from machina.report.scores import human_normalized
 
 
@@ -103,3 +109,20 @@ def test_every_column_of_the_table() -> None:
     assert columns == ["task", "episodes", "mean return", "std", "best", "length", "human-normalized"]
     assert row.split() == ["catch", "4", "-497.00", "867.76", "9.00", "508", "–"]
     assert rest == ["protocol: as the environment comes; evaluation seed 7"]
+
+
+def test_intervals_are_equal_for_equal_seeds_and_one_run_is_called_so() -> None:
+    """With one run of each game there is nothing to say of the spread over runs; a width of 0 would."""
+    names = ("pong", "breakout", "seaquest", "asterix", "boxing", "qbert", "krull", "tennis", "gopher")
+    games = {name: (10.0 * number,) for number, name in enumerate(names)}
+    first, again = result(**games).aggregate(), result(**games).aggregate()
+    assert first is not None
+    assert first == again
+    assert first.mean.low < first.mean.value < first.mean.high
+    other = result(**games).model_copy(update={"seed": 8}).aggregate()
+    assert other is not None
+    assert other.mean != first.mean
+    assert aggregate_line(first).endswith("bootstrap intervals over games, one run of each")
+    single = result(pong=(21.0,)).aggregate()
+    assert single is not None
+    assert aggregate_line(single) == "human-normalized: 118.1%, one run of one game"
