@@ -114,12 +114,12 @@ def test_every_column_of_the_table() -> None:
 def test_intervals_are_equal_for_equal_seeds_and_one_run_is_called_so() -> None:
     """With one run of each game there is nothing to say of the spread over runs; a width of 0 would."""
     names = ("pong", "breakout", "seaquest", "asterix", "boxing", "qbert", "krull", "tennis", "gopher")
-    games = {name: (10.0 * number,) for number, name in enumerate(names)}
-    first, again = result(**games).aggregate(), result(**games).aggregate()
+    games: dict[str, tuple[float, ...]] = {name: (10.0 * number,) for number, name in enumerate(names)}
+    first, again = result(1, **games).aggregate(), result(1, **games).aggregate()
     assert first is not None
     assert first == again
     assert first.mean.low < first.mean.value < first.mean.high
-    other = result(**games).model_copy(update={"seed": 8}).aggregate()
+    other = result(1, **games).model_copy(update={"seed": 8}).aggregate()
     assert other is not None
     assert other.mean != first.mean
     assert aggregate_line(first).endswith("bootstrap intervals over games, one run of each")
