@@ -41,8 +41,8 @@ TESTS = {
     "machina/nets/popart.py": ["nets/test_popart.py", "algorithms/test_impala_learning.py"],
     "machina/nets/optimizers.py": ["nets/test_optimizers.py", "algorithms/test_impala_numbers.py"],
     "envs/atari.py": ["envs/test_atari_options.py", "envs/test_atari.py"],
-    "envs/slots.py": ["envs/test_gymnasium_envs.py", "envs/test_env_builders.py", "envs/test_declared.py"],
-    "envs/actions.py": ["envs/test_actions.py", "envs/test_gymnasium_envs.py"],
+    "envs/slots.py": ["envs/test_vector_adapter.py", "envs/test_env_builders.py"],
+    "envs/actions.py": ["envs/test_actions.py", "envs/test_vector_adapter.py"],
     "machina/launch/evaluation.py": ["launch/test_evaluation_by_hand.py"],
     "machina/report/evaluation.py": ["report/test_evaluation.py"],
 }

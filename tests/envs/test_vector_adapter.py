@@ -1,0 +1,403 @@
+"""The adapter of vector environments, answer by answer, on one whose answers are written beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+
+from machina.envs.slots import GymnasiumSlots
+from machina.errors import EnvironmentFaultError, UserError
+from machina.specs import ActionSpec, ArraySpec, EnvSpec, discrete
+from machina.types import ACTION_MASK, Array
+
+SLOTS = 3
+SPEC = EnvSpec(
+    name="written",
+    tasks=("one", "two"),
+    observation={"observation": ArraySpec(shape=(2,), dtype="float32")},
+    action=discrete(4),
+)
+MASKED = SPEC.model_copy(update={"observation": SPEC.observation | {ACTION_MASK: ArraySpec(shape=(4,), dtype="bool")}})
+ACTIONS = np.array([0, 3, 1])
+
+
+class Written(VectorEnv[Any, Any, Any]):
+    """Answers ``self.answer``, and records what it is asked."""
+
+    def __init__(self, action_space: spaces.Space[Any] | None = None, mode: Any = AutoresetMode.NEXT_STEP) -> None:
+        self.num_envs = SLOTS
+        self.metadata = {"autoreset_mode": mode, "render_fps": 7}
+        self.single_observation_space = spaces.Box(-100, 100, (2,), np.float32)
+        self.single_action_space = action_space or spaces.Discrete(4)
+        self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, SLOTS)
+        self.observation = np.zeros((SLOTS, 2), np.float32)
+        self.answer: dict[str, Any] = {
+            "reward": np.zeros(SLOTS),
+            "terminated": np.zeros(SLOTS, bool),
+            "truncated": np.zeros(SLOTS, bool),
+        }
+        self.infos: dict[str, Any] = {}
+        self.asked: list[Any] = []
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:  # noqa: ARG002
+        self.asked.append(seed)
+        return self.observation, self.infos
+
+    def step(self, actions: Any) -> Any:
+        self.asked.append(actions)
+        return (self.observation, *self.answer.values(), self.infos)
+
+    def close_extras(self, **kwargs: Any) -> None:  # noqa: ARG002
+        self.asked.append("close")
+
+
+class Recoverable(Written):
+    """Has all that an environment may offer beyond gymnasium's interface."""
+
+    seed_per_slot = True
+    fresh_observations = True
+    waiting_for = ""
+    state: Mapping[str, Array] = {}
+
+    def recover(self) -> Any:
+        return self.answer.get("recovered")
+
+    def get_state(self) -> dict[str, Array]:
+        return {"level": np.array([7])}
+
+    def set_state(self, state: Mapping[str, Array]) -> None:
+        self.state = state
+
+    def close_at_once(self) -> None:
+        self.asked.append("close at once")
+
+
+def slots(env: VectorEnv[Any, Any, Any] | None = None, spec: EnvSpec = SPEC, **options: Any) -> GymnasiumSlots:
+    return GymnasiumSlots(env or Written(), spec, [0, 1, 0], **options)
+
+
+def flags(*which: int) -> Array:
+    return np.isin(np.arange(SLOTS), which)
+
+
+def test_what_can_not_be_trained_on_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'written': autoreset mode is .*SAME_STEP, it must be AutoresetMode.NEXT"):
+        slots(Written(mode=AutoresetMode.SAME_STEP))
+    with pytest.raises(UserError, match=r"'written': 3 slots were built, 2 were asked for"):
+        GymnasiumSlots(Written(), SPEC, [0, 1])
+    continuous = ActionSpec(kind="continuous", low=(-1.0, -1.0), high=(1.0, 1.0))
+    several = ActionSpec(kind="multi_discrete", choices=(2, 3))
+    fitting = [
+        (discrete(4), spaces.Discrete(4)),
+        (several, spaces.MultiDiscrete([2, 3])),
+        (continuous, spaces.Box(-1, 1, (2,), np.float32)),
+    ]
+    for spec, _ in fitting:
+        for _, space in fitting:
+            env, described = Written(space), SPEC.model_copy(update={"action": spec})
+            if (spec, space) in fitting:
+                slots(env, described)
+                continue
+            with pytest.raises(UserError, match="but the policy has"):
+                slots(env, described)
+
+
+def test_an_entry_is_what_the_environment_answered() -> None:
+    env = Written()
+    adapter = slots(env)
+    assert adapter.task_ids.tolist() == [0, 1, 0]
+    assert adapter.waiting_for == "written"
+    assert adapter.render_fps == 7
+    assert adapter.stacks() == ""
+    with pytest.raises(ValueError, match="reset comes before step"):
+        adapter.step(ACTIONS)
+    with pytest.raises(ValueError, match="3 slots need as many seeds, got 2"):
+        adapter.reset([1, 2])
+    env.observation[:] = [[1, 2], [3, 4], [5, 6]]
+    entry = adapter.reset([1, 2, 3])
+    assert entry.observation["observation"].tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert not (entry.terminated | entry.truncated | entry.life_lost).any()
+    assert entry.on_turn.all()
+    assert entry.reward.tolist() == [0, 0, 0]
+    assert entry.reward.dtype == np.float32
+    env.answer = {"reward": [1.5, -2.0, 4.0], "terminated": flags(1), "truncated": flags(2)}
+    entry = adapter.step(ACTIONS)
+    assert env.asked[-1].tolist() == [0, 3, 1]
+    assert entry.reward.tolist() == [1.5, -2.0, 4.0]
+    assert entry.terminated.tolist() == [False, True, False]
+    assert entry.truncated.tolist() == [False, False, True]
+    env.answer = {"reward": [1.0, 1.0, 1.0], "terminated": flags(), "truncated": flags()}
+    assert adapter.step(ACTIONS).reward.tolist() == [1, 0, 0], "a reset step's reward belongs to no episode"
+    assert adapter.step(ACTIONS).reward.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_observations_are_copied_where_the_environment_writes_over_them(fresh: bool) -> None:
+    env: Written = Recoverable() if fresh else Written()
+    adapter = slots(env)
+    entry = adapter.reset([1, 2, 3])
+    env.observation += 1
+    assert entry.observation["observation"].any() == fresh
+    behind = slots(VectorWrapper(env)).reset([1, 2, 3])
+    env.observation += 1
+    assert (behind.observation["observation"] == env.observation - 1).all(), "a wrapper may keep its arrays"
+
+
+def test_seeds_are_one_for_each_slot_or_one_for_all() -> None:
+    plain, own = Written(), Recoverable()
+    one = slots(plain)
+    for seeds in ([1, 2, 3], [1, 2, 4], [2**40, 2, 3]):
+        one.reset(seeds)
+    assert plain.asked[0] == int(np.random.SeedSequence([1, 2, 3]).generate_state(1)[0])
+    assert len(set(plain.asked)) == 3
+    slots(own).reset([1, 2**40, 3])
+    assert own.asked == [[1, 2**40, 3]]
+    observation = {"observation": ArraySpec(shape=(4,), dtype="float32")}
+    cartpole = SPEC.model_copy(update={"action": discrete(2), "observation": observation})
+    adapter = GymnasiumSlots(SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2), cartpole, [0, 0])
+    first = adapter.reset([5, 6]).observation["observation"]
+    second = adapter.reset([6, 5]).observation["observation"]
+    assert np.array_equal(first, second[::-1])
+    assert not np.array_equal(first, second)
+    adapter.close()
+
+
+def test_a_lost_life_ends_the_return_in_its_own_step() -> None:
+    """Neither at the end of an episode, nor where the next one opens with fewer lives, nor where one is gained."""
+    env = Written()
+    adapter = slots(env, life_losses=True)
+    env.infos = {"lives": np.array([3, 3, 3])}
+    assert not adapter.reset([1, 2, 3]).life_lost.any()
+    lives = [[3, 2, 3], [3, 2, 2], [4, 2, 1], [3, 1, 0], [3, 0, 0]]
+    ends = [(), (2,), (), (1,), ()]
+    lost = [(1,), (), (), (0, 2), ()]
+    for now, end, expected in zip(lives, ends, lost, strict=True):
+        env.infos, env.answer["terminated"] = {"lives": np.array(now)}, flags(*end)
+        assert adapter.step(ACTIONS).life_lost.tolist() == flags(*expected).tolist()
+    env.infos = {}
+    with pytest.raises(EnvironmentFaultError, match=r"'written': infos have no 'lives'; let the wrapper keep them"):
+        adapter.step(ACTIONS)
+    without = slots(Written())
+    without.reset([1, 2, 3])
+    assert not without.step(ACTIONS).life_lost.any()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("reward", [0.0, np.nan, 0.0], r"reward of slot 1 \(task 'two'\) is not finite"),
+        ("reward", [0.0, 0.0, 1e39], r"reward of slot 2 \(task 'one'\) is not finite"),
+        ("reward", [0.0, 0.0], r"reward has shape \(2,\), it must be \(3,\) \(3 slots\)"),
+        ("terminated", np.zeros((3, 1), bool), r"terminated has shape \(3, 1\), it must be \(3,\)"),
+        ("truncated", np.zeros(4, bool), r"truncated has shape \(4,\), it must be \(3,\)"),
+    ],
+)
+def test_what_is_no_answer_is_a_fault(field: str, value: Any, message: str) -> None:
+    env = Written()
+    adapter = slots(env)
+    adapter.reset([1, 2, 3])
+    env.answer[field] = value
+    with pytest.raises(EnvironmentFaultError, match=f"^environment 'written': {message}"):
+        adapter.step(ACTIONS)
+
+
+def test_an_observation_that_is_not_finite_names_slot_and_task() -> None:
+    env = Written()
+    adapter = slots(env)
+    adapter.reset([1, 2, 3])
+    env.observation[1, 1] = np.inf
+    with pytest.raises(EnvironmentFaultError, match=r"observation of slot 1 \(task 'two'\) is not finite"):
+        adapter.step(ACTIONS)
+
+
+def test_what_the_environment_raises_names_the_call_and_what_was_waited_for() -> None:
+    env = Recoverable()
+    env.waiting_for = "the second part"
+    adapter = slots(env)
+    assert adapter.waiting_for == "the second part"
+    env.reset = lambda **_: 1 / 0  # type: ignore[method-assign, assignment]
+    with pytest.raises(EnvironmentFaultError, match=r"'the second part': reset raised .*division by zero"):
+        adapter.reset([1, 2, 3])
+    env = Recoverable()
+    adapter = slots(env)
+    adapter.reset([1, 2, 3])
+    env.step = lambda _: 1 / 0  # type: ignore[method-assign, assignment]
+    env.recover = lambda: 1 / 0  # type: ignore[method-assign]
+    with pytest.raises(EnvironmentFaultError, match="'written': step raised"):
+        adapter.step(ACTIONS)
+    with pytest.raises(EnvironmentFaultError, match="'written': recover raised"):
+        adapter.recover()
+    own = EnvironmentFaultError("said by itself")
+
+    def fails(_: Any) -> None:
+        raise own
+
+    env.step = fails  # type: ignore[method-assign, assignment]
+    with pytest.raises(EnvironmentFaultError, match="said by itself"):
+        adapter.step(ACTIONS)
+
+
+def test_recovery_is_a_step_of_its_own() -> None:
+    """The environment's answer, as to a step; None without one, and behind a wrapper, which may hold state."""
+    env = Recoverable()
+    adapter = slots(env)
+    assert adapter.recover() is None, "nothing was begun"
+    adapter.reset([1, 2, 3])
+    env.answer = {"reward": np.ones(3), "terminated": flags(), "truncated": flags(0)}
+    adapter.step(ACTIONS)
+    assert adapter.recover() is None, "nothing to replace"
+    env.answer["recovered"] = (env.observation + 2, np.ones(3), flags(1), flags(2), {})
+    entry = adapter.recover()
+    assert entry is not None
+    assert entry.observation["observation"].tolist() == [[2, 2]] * 3
+    assert entry.reward.tolist() == [0, 1, 1], "slot 0 was due for a reset"
+    assert np.array_equal([entry.terminated, entry.truncated], [flags(1), flags(2)])
+    del env.answer["recovered"]
+    assert adapter.step(ACTIONS).reward.tolist() == [1, 0, 0], "what was recovered is the present entry"
+    plain = slots(Written())
+    plain.reset([1, 2, 3])
+    assert plain.recover() is None
+    wrapped = slots(VectorWrapper(env))
+    wrapped.reset([1, 2, 3])
+    env.answer["recovered"] = ()
+    assert wrapped.recover() is None
+
+
+def test_a_state_comes_back_whole() -> None:
+    env = Recoverable()
+    adapter = slots(env, life_losses=True)
+    assert adapter.get_state() is None, "nothing was begun"
+    env.infos = {"lives": np.array([3, 3, 3])}
+    adapter.reset([1, 2, 3])
+    env.infos = {"lives": np.array([3, 2, 3])}
+    env.answer = {"reward": np.array([1.0, 2.0, 3.0]), "terminated": flags(0), "truncated": flags()}
+    entry = adapter.step(ACTIONS)
+    state = adapter.get_state()
+    assert state is not None
+    assert state["env/level"].tolist() == [7]
+    other = Recoverable()
+    again = slots(other, life_losses=True)
+    back = again.set_state(state)
+    assert other.state["level"].tolist() == [7]
+    for field, value in entry._asdict().items():
+        if field != "observation":
+            assert np.array_equal(getattr(back, field), value), field
+    assert np.array_equal(back.observation["observation"], entry.observation["observation"])
+    other.infos, other.answer["terminated"] = {"lives": np.array([2, 2, 2])}, flags()
+    entry = again.step(ACTIONS)
+    assert entry.life_lost.tolist() == [False, False, True], "slot 0 opens an episode, slot 1 lost its life before"
+    state["lives"][:] = 9
+    assert again.step(ACTIONS).life_lost.tolist() == [False] * 3
+    assert slots(Written()).get_state() is None
+    wrapped = slots(VectorWrapper(env), life_losses=True)
+    wrapped.reset([1, 2, 3])
+    assert wrapped.get_state() is None
+
+
+def test_closing() -> None:
+    plain, at_once = Written(), Recoverable()
+    for env in (plain, at_once):
+        slots(env).close()
+        slots(VectorWrapper(env)).close()
+    assert plain.asked == ["close"]
+    assert at_once.asked[:2] == ["close at once", "close"]
+
+
+def test_masks_of_infos() -> None:
+    env, both = Written(), np.array([[1, 0, 1, 1], [0, 1, 0, 0], [1, 1, 1, 1]])
+    env.infos = {ACTION_MASK: both}
+    with pytest.raises(UserError, match=r"'written': gives an action_mask in its infos; put it into the observation"):
+        slots(env).reset([1, 2, 3])
+    with pytest.raises(UserError, match="add --info-mask use for a policy that keeps to it, or --info-mask ignore"):
+        slots(env, info_mask="refuse").reset([1, 2, 3])
+    assert set(slots(env, info_mask="ignore").reset([1, 2, 3]).observation) == {"observation"}
+    adapter = slots(env, MASKED, info_mask="use")
+    assert adapter.reset([1, 2, 3]).observation[ACTION_MASK].tolist() == both.astype(bool).tolist()
+    env.infos[f"_{ACTION_MASK}"] = flags(0, 2)
+    with pytest.raises(EnvironmentFaultError, match="'written': infos of slot 1 have no action_mask"):
+        adapter.step(ACTIONS)
+    for field in ("terminated", "truncated"):
+        env.answer[field] = flags(1)
+        mask = adapter.step(ACTIONS).observation[ACTION_MASK]
+        assert mask.tolist() == [[True, False, True, True], [True] * 4, [True] * 4]
+        env.answer[field] = flags()
+        del env.infos[f"_{ACTION_MASK}"]
+        adapter.step(ACTIONS)
+        env.infos[f"_{ACTION_MASK}"] = flags(0, 2)
+    env.infos = {}
+    with pytest.raises(EnvironmentFaultError, match="infos of slot 0 have no action_mask"):
+        adapter.step(ACTIONS)
+    env.infos = {ACTION_MASK: [[1, 1, 1, 1], [1, 2, 1, 1], [1, 1, 1, 1]]}
+    with pytest.raises(EnvironmentFaultError, match="action_mask of slot 1 must be 4 times 0 or 1, got"):
+        adapter.step(ACTIONS)
+    env.infos = {ACTION_MASK: [[1.0, 0.0, 1.0, 1.0], [1, 1, 1, 1], [1, 1, 1]]}
+    with pytest.raises(EnvironmentFaultError, match="action_mask of slot 2 must be 4 times 0 or 1"):
+        adapter.step(ACTIONS)
+
+
+def test_who_is_to_act_has_a_choice() -> None:
+    """After an end there is nothing to choose."""
+    env = Written()
+    env.infos = {ACTION_MASK: np.ones((3, 4), int)}
+    adapter = slots(env, MASKED, info_mask="use")
+    adapter.reset([1, 2, 3])
+    env.infos[ACTION_MASK][1] = 0
+    for field in ("terminated", "truncated"):
+        env.answer[field] = flags(1)
+        adapter.step(ACTIONS)
+        env.answer[field] = flags()
+    with pytest.raises(EnvironmentFaultError, match="'written': no action is allowed in slot 1"):
+        adapter.step(ACTIONS)
+
+
+def test_numbers_are_reshaped_as_the_space_has_them() -> None:
+    env = Written(spaces.Box(-2, 2, (2, 1), np.float32))
+    action = ActionSpec(kind="continuous", low=(-2.0, -2.0), high=(2.0, 2.0))
+    adapter = slots(env, SPEC.model_copy(update={"action": action}))
+    adapter.reset([1, 2, 3])
+    adapter.step(np.array([[-1.0, 0.5], [0.0, 0.0], [1.0, 7.0]], np.float32))
+    assert env.asked[-1].tolist() == [[[-2], [1]], [[0], [0]], [[2], [2]]]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "message"),
+    [
+        (None, "draws no picture; build it with render_mode='rgb_array'"),
+        ((), "draws no picture"),
+        (("text",), "draws no picture"),
+        (NotImplementedError(), "draws no picture"),
+        (ModuleNotFoundError("No module named 'brush'", name="brush"), "can't be drawn: .*install the package that"),
+        (gymnasium.error.DependencyNotInstalled("pip install brush"), "can't be drawn: pip install brush"),
+    ],
+)
+def test_what_is_no_picture(drawn: Any, message: str) -> None:
+    env = Written()
+
+    def render() -> Any:
+        if isinstance(drawn, Exception):
+            raise drawn
+        return drawn
+
+    env.render = render  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=f"environment 'written' {message}"):
+        slots(env).render()
+
+
+def test_pictures_are_those_of_slot_0() -> None:
+    env = Written()
+    pictures = tuple(np.full((4, 5, 3), shade, np.uint8) for shade in (10, 20, 30))
+    env.render = lambda: pictures  # type: ignore[method-assign]
+    assert np.array_equal(slots(env).render(), pictures[0])
+
+    def fails() -> Any:
+        raise OSError("the brush broke")
+
+    env.render = fails  # type: ignore[method-assign]
+    with pytest.raises(EnvironmentFaultError, match=r"'written': render raised .*the brush broke"):
+        slots(env).render()
