@@ -198,6 +198,8 @@ class GameResult(NamedTuple):
     """In env steps."""
     probability: float = 1.0
     """With which the opponent was drawn from the pool; 1 where none was."""
+    cut: bool = False
+    """A limit of steps ended it, not the rules."""
 
 
 def team_scores(scores: Array, par: Array, team_of_seat: IntArray) -> tuple[float, ...]:

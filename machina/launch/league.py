@@ -148,11 +148,15 @@ class League:
 
     def _tell_if_without_sides(self, snapshot: Snapshot, games: Sequence[GameResult]) -> None:
         """Say so when both teams got the same in every game: a game played together has no winner."""
-        if all(math.isclose(*game.scores, rel_tol=1e-6) for game in games):
-            self._notice(
-                f"both teams got the same in all {len(games)} rating games of {snapshot.name}: this game has no sides, "
-                "or others than these (--teams); nobody wins it, and ratings say nothing"
-            )
+        if not all(math.isclose(*game.scores, rel_tol=1e-6) for game in games):
+            return
+        cut = sum(game.cut for game in games)
+        scored = any(any(game.scores) for game in games)
+        self._notice(
+            f"both teams got the same in all {len(games)} rating games of {snapshot.name}, {cut} of them cut by a "
+            "limit of steps: this game has no sides, or others than these (--teams)"
+            + ("; nobody wins it, and ratings say nothing" if scored else ", or nobody has scored yet")
+        )
 
     @property
     def unrated(self) -> int:

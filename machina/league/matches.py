@@ -122,6 +122,8 @@ class WinRate(NamedTuple):
     wins: int
     draws: int
     losses: int
+    cut_draws: int = 0
+    """Of the draws, those of games that a limit of steps ended."""
 
     @property
     def games(self) -> int:
@@ -149,8 +151,9 @@ class MatchResult(BaseModel):
         if name not in self.players:
             raise UserError(f"player {name!r} is not in this match{nearest(name, self.players)}")
         sides = [(game, game.players.index(name)) for game in self.games]
-        ends = [outcome(game, side) for game, side in sides if team is None or side == team]
-        return wilson(ends.count("win"), ends.count("draw"), ends.count("loss"))
+        ends = [(outcome(game, side), game.cut) for game, side in sides if team is None or side == team]
+        wins, draws, losses = (sum(came_to == kind for came_to, _ in ends) for kind in ("win", "draw", "loss"))
+        return wilson(wins, draws, losses)._replace(cut_draws=ends.count(("draw", True)))
 
     def games_by_team(self, name: str) -> tuple[int, ...]:
         """How often a player played each team."""
@@ -272,10 +275,11 @@ class _Match:
             over = np.logical_and.reduce((entry.terminated | entry.truncated).reshape(shape), axis=1)
             if (~over & (lengths >= most_steps) & (self._game < len(self._results))).any():
                 raise endless(self._env.spec.name, most_steps)
+            cut = np.logical_or.reduce((entry.truncated & ~entry.terminated).reshape(shape), axis=1)
             for place in np.flatnonzero(over).tolist():
                 game = int(self._game[place])
                 if game < len(self._results):
-                    finished.append(self._result(game, scores[place], int(lengths[place])))
+                    finished.append(self._result(game, scores[place], int(lengths[place]), bool(cut[place])))
                     self._results[game] = finished[-1]
                     if progress is not None:
                         progress(len(finished), len(self._results))
@@ -307,10 +311,11 @@ class _Match:
         self._first = ended
         return action
 
-    def _result(self, game: int, scores: Array, length: int) -> GameResult:
+    def _result(self, game: int, scores: Array, length: int, cut: bool) -> GameResult:
         teams = range(len(self._players))
         return GameResult(
             players=tuple(self._players[(team - game) % len(teams)].name for team in teams),
             scores=team_scores(scores, self._par, self._team_of_seat),
             length=length,
+            cut=cut,
         )

@@ -181,6 +181,8 @@ class MatchRow(NamedTuple):
     wins: int
     draws: int
     losses: int
+    cut_draws: int = 0
+    """Of the draws, those of games that a limit of steps ended."""
 
 
 def match_table(title: str, rows: Sequence[MatchRow]) -> Table:
@@ -188,14 +190,19 @@ def match_table(title: str, rows: Sequence[MatchRow]) -> Table:
     table = _table("player", "games", "won", "drawn", "lost", "win rate", "95 % interval")
     table.title, table.title_justify = title, "left"
     for row in rows:
-        counts = (row.wins, row.draws, row.losses)
+        drawn = f"{row.draws:,} ({row.cut_draws:,} cut)" if row.cut_draws else f"{row.draws:,}"
         table.add_row(
             Text(f"  {row.label}" if row.is_part else row.label),
-            *(f"{count:,}" for count in (sum(counts), *counts)),
+            f"{row.wins + row.draws + row.losses:,}",
+            f"{row.wins:,}",
+            drawn,
+            f"{row.losses:,}",
             f"{row.win_rate:.1%}",
             f"{row.low:.1%} to {row.high:.1%}",
             style="dim" if row.is_part else "",
         )
+    if any(row.cut_draws for row in rows):
+        table.caption, table.caption_justify = "cut: a limit of steps ended the game before anybody had won", "left"
     return table
 
 

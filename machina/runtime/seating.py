@@ -155,16 +155,18 @@ class Seating:
         self._scores += entry.score.reshape(shape)  # 0 at a reset step
         self._lengths += ~reset_step
         self._over = np.logical_and.reduce((entry.terminated | entry.truncated).reshape(shape), axis=1)
-        self.finished_games.extend(self._result(game) for game in np.flatnonzero(self._over).tolist())
+        cut = (entry.truncated & ~entry.terminated).reshape(shape)
+        over = np.flatnonzero(self._over).tolist()
+        self.finished_games.extend(self._result(game, bool(cut[game].any())) for game in over)
 
-    def _result(self, game: int) -> GameResult:
+    def _result(self, game: int, cut: bool) -> GameResult:
         teams = range(self._num_teams)
         scores = team_scores(self._scores[game], self._par, self._team_of_seat)
         length, opponent = int(self._lengths[game]), self._players[game]
         if opponent is None:
-            return GameResult((PRESENT_SELF,) * self._num_teams, scores, length)
+            return GameResult((PRESENT_SELF,) * self._num_teams, scores, length, cut=cut)
         players = tuple(PRESENT_SELF if team == self._own_team[game] else opponent.name for team in teams)
-        return GameResult(players, scores, length, opponent.probability)
+        return GameResult(players, scores, length, opponent.probability, cut)
 
     def counters(self) -> dict[str, Array]:
         """What keeps draws from repeating when the group starts again with new games."""

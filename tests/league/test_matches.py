@@ -15,8 +15,12 @@ from race_game import (
     stamping_policy,
 )
 
+from machina.envs.builders import parse_environment
+from machina.envs.config import GameConfig
+from machina.envs.scripted import random_player
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError
 from machina.league.matches import MatchResult, Player, PolicyPlayer, ScriptedPlayer, play_match, wilson
+from machina.specs import discrete
 from machina.types import (
     ActorInput,
     ActorOutput,
@@ -84,6 +88,18 @@ def test_equal_players_draw_and_a_repeated_match_is_the_same() -> None:
     one, same, other = (play_match(RaceFactory(race_spec()), players, 20, seed=seed) for seed in (1, 1, 2))
     assert one == same
     assert one.games != other.games
+
+
+def test_draws_of_a_limit_are_told_from_those_of_the_rules() -> None:
+    players = [ScriptedPlayer(name, random_player(discrete(7))) for name in ("one", "other")]
+    short = play_match(parse_environment("connect_four", GameConfig(max_steps=6)), players, 4, seed=1)
+    assert [game.cut for game in short.games] == [True] * 4
+    assert [(rate.draws, rate.cut_draws) for rate in map(short.win_rate, ("one", "other"))] == [(4, 4)] * 2
+    assert short.win_rate("one", team=1).cut_draws == 2
+    whole = play_match(parse_environment("connect_four", GameConfig()), players, 40, seed=1)
+    assert not any(game.cut for game in whole.games)
+    assert whole.win_rate("one").cut_draws == 0
+    assert MatchResult.model_validate_json(short.model_dump_json()) == short
 
 
 class RememberingPolicy(StampingPolicy):

@@ -73,6 +73,38 @@ def test_draws_count_half_whatever_their_share(margin: float) -> None:
     assert [row.name for row in ratings.table()] == ["u4", "u3", "u2", "u1", "u0", "random"]
 
 
+def test_draws_of_equals_leave_them_equal_and_never_widen_their_deviation() -> None:
+    """With a rate of draws that is held to be 0 they would: TrueSkill's sigma goes from 8.3 to 20.6 in ten draws."""
+    ratings = Ratings({"random": 0.0})
+    before = PRIOR_SIGMA
+    for _ in range(10):
+        ratings.record(("a", "b"), (0, 0))
+        ratings.record(("a", "random"), (1, 0))
+        ratings.record(("b", "random"), (1, 0))
+        a, b = (row for row in ratings.table() if row.name != "random")
+        assert a.mu == pytest.approx(b.mu, abs=1e-6)
+        assert a.sigma == pytest.approx(b.sigma, abs=1e-6)
+        assert a.sigma < before
+        before = a.sigma
+
+
+@pytest.mark.parametrize("others", [0, 3])
+def test_a_draw_of_equals_makes_both_surer(others: int) -> None:
+    ratings = Ratings({"random": 0.0})
+    for _ in range(others):
+        for name in ("a", "b"):
+            ratings.record((name, "random"), (1, 0))
+            ratings.record((name, "random"), (0, 1))
+    before = dict.fromkeys(("a", "b"), PRIOR_SIGMA) if not others else {r.name: r.sigma for r in ratings.table()}
+    for _ in range(10):
+        ratings.record(("a", "b"), (0, 0))
+        rows = {row.name: row for row in ratings.table() if row.name != "random"}
+        assert rows["a"].mu == pytest.approx(0, abs=1e-6)
+        assert rows["b"].mu == pytest.approx(0, abs=1e-6)
+        assert all(row.sigma < before[name] for name, row in rows.items())
+        before = {name: row.sigma for name, row in rows.items()}
+
+
 def test_a_climb_far_above_the_anchors_is_followed_with_honest_uncertainty() -> None:
     """As in a league: 60 snapshots, each 20 games against both anchors and 10 against four former snapshots."""
     rng = np.random.default_rng(7)

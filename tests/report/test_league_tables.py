@@ -130,6 +130,13 @@ def test_match_table_takes_names_as_they_are() -> None:
     assert lines[3].startswith("  as red")
 
 
+def test_match_table_marks_draws_of_a_limit() -> None:
+    rows = [MatchRow("one", False, 0.5, 0.2, 0.8, 2, 6, 2, 5), MatchRow("other", False, 0.5, 0.2, 0.8, 2, 6, 2, 5)]
+    lines = printed(match_table("battle, 10 games", rows))
+    assert lines[2].split()[:7] == ["one", "10", "2", "6", "(5", "cut)", "2"]
+    assert lines[-1].startswith("cut: a limit of steps ended the game")
+
+
 def test_pictures_of_few_and_many(tmp_path: Path) -> None:
     for count in (1, 5, 120):
         found = league(count)
