@@ -97,14 +97,12 @@ def main() -> int:
         tree = Path(folder) / "tree"
         _copy(tree)
         _import_libraries()
-        limits = {file: _limit(tree, file) for file in sorted({line.file for line in tried})}
+        limits = {tests: _limit(tree, tests) for tests in sorted({_tests_of(line.file) for line in tried})}
         for file in files:
             Path(importlib.util.cache_from_source(str(tree / file))).unlink(missing_ok=True)
         others = [Path(folder) / f"tree{index}" for index in range(1, options.jobs)]
         trees = [tree, *(shutil.copytree(tree, other, symlinks=True) for other in others)]
         survivors = _run(tried, trees, limits)
-    for wrong in sorted(survivors):
-        print(f"NOT CAUGHT {wrong}")
     number = Counter(line.file for line in tried)
     missed = Counter(line.file for line in survivors)
     for file in sorted(number):
@@ -135,8 +133,8 @@ def _files() -> list[str]:
     return found
 
 
-def _tests_of(file: str) -> list[str]:
-    return next(tests for place, tests in TESTS.items() if file.startswith(place))
+def _tests_of(file: str) -> tuple[str, ...]:
+    return next(tuple(tests) for place, tests in TESTS.items() if file.startswith(place))
 
 
 def _copy(tree: Path) -> None:
@@ -156,46 +154,53 @@ def _import_libraries() -> None:
             importlib.import_module(name)
 
 
-def _limit(tree: Path, file: str) -> float:
-    """Seconds that the tests of a module may take.
+def _limit(tree: Path, tests: tuple[str, ...]) -> float:
+    """Seconds that these tests may take.
 
     Raises:
         SystemExit: they fail without a wrong line.
     """
     began = time.monotonic()
-    status = os.waitstatus_to_exitcode(os.waitpid(_start(tree, file, keep_bytecode=True), 0)[1])
+    status = os.waitstatus_to_exitcode(os.waitpid(_start(tree, tests, keep_bytecode=True), 0)[1])
     if status != 0:
         print(_output(tree).read_text())
-        raise SystemExit(f"the tests of {file} fail as they are (exit code {status})")
+        raise SystemExit(f"{', '.join(tests)} fail as they are (exit code {status})")
     return max(LEAST_TIMEOUT_S, TIMEOUT_FACTOR * (time.monotonic() - began))
 
 
-def _run(lines: list[WrongLine], trees: list[Path], limits: dict[str, float]) -> list[WrongLine]:
+def _run(lines: list[WrongLine], trees: list[Path], limits: dict[tuple[str, ...], float]) -> list[WrongLine]:
     """Try all; returns those that no test catches."""
     waiting, free = list(reversed(lines)), list(trees)
     running: dict[int, Running] = {}
     survivors: list[WrongLine] = []
-    while waiting or running:
-        while waiting and free:
-            wrong, tree = waiting.pop(), free.pop()
-            right = (tree / wrong.file).read_text()
-            (tree / wrong.file).write_text(wrong.source)
-            child = _start(tree, wrong.file)
-            running[child] = Running(wrong, tree, right, time.monotonic() + limits[wrong.file])
-        child, status = os.waitpid(-1, os.WNOHANG)
-        if not child:
-            for late in [each for each, test in running.items() if time.monotonic() > test.deadline]:
-                os.killpg(late, signal.SIGKILL)
-            time.sleep(0.05)
-            continue
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)  # what the tests started
-        test = running.pop(child)
-        (test.tree / test.wrong.file).write_text(test.right)
-        free.append(test.tree)
-        if os.waitstatus_to_exitcode(status) == 0:
-            survivors.append(test.wrong)
-            print(f"NOT CAUGHT {test.wrong}", flush=True)
+    try:
+        while waiting or running:
+            while waiting and free:
+                wrong, tree = waiting.pop(), free.pop()
+                right = (tree / wrong.file).read_text()
+                (tree / wrong.file).write_text(wrong.source)
+                tests = _tests_of(wrong.file)
+                child = _start(tree, tests)
+                running[child] = Running(wrong, tree, right, time.monotonic() + limits[tests])
+            child, status = os.waitpid(-1, os.WNOHANG)
+            if not child:
+                for late in [each for each, test in running.items() if time.monotonic() > test.deadline]:
+                    os.killpg(late, signal.SIGKILL)
+                time.sleep(0.05)
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)  # what the tests started
+            test = running.pop(child)
+            (test.tree / test.wrong.file).write_text(test.right)
+            free.append(test.tree)
+            if os.waitstatus_to_exitcode(status) == 0:
+                survivors.append(test.wrong)
+                print(f"NOT CAUGHT {test.wrong}", flush=True)
+            if (done := len(lines) - len(waiting) - len(running)) % 50 == 0:
+                print(f"{done} of {len(lines)} tried, {len(survivors)} not caught", flush=True)
+    finally:
+        for left in running:  # an interrupt
+            os.killpg(left, signal.SIGKILL)
     return survivors
 
 
@@ -203,8 +208,8 @@ def _output(tree: Path) -> Path:
     return tree.with_suffix(".output")
 
 
-def _start(tree: Path, file: str, keep_bytecode: bool = False) -> int:
-    """A process that runs the tests of a module in ``tree``; bytecode of wrong lines must not outlive them."""
+def _start(tree: Path, tests: tuple[str, ...], keep_bytecode: bool = False) -> int:
+    """A process that runs some tests in ``tree``, and leads a group; bytecode of wrong lines must not outlive them."""
     child = os.fork()
     if child:
         return child
@@ -219,7 +224,7 @@ def _start(tree: Path, file: str, keep_bytecode: bool = False) -> int:
         os.environ |= {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "" if keep_bytecode else "1"}
         sys.path.insert(0, str(tree))
         arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", str(tree), "-k", FAST]
-        status = pytest.main([*arguments, *(f"tests/{test}" for test in _tests_of(file))])
+        status = pytest.main([*arguments, *(f"tests/{test}" for test in tests)])
     finally:
         os._exit(status)
 
