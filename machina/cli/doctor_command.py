@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> int:
 
     from machina.envs.atari import all_games
     from machina.envs.atari_games import ATARI57
-    from machina.launch.ceiling import measure_ceiling
+    from machina.launch.ceiling import BUSY, load_per_core, measure_ceiling
     from machina.launch.configuration import job_config
     from machina.launch.parts import build_parts
     from machina.runtime.ray_access import describe
@@ -49,7 +49,14 @@ def run(arguments: list[str]) -> int:
     }
     for name, line in rows.items():
         print(f"{name:9} {line}", flush=True)
+    load = load_per_core()
     print(f"measuring {options.algorithm} on {options.environment} …", flush=True)
+    if load > BUSY:
+        print(
+            f"load      {load:.1f} programs per core want to compute: the ceiling is lower than on an idle machine; a "
+            "higher one that was measured before is kept",
+            flush=True,
+        )
     ceiling = measure_ceiling(config, parts, options.seconds)
     print(
         f"ceiling   {ceiling.serial:,.0f} env steps/s = 1 / (1/environment + 1/acting + 1/learning); each part alone: "

@@ -73,8 +73,8 @@ class RunView:
         faults = f"{progress.faults} environments replaced" if progress.faults else ""
         return Snapshot(
             env_steps=progress.env_steps,
-            total_env_steps=self._total_env_steps,
             frames=progress.env_steps * self._spec.frames_per_step,
+            total_frames=self._total_env_steps * self._spec.frames_per_step,
             elapsed_s=progress.elapsed_s,
             env_steps_per_s=speeds.env_steps_per_s,
             frames_per_s=speeds.env_steps_per_s * self._spec.frames_per_step,

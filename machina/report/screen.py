@@ -15,6 +15,8 @@ PAGE_S = 6
 
 _SHARE_COLOURS = ("green", "cyan", "magenta", "yellow", "blue", "red")
 _GAP = "   "
+_CLOCK_WIDTH = 10
+"""Of the clock and the space before it."""
 _LEAGUE_NAMES = 5
 
 
@@ -48,8 +50,8 @@ class Snapshot(NamedTuple):
     """One moment of a run."""
 
     env_steps: int
-    total_env_steps: int
     frames: int
+    total_frames: int
     elapsed_s: float
     env_steps_per_s: float
     frames_per_s: float
@@ -235,10 +237,14 @@ def _labelled(label: str, value: str | Text, style: str = "") -> Text:
 
 
 def _head(facts: RunFacts, snapshot: Snapshot, width: int) -> list[Text]:
-    title = (
-        Text().append(f"{facts.algorithm} on {facts.environment}", style="bold").append(f"  {facts.name}", style="cyan")
-    )
-    title.append(" " * max(2, width - title.cell_len - 8) + clock(snapshot.elapsed_s), style="bold")
+    title = Text(f"{facts.algorithm} on {facts.environment}", style="bold")
+    name: list[Text] = []
+    if title.cell_len + len(facts.name) + 2 <= width - _CLOCK_WIDTH:
+        title.append(f"  {facts.name}", style="not bold cyan")
+    else:  # a line of its own rather than half of it
+        name = [_labelled("run", facts.name, "cyan")]
+    title.truncate(max(0, width - _CLOCK_WIDTH), overflow="ellipsis", pad=True)
+    title.append(clock(snapshot.elapsed_s).rjust(_CLOCK_WIDTH), style="bold")
     speed = f"{snapshot.env_steps_per_s:,.0f} env steps/s · {snapshot.frames_per_s:,.0f} frames/s · "
     if snapshot.ceiling is None:
         speed += "limit unknown: machina doctor"
@@ -249,6 +255,7 @@ def _head(facts: RunFacts, snapshot: Snapshot, width: int) -> list[Text]:
         learner += f" · policy lag {snapshot.policy_lag_mean:.1f} (max {snapshot.policy_lag_max:.0f})"
     lines = [
         title,
+        *name,
         _labelled("protocol", facts.protocol),
         _labelled("network", facts.network),
         _labelled("rewards", facts.rewards),
@@ -266,7 +273,7 @@ def _head(facts: RunFacts, snapshot: Snapshot, width: int) -> list[Text]:
 def _progress(snapshot: Snapshot, width: int) -> Text:
     done = snapshot.done
     eta = "" if snapshot.eta_s is None else f" · eta {duration(snapshot.eta_s)}"
-    total = f"{snapshot.env_steps:,} of {snapshot.total_env_steps:,} env steps{eta}"
+    total = f"{snapshot.frames:,} of {snapshot.total_frames:,} frames{eta}"  # as the goal is given
     text = f" {done:.2%} · {total}"
     room = max(10, min(40, width - 11 - len(text)))
     return _labelled("progress", _bar([(done, "green"), (1 - done, "bright_black")], room).append(text))

@@ -41,8 +41,8 @@ def rows(count: int) -> list[TaskRow]:
 def snapshot(tasks: list[TaskRow], elapsed_s: float = 80.0) -> Snapshot:
     return Snapshot(
         env_steps=123_456,
-        total_env_steps=2_850_000_000,
         frames=493_824,
+        total_frames=11_400_000_000,
         elapsed_s=elapsed_s,
         env_steps_per_s=1540.4,
         frames_per_s=6161.6,
@@ -82,6 +82,29 @@ def test_everything_shows_on_a_large_terminal() -> None:
         assert part in text
     unknown = render(FACTS, snapshot(rows(1))._replace(ceiling=None), [], 80, 24).plain
     assert "limit unknown: machina doctor" in unknown
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "impala_popart (configuration 'impala_popart_atari57')"])
+@pytest.mark.parametrize("name", ["a", "runs/impala_popart_atari57_20261130-141246"])
+def test_a_terminal_of_80_columns_shows_clock_name_and_one_unit(name: str, algorithm: str) -> None:
+    facts = FACTS._replace(
+        name=name, algorithm=algorithm, environment="atari57, 57 tasks, 228 environments, place local"
+    )
+    moment = snapshot(rows(57), 3 * 3600 + 25 * 60 + 7.9)
+    console = Console(width=80, height=24, record=True, file=io.StringIO())
+    console.print(render(facts, moment, ["evaluation at 12,000,000 env steps: 0.43"], 80, 23))
+    text = console.export_text()
+    lines = text.rstrip("\n").split("\n")
+    assert len(lines) <= 23
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    assert lines[0].startswith(f"{algorithm} on atari57")
+    assert lines[0].endswith("  03:25:07")
+    assert name in text
+    assert f"{name}…" not in text
+    (progress,) = [line for line in lines if line.startswith("progress")]
+    assert progress.endswith("25.00% · 493,824 of 11,400,000,000 frames · eta 1h02m"), "in the unit of the goal"
+    for whole in ("6,162 frames/s · 84% of this machine's limit", "policy lag 1.4 (max 5)", "learning 25% waiting 5%"):
+        assert whole in text
 
 
 def test_only_labels_are_dim() -> None:
