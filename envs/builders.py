@@ -43,8 +43,7 @@ def register_environment(name: str, function: Callable[[int], AnyVectorEnv]) -> 
     Args:
         name: what stands on the command line and in ``RunConfig.environment``.
         function: takes the number of slots, returns a ``gymnasium.vector.VectorEnv`` with autoreset mode
-            NEXT_STEP, a Discrete, MultiDiscrete or Box action space and a Box or flat Dict observation space. It is
-            called for every group of environments.
+            NEXT_STEP, and spaces of numbers (docs/environments.md). It is called for every group of environments.
 
     Raises:
         UserError: the name is taken.

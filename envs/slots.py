@@ -248,6 +248,10 @@ class GymnasiumSlots:
 
     def _check_infos(self, infos: Mapping[str, Any]) -> None:
         """A mask that the policy does not see would let it act against the rules."""
+        if self._info_mask == "use" and ACTION_MASK not in infos:
+            raise UserError(
+                f"environment {self.spec.name!r}: info_mask=use, but there is none in its infos; leave it out"
+            )
         if ACTION_MASK not in infos or ACTION_MASK in self.spec.observation or self._info_mask == "ignore":
             return
         remedy = f"put it into the observation, a Dict with the key {ACTION_MASK!r}"

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import FrameStackObservation
+from gymnasium.wrappers.vector import TransformAction, TransformObservation
 
 SIDE, LAYERS = 12, 14
 
@@ -146,6 +147,35 @@ class Doors(Guess):
         return {"action_mask": self.mask().astype(np.int8)}
 
 
+class Spoken(Guess):
+    """The answer is said in a word, and actions count from 1: no network reads the one or says the other."""
+
+    observation_space: spaces.Space[Any] = spaces.Text(5, charset="onetwhrfu")
+    action_space = spaces.Discrete(4, start=1)
+    WORDS = ("one", "two", "three", "four")
+
+    def see(self) -> Any:
+        return self.WORDS[self.answer]
+
+    def step(self, action: Any) -> Any:
+        return super().step(action - 1)
+
+
+def heard(env: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
+    """Words become one-hot."""
+    space = spaces.Box(0, 1, (env.num_envs, 4))
+    rows = np.eye(4, dtype=np.float32)
+    return TransformObservation(
+        env, lambda words: np.stack([rows[Spoken.WORDS.index(word)] for word in words]), space, spaces.Box(0, 1, (4,))
+    )
+
+
+def understood(env: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
+    """Words become one-hot, and actions count from 0."""
+    several = spaces.MultiDiscrete([4] * env.num_envs)
+    return TransformAction(heard(env), lambda actions: actions + 1, several, spaces.Discrete(4))
+
+
 def doors(num_slots: int) -> VectorEnv[Any, Any, Any]:
     return SyncVectorEnv([lambda: Doors("infos")] * num_slots)
 
@@ -165,6 +195,7 @@ register("BoardFirst", "Board", last=False)
 register("SpotDict", "Spot", kind="dict")
 register("SpotStack", "spot_stack")
 register("Room", "Room")
+register("Spoken", "Spoken")
 register("DoorsObservation", "Doors", where="observation")
 register("DoorsInfos", "Doors", where="infos")
 register("DoorsUnfinished", "Doors", where="unfinished")
