@@ -175,3 +175,17 @@ def test_wrong_shapes_are_refused() -> None:
         vtrace(two, torch.zeros(4, 1), two, two, torch.zeros(2), mask, GAMMA)
     with pytest.raises(ValueError, match="bootstrap_value must have rank 1"):
         vtrace(two, two, two, two, torch.zeros(1, 2), mask, GAMMA)
+
+
+def test_clips_and_traces_are_one_by_default() -> None:
+    torch.manual_seed(0)
+    log_rhos, rewards, values = torch.randn(3, 5, 4).unbind()
+    continues, mask = torch.ones(5, 4), torch.ones(5, 4, dtype=torch.bool)
+    assert (log_rhos > 0.7).any()
+    plain = vtrace(log_rhos, continues, rewards, values, values[0], mask, 0.9)
+    named = vtrace(
+        log_rhos, continues, rewards, values, values[0], mask, 0.9, rho_clip=1, c_clip=1, pg_rho_clip=1, lambda_=1
+    )
+    assert torch.equal(plain.vs, named.vs)
+    assert torch.equal(plain.pg_advantages, named.pg_advantages)
+    assert not plain.vs.requires_grad

@@ -128,3 +128,46 @@ def test_the_update_changes_the_tensors_that_the_optimizer_holds() -> None:
     assert pointers == (head.weight.data_ptr(), head.bias.data_ptr())
     assert not torch.equal(head.weight, weight)
     assert head.weight.requires_grad
+
+
+def test_an_unroll_of_a_single_step_counts_as_any_other() -> None:
+    popart = PopArt(2, beta=0.5)
+    mask = torch.tensor([[True, True], [False, True], [False, False]])
+    vs = torch.tensor([[3.0, 1.0], [99.0, 3.0], [99.0, 99.0]])
+    sums = popart.statistics(vs, torch.tensor([1, 0]), mask)
+    assert sums.tolist() == [[1, 1], [2, 3], [5, 9]]
+    assert sums.dtype == torch.float64
+
+
+def test_start_and_default_constants() -> None:
+    popart = PopArt(2)
+    assert (popart.beta, popart.sigma_min, popart.sigma_max) == (3e-4, 1e-4, 1e6)
+    assert [popart.mu.tolist(), popart.nu.tolist(), popart.sigma.tolist()] == [[0, 0], [1, 1], [1, 1]]
+    popart.nu = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    popart.mu = torch.tensor([0.9, 1.0], dtype=torch.float64)  # the variance of the first one would be negative
+    assert popart.sigma.tolist() == [1e-4, 1.0]
+
+
+def test_a_state_is_a_copy_both_ways_and_keeps_its_precision() -> None:
+    popart, other = PopArt(2), PopArt(2)
+    popart.mu, popart.nu = torch.tensor([1 / 3, -2.0]).double(), torch.tensor([1e9, 5.0]).double()
+    state = popart.state()
+    assert sorted(state) == ["mu", "nu"]
+    other.load_state({name: tensor.float() for name, tensor in state.items()})
+    assert other.mu.dtype == other.nu.dtype == torch.float64
+    other.load_state(state)
+    assert torch.equal(other.mu, popart.mu)
+    assert torch.equal(other.nu, popart.nu)
+    for tensor in (popart.mu, popart.nu, other.mu, other.nu):
+        tensor += 1
+    assert torch.equal(state["mu"], torch.tensor([1 / 3, -2.0]).double())
+    assert torch.equal(state["nu"], torch.tensor([1e9, 5.0]).double())
+
+
+def test_values_are_float32_and_statistics_float64() -> None:
+    popart, task_id = PopArt(1, beta=0.5), torch.tensor([0])
+    popart.mu += 0.1
+    assert popart.unnormalized(torch.ones(2, 1), task_id).dtype == torch.float32
+    assert popart.normalized(torch.ones(2, 1), task_id).dtype == torch.float32
+    popart.update(popart.statistics(torch.ones(2, 1), task_id, torch.ones(2, 1).bool()), nn.Linear(2, 1))
+    assert popart.mu.dtype == popart.nu.dtype == torch.float64
