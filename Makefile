@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PACKAGES := .venv-packages
 
-.PHONY: demo test test-slow test-cluster test-gpu fuzz mutants lint types bench clean
+.PHONY: demo test test-slow test-cluster test-gpu test-packages fuzz mutants lint types bench clean
 
 # Installed when the stamp is older than what it depends on. constraints.txt pins what was tested.
 .venv/installed: pyproject.toml constraints.txt
@@ -16,6 +17,13 @@ BIN := .venv/bin
 
 .venv/installed-mutants: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mutants]"
+	touch $@
+
+$(PACKAGES)/installed: pyproject.toml constraints.txt tests/packages/requirements.txt
+	test -x $(PACKAGES)/bin/python || $(PYTHON) -m venv $(PACKAGES)
+	$(PACKAGES)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
+	$(PACKAGES)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest pytest-timeout pytest-xdist
+	$(PACKAGES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/packages/requirements.txt
 	touch $@
 
 # Named exactly: a range would fetch the build with GPU libraries, several gigabytes, where none can be used.
@@ -36,6 +44,9 @@ test-cluster: .venv/installed-dev ## clusters of several Ray nodes on this machi
 test-gpu: .venv/installed-dev ## the learner on a GPU; needs one
 	$(BIN)/python -m pytest -m gpu
 
+test-packages: $(PACKAGES)/installed ## third-party environments through the command line, in .venv-packages
+	$(PACKAGES)/bin/python -m pytest -n auto -m packages tests/packages
+
 mutants: .venv/installed-mutants ## are wrong lines caught? 600 of them, each against the tests of its module
 	$(BIN)/python tests/mutants/run_mutants.py
 
@@ -54,4 +65,4 @@ bench: .venv/installed         ## speed of impala on pong against this machine's
 	$(BIN)/python benchmarks/speed.py
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv $(PACKAGES) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
