@@ -376,6 +376,7 @@ def _spec_of(
 ) -> EnvSpec:
     """The spec read off a small environment, which is closed; ``can_drop``: the user may give ``--drop-keys``."""
     from machina.envs.actions import action_spec
+    from machina.envs.declared import close_in_time
     from machina.envs.observations import observation_specs
 
     outermost = env
@@ -390,7 +391,7 @@ def _spec_of(
             protocol=protocol if wrapper is None else {**protocol, "wrapper": wrapper},
         )
     finally:
-        outermost.close()
+        close_in_time(outermost.close, name)
 
 
 def _spec_of_wrapped(env: AnyVectorEnv, spec: EnvSpec, wrapper: str) -> EnvSpec:

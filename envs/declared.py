@@ -7,9 +7,10 @@ gymnasium's copy.
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +22,10 @@ from gymnasium.vector import SyncVectorEnv
 
 from machina.errors import RAISED, EnvironmentFaultError, raised
 from machina.types import ACTION_MASK, Array
+from machina.waiting import within
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long the close() of an environment in this process is waited for."""
 
 NUMBERS = "biuf"
 """Kinds of dtypes that numbers have: truth values, integers with and without sign, floating point."""
@@ -143,13 +148,26 @@ class DeclaredEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def close(self) -> None:
         """Close the environment. What that raises is of no consequence: what it started and left is ended."""
-        with suppress(*RAISED):
-            self.env.close()
+        if multiprocessing.parent_process() is None:
+            close_in_time(self.env.close, self._name)
+        else:  # a worker is killed when it takes too long
+            with suppress(*RAISED):
+                self.env.close()
 
     def _kept(self, infos: dict[str, Any]) -> dict[str, Any]:
         if self._keep_infos:
             return infos
         return {ACTION_MASK: infos[ACTION_MASK]} if infos and ACTION_MASK in infos else {}
+
+
+def close_in_time(close: Callable[[], None], name: str) -> None:
+    """Close an environment in this process; one that hangs is left behind, which is told in a line on stderr."""
+    try:
+        within(CLOSE_TIMEOUT_S, close, f"environment {name!r}: close()")
+    except EnvironmentFaultError as late:
+        print(f"machina: {late}; it is left behind", file=sys.stderr, flush=True)
+    except RAISED:
+        pass
 
 
 def seed_generators(seed: int) -> None:

@@ -31,6 +31,9 @@ STACK_ROOM = 1 << 17
 ORPHAN_S = 3.0
 """How long a worker may live after its parent: a sound one closes its environment and ends by itself."""
 
+SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+"""What reaches all processes of a terminal or of a job; blocked until a worker can handle them."""
+
 
 class Maker:
     """Makes the environment of every slot, in a worker process or, for its spaces, in the parent.
@@ -113,14 +116,18 @@ def serve(
 
 
 def _prepare(worker: Worker, slot: int) -> None:
-    # Ctrl-C reaches every process of the terminal; only the parent decides what it means.
+    mark = worker.marks[slot]
+    # Ctrl-C and a closed terminal reach every process of the terminal; only the parent decides what they mean.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    os.environ[WORKER_MARK] = worker.marks[slot]
+    # So may SIGTERM, from whoever ends all processes of a job: the parent has the time that it takes to close.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_end_soon, args=(mark,), daemon=True).start())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    os.environ[WORKER_MARK] = mark
     stacks = os.open(worker.stacks, os.O_WRONLY)
     os.lseek(stacks, slot * STACK_ROOM, os.SEEK_SET)
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=False)
-    threading.Thread(target=_end_with_parent, args=(worker.marks[slot],), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(mark,), daemon=True).start()
 
 
 def _end_with_parent(mark: str) -> None:
@@ -128,6 +135,10 @@ def _end_with_parent(mark: str) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
+    _end_soon(mark)
+
+
+def _end_soon(mark: str) -> None:
     time.sleep(ORPHAN_S)
     _end_what_was_started(mark)
     os._exit(1)

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from multiprocessing import forkserver
 from typing import Any
 
 from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
@@ -18,7 +19,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState
 
 from machina.envs.infos import MergedInfos
-from machina.envs.worker_process import STACK_ROOM, Maker, Worker, serve
+from machina.envs.worker_process import SIGNALS, STACK_ROOM, Maker, Worker, serve
 from machina.errors import EnvironmentFaultError, UserError
 from machina.processes import NO_GUARD_EXIT, WORKER_MARK, end, new_mark, no_guard, started_by
 
@@ -55,8 +56,7 @@ class WorkerEnvs(MergedInfos, AsyncVectorEnv[Any, Any]):
     """
 
     def __init__(self, spec: GymnasiumSpec, num_slots: int, name: str, keep_infos: bool) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["__main__", "gymnasium"])
+        _start_fork_server()
         descriptor, path = tempfile.mkstemp(prefix="machina-stacks-")
         self._stacks = os.fdopen(descriptor, "rb")
         self._read = [0] * num_slots
@@ -178,6 +178,16 @@ class WorkerEnvs(MergedInfos, AsyncVectorEnv[Any, Any]):
             return f"{title}: no stack came within {STACKS_TIMEOUT_S:g} s\n"
         frames = _environment_frames(dump)
         return f"{title}, most recent call last:\n{''.join(frames.format())}" if frames else ""
+
+
+def _start_fork_server() -> None:
+    """Start what workers are forked from, if it does not run; what they can't handle yet is blocked in it."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["__main__", "gymnasium"])
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def end_workers(env: AsyncVectorEnv[Any, Any], marks: Sequence[str] = ()) -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from multiprocessing.forkserver import _forkserver
 from multiprocessing.resource_tracker import _resource_tracker
 from pathlib import Path
 
@@ -60,8 +61,9 @@ def started_by(pids: Collection[int], variable: str, marks: Iterable[str]) -> se
     while size < len(found):
         size = len(found)
         found |= {number for number, parent in parents.items() if parent in found}
-    # Python's own helper gives back shared memory and semaphores when this process has ended.
-    return (found & parents.keys()) - set(pids) - {os.getpid(), getattr(_resource_tracker, "_pid", None)}
+    # Python's own helpers end, and give back shared memory and semaphores, when this process has ended.
+    helpers = {getattr(_resource_tracker, "_pid", None), getattr(_forkserver, "_forkserver_pid", None)}
+    return (found & parents.keys()) - set(pids) - {os.getpid()} - helpers
 
 
 def end(pids: Iterable[int]) -> None:

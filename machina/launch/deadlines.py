@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from machina.interfaces import EnvFactory, SlotEnv
-from machina.runtime.group import RESET_TIMEOUT_PER_SLOT_S
-from machina.runtime.stepping import ThreadStepper, fault_at_hang
+from machina.runtime.stepping import RESET_TIMEOUT_PER_SLOT_S, ThreadStepper, build_env, fault_at_hang
 from machina.specs import EnvSpec
 from machina.types import Array, StepResult
 
@@ -59,5 +58,11 @@ class TimedFactory:
         self._step_timeout_s = step_timeout_s
 
     def make(self, task_ids: Sequence[int]) -> TimedEnv:
-        """See ``machina.interfaces.EnvFactory``."""
-        return TimedEnv(self._factory.make(task_ids), self._step_timeout_s)
+        """See ``machina.interfaces.EnvFactory``.
+
+        Raises:
+            EnvironmentFaultError: building takes too long.
+        """
+        timeout_s = self._step_timeout_s
+        env = build_env(lambda: self._factory.make(task_ids), self.spec.name, len(task_ids), timeout_s)
+        return TimedEnv(env, timeout_s)

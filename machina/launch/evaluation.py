@@ -15,7 +15,7 @@ import numpy as np
 from machina.errors import EnvironmentFaultError, RunFailedError, endless
 from machina.interfaces import MOST_SLOTS, EnvFactory, Policy
 from machina.launch.acting import ActingPlayer
-from machina.launch.deadlines import TimedEnv
+from machina.launch.deadlines import TimedEnv, TimedFactory
 from machina.league.matches import PolicyPlayer
 from machina.report.evaluation import EvaluationResult
 from machina.specs import EnvSpec
@@ -70,7 +70,10 @@ def evaluate(
     parties = _parties(factory.spec, task_ids, tasks, episodes)
     seeds = np.random.SeedSequence([seed, EVALUATION_STREAM]).generate_state(len(task_ids) + 1)
     player = PolicyPlayer("policy", policy)
-    env = TimedEnv(factory.make(task_ids), step_timeout_s)
+    try:
+        env = TimedFactory(factory, step_timeout_s).make(task_ids)
+    except EnvironmentFaultError as fault:
+        raise RunFailedError(f"evaluation stopped: {fault}") from fault
     try:
         result = _play(
             env,

@@ -16,7 +16,7 @@ from machina.launch.jobs import file_name, task_index
 from machina.launch.matching import BEST, Lineup, PlayerName, RunPlayers, lineup, parse_player, short_name, team_labels
 from machina.report.video import write_mp4
 from machina.runtime.hardware import torch_threads
-from machina.runtime.stepping import ThreadStepper, fault_at_hang
+from machina.runtime.stepping import ThreadStepper, build_env, fault_at_hang
 from machina.specs import EnvSpec
 from machina.types import Array, IntArray
 
@@ -113,11 +113,13 @@ def film(
     if against is not None and spec.num_teams < 2:
         raise UserError(f"against={against!r}: {spec.name} has no two teams; leave it out")
     file = _file(chosen, host, task, seed)
-    stepper = ThreadStepper(chosen.factory.make_for_video(task), fault_at_hang)
+    timeout_s = host.config.runtime.step_timeout_s
+    env = build_env(lambda: chosen.factory.make_for_video(task), spec.name, 1, timeout_s)
+    stepper = ThreadStepper(env, fault_at_hang)
     try:
         with torch_threads(host.threads):
             sides = _sides(chosen, stepper.env.task_ids, seed)
-            play = _Play(stepper, sides, seed, max_steps, host.config.runtime.step_timeout_s)
+            play = _Play(stepper, sides, seed, max_steps, timeout_s)
             fps = _frames_per_s(spec, stepper.env.render_fps)
             times_last = max(1, round(fps * LAST_PICTURE_S)) if spec.seats else 1
             frames = write_mp4(file, play.pictures(times_last), fps)

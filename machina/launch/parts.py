@@ -14,6 +14,7 @@ from machina.registry import algorithm_entry
 from machina.runtime.hardware import available_cores
 from machina.runtime.plane import GROUPS_PER_ACTOR
 from machina.specs import EnvSpec
+from machina.waiting import within
 
 LARGE_OBSERVATION = 16_384
 """Bytes of an observation from which on all cores help a learner of several passes. Below, threads mostly wait for each
@@ -98,8 +99,13 @@ def build_parts(config: AnyRunConfig) -> Parts:
 
     Raises:
         UserError: the environment, the wrapper or the device can't be had, or the batch is too small.
+        EnvironmentFaultError: building one of its environments takes longer than a step may.
     """
-    factory = parse_environment(config.environment, config.env, config.wrapper, _env_threads(config.runtime))
+    factory = within(  # one of its environments is built, to read its spaces
+        config.runtime.step_timeout_s,
+        lambda: parse_environment(config.environment, config.env, config.wrapper, _env_threads(config.runtime)),
+        f"environment {config.environment!r}: building it",
+    )
     batch_size = config.algo.batch_size or factory.spec.num_slots(config.env.envs_per_task)
     config.algo.check_batch(batch_size)
     algorithm = algorithm_entry(config.algorithm).build(config.algo)

@@ -11,7 +11,7 @@ from machina.errors import EnvironmentFaultError, RunFailedError
 from machina.interfaces import EnvFactory, Opponents, Policy, SlotEnv
 from machina.runtime.actor import Actor, Fault, UnrollSink
 from machina.runtime.group import SlotGroup, group_key
-from machina.runtime.stepping import Stepper
+from machina.runtime.stepping import Stepper, build_env
 from machina.types import Array, IntArray, section
 
 
@@ -112,8 +112,16 @@ class ActorBuilder:
         )
 
     def _make_env(self, task_ids: list[int]) -> Stepper:
+        factory = self._setup.factory
         with self._building:
-            return self._make_stepper(self._setup.factory.make(task_ids, self._count_started))
+            return self._make_stepper(
+                build_env(
+                    lambda: factory.make(task_ids, self._count_started),
+                    factory.spec.name,
+                    len(task_ids),
+                    self._setup.step_timeout_s,
+                )
+            )
 
     def _count_started(self, slots: int) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ from machina.interfaces import Opponents, Policy
 from machina.runtime.saved_arrays import check_arrays, check_counter, check_names
 from machina.runtime.seating import Seating
 from machina.runtime.sight import SightCheck
-from machina.runtime.stepping import Stepper
+from machina.runtime.stepping import RESET_TIMEOUT_PER_SLOT_S, Stepper
 from machina.runtime.streams import SEATING_STREAM, SlotStreams, env_seeds
 from machina.runtime.unrolls import UnrollBuffer, to_arrays
 from machina.types import (
@@ -28,9 +28,6 @@ from machina.types import (
     section,
     where_slots,
 )
-
-RESET_TIMEOUT_PER_SLOT_S = 2.0
-"""A reset plays no-ops in every environment; with hundreds of them on busy cores it takes minutes."""
 
 MakeStepper = Callable[[], Stepper]
 

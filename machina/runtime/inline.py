@@ -1,4 +1,4 @@
-"""The place ``inline``: everything in one thread, in a fixed order."""
+"""The place ``inline``: everything one after the other, in a fixed order."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from concurrent.futures import Future, wait
 import numpy as np
 
 from machina.config import RuntimeConfig
-from machina.runtime.actor import Actor
+from machina.interfaces import SlotEnv
+from machina.runtime.actor import Actor, Fault
 from machina.runtime.batches import Batch, Handover
 from machina.runtime.building import ActorSetup, opponents_key
 from machina.runtime.group import group_key
 from machina.runtime.plane import InProcessPlane, PlaneConfig
-from machina.runtime.stepping import InlineStepper
+from machina.runtime.stepping import InlineStepper, Stepper
 from machina.runtime.unrolls import from_arrays, num_slots, slice_slots, to_arrays
 from machina.types import Array, section
 
@@ -28,7 +29,10 @@ class InlinePlane(InProcessPlane):
     """Runs the actors when the queue runs dry: the same seed gives the same run, bit for bit."""
 
     def __init__(self, setup: ActorSetup, runtime: RuntimeConfig, config: PlaneConfig) -> None:
-        super().__init__(setup, runtime, config, InlineStepper, bounded=False)
+        def make_stepper(env: SlotEnv) -> Stepper:
+            return InlineStepper(env, lambda message: self._note_fault(Fault(message)))
+
+        super().__init__(setup, runtime, config, make_stepper, bounded=False)
         self._built: Future[None] = Future()
         self._stopping = threading.Event()
         self._round: deque[Actor] = deque()

@@ -25,10 +25,11 @@ from machina.runtime.actor import Fault
 from machina.runtime.batches import Batch, Handover
 from machina.runtime.building import ActorSetup
 from machina.runtime.cluster import ray_nodes, room_for_actors
-from machina.runtime.group import COUNTERS, RESET_TIMEOUT_PER_SLOT_S, group_key
+from machina.runtime.group import COUNTERS, group_key
 from machina.runtime.parameters import PublishedParameters
 from machina.runtime.plane import Plane, PlaneConfig, PlaneStats
 from machina.runtime.ray_parts import Life, RolloutWorker, RoundReport
+from machina.runtime.stepping import RESET_TIMEOUT_PER_SLOT_S
 from machina.types import Array, Episode, GameResult, IntArray
 
 LOOK_S = 1.0

@@ -1,22 +1,25 @@
-"""How an actor steps an environment: in its own thread, or beside it with a deadline."""
+"""How an environment is built and stepped: in a thread of its own, with a deadline."""
 
 from __future__ import annotations
 
 import queue
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from machina.errors import EnvironmentFaultError
 from machina.interfaces import SlotEnv
-from machina.types import IntArray, StepResult
+from machina.types import Array, IntArray, StepResult
+from machina.waiting import stack_of, within
 
 Job = Callable[[], "StepResult | None"]
 
 STEP_TIMEOUT_S = 5.0
 """How long a running step is waited for before the environment is closed all the same."""
+
+RESET_TIMEOUT_PER_SLOT_S = 2.0
+"""A reset plays no-ops in every environment; with hundreds of them on busy cores it takes minutes."""
 
 CLOSE_TIMEOUT_S = 10.0
 """How long an environment's closing is waited for before the process goes on without it."""
@@ -34,33 +37,6 @@ class Stepper(Protocol):
     def receive(self, timeout_s: float) -> StepResult: ...
 
     def close(self) -> None: ...
-
-
-class InlineStepper:
-    """Steps the environment when its answer is asked for; for the place ``inline``."""
-
-    def __init__(self, env: SlotEnv) -> None:
-        self.env = env
-        self._actions: IntArray | None = None
-
-    def reset(self, seeds: Sequence[int], timeout_s: float) -> StepResult:  # noqa: ARG002 (nothing to wait for)
-        """Start an episode in every slot."""
-        return self.env.reset(seeds)
-
-    def send(self, actions: IntArray) -> None:
-        """Keep the actions until ``receive``."""
-        self._actions = actions
-
-    def receive(self, timeout_s: float) -> StepResult:  # noqa: ARG002
-        """Step with the actions sent last."""
-        if self._actions is None:
-            raise RuntimeError("receive was called without a send")
-        actions, self._actions = self._actions, None
-        return self.env.step(actions)
-
-    def close(self) -> None:
-        """Close the environment."""
-        self.env.close()
 
 
 class ThreadStepper:
@@ -92,7 +68,7 @@ class ThreadStepper:
     def reset(self, seeds: Sequence[int], timeout_s: float) -> StepResult:
         """Start an episode in every slot."""
         self._jobs.put(lambda: self.env.reset(seeds))
-        return self.receive(timeout_s)
+        return self._answer(timeout_s)
 
     def send(self, actions: IntArray) -> None:
         """Start a step."""
@@ -105,11 +81,14 @@ class ThreadStepper:
             EnvironmentFaultError: the environment raised, or hung and could not replace its stuck part; then the
                 error's ``details`` say where it hangs.
         """
+        return self._answer(timeout_s)
+
+    def _answer(self, timeout_s: float) -> StepResult:
         try:
             answer = self._answers.get(timeout=timeout_s)
         except queue.Empty:
             culprit = f"environment {self.env.waiting_for!r}: no answer for {timeout_s:g} s"
-            details = self.env.stacks() or _stack(self._thread)
+            details = self.env.stacks() or stack_of(self._thread, below=__file__)
             answer = self._recover(timeout_s)
             if answer is None:
                 self._stuck = True
@@ -141,6 +120,9 @@ class ThreadStepper:
             self._leave_thread()
             self._begin_closing()
         self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            message = f"environment {self.env.spec.name!r}: closing it takes longer than {CLOSE_TIMEOUT_S:g} s"
+            print(f"machina: {message}; it is left behind", file=sys.stderr, flush=True)
 
     def _begin_closing(self) -> bool:
         """Whether the stepping thread came to it in time."""
@@ -153,6 +135,35 @@ class ThreadStepper:
         self._jobs.put(close)
         self._jobs.put(None)
         return begun.wait(STEP_TIMEOUT_S)
+
+
+class InlineStepper(ThreadStepper):
+    """Steps the environment when its answer is asked for: one at a time, for the place ``inline``."""
+
+    _actions: Array | None = None
+
+    def send(self, actions: Array) -> None:
+        """Keep the actions until ``receive``."""
+        self._actions = actions
+
+    def receive(self, timeout_s: float) -> StepResult:
+        """Step with the actions sent last; see ``ThreadStepper.receive``."""
+        if self._actions is None:
+            raise RuntimeError("receive was called without a send")
+        actions, self._actions = self._actions, None
+        super().send(actions)
+        return self._answer(timeout_s)
+
+
+def build_env(make: Callable[[], SlotEnv], name: str, num_slots: int, step_timeout_s: float) -> SlotEnv:
+    """An environment, built within the time that a reset may take.
+
+    Raises:
+        EnvironmentFaultError: it takes longer.
+        UserError: it can't be built.
+    """
+    timeout_s = step_timeout_s + RESET_TIMEOUT_PER_SLOT_S * num_slots
+    return within(timeout_s, make, f"environment {name!r}: building it", undo=lambda env: env.close())
 
 
 def fault_at_hang(culprit: str) -> None:
@@ -171,13 +182,3 @@ def _serve(jobs: queue.SimpleQueue[Job | None], answers: queue.SimpleQueue[StepR
             answers.put(job())
         except BaseException as error:
             answers.put(error)
-
-
-def _stack(thread: threading.Thread) -> str:
-    """Where a stepping thread is: its Python stack from the environment's code on."""
-    frame = sys._current_frames().get(thread.ident or 0)
-    if frame is None:
-        return ""
-    frames = traceback.extract_stack(frame)
-    start = max((i + 1 for i, summary in enumerate(frames) if summary.filename == __file__), default=0)
-    return f"thread {thread.name!r}, most recent call last:\n{''.join(traceback.format_list(frames[start:]))}"

@@ -98,7 +98,7 @@ def steps_seen(entry: StepResult) -> float:
 
 def test_inline_steps_when_asked() -> None:
     env = Sluggish()
-    stepper = InlineStepper(env)
+    stepper = InlineStepper(env, fault_at_hang)
     assert steps_seen(stepper.reset([1], 1)) == 0
     with pytest.raises(RuntimeError, match="without a send"):
         stepper.receive(1)
