@@ -103,6 +103,8 @@ def console() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # What a destructor raises is of no consequence, and Python would print its traceback.
     sys.unraisablehook = lambda _: None
+    # Python's helper process gives back the semaphores of workers that were cut off as they started, and would say so.
+    sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
     code = main()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # what could not be written was told
