@@ -39,7 +39,8 @@ def within(timeout_s: float, work: Callable[[], T], what: str, undo: Callable[[T
         if late.is_set() and undo is not None:
             undo(answer)
 
-    thread = threading.Thread(target=run, name=what, daemon=True)
+    # It works for the caller, under whose name others know it.
+    thread = threading.Thread(target=run, name=threading.current_thread().name, daemon=True)
     thread.start()
     try:
         answer = answers.get(timeout=timeout_s)
