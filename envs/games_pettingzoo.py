@@ -51,6 +51,8 @@ class _Seats:
             for agent in self._read
         ]
         self._has_mask = ACTION_MASK in spec.observation
+        self._plain = [isinstance(env.observation_space(agent), spaces.Box) for agent in self.agents]
+        """Whether what an agent sees is one array as it comes: with many agents the short way counts."""
         self._spaces = [env.observation_space(agent) for agent in self.agents]
         self._names = {
             agent: _Names(*(f"environment {spec.name!r}: {what} of {agent}" for what in _Names._fields))
@@ -67,7 +69,8 @@ class _Seats:
         """
         observation = as_declared(self._spaces[seat], observation, self._names[self.agents[seat]].observation)
         agent, corners = self._read[seat], self._corners[seat]
-        for key, part in agent.arrays(observation).items():
+        parts = {OBSERVATION: observation} if self._plain[seat] else agent.arrays(observation)
+        for key, part in parts.items():
             place: tuple[int | slice, ...] = (slot, *corners[key])
             moment.observation[key][place] = part
         if self._has_mask:
@@ -80,6 +83,8 @@ class _Seats:
 
     def ends(self, agent: Any, terminated: Any, truncated: Any) -> tuple[bool, bool]:
         """Both flags, as truth values."""
+        if type(terminated) is type(truncated) is bool:
+            return terminated, truncated
         names = self._names[agent]
         return as_flag(terminated, names.termination), as_flag(truncated, names.truncation)
 
@@ -203,7 +208,8 @@ class ParallelGames(_PettingZooGames):
             flags = terminations.get(agent, False), truncations.get(agent, False)
             terminated, truncated = self._seats.ends(agent, *flags)
             ended = terminated or truncated or agent not in listed
-            if missing := _missing(agent, answer, flags=agent in listed, seen=truncated or not ended):
+            needed = (truncated or not ended, True, agent in listed, agent in listed)
+            if missing := _missing(agent, answer, needed):
                 raise ValueError(f"the step gave no {missing} of {agent}")
             if agent in observations:
                 self._seats.see(moment, slot, seat_of[agent], observations[agent])
@@ -218,19 +224,18 @@ class ParallelGames(_PettingZooGames):
         self._playing[game] = survivors
 
 
-def _missing(agent: Any, answer: Sequence[Mapping[Any, Any]], *, flags: bool, seen: bool) -> str:
+def _missing(agent: Any, answer: Sequence[Mapping[Any, Any]], needed: Sequence[bool]) -> str:
     """What a parallel step should have told of an agent and did not; empty when nothing.
 
     Args:
         agent: in the game before the step.
         answer: observations, rewards, terminations, truncations.
-        flags: whether its flags are needed.
-        seen: whether what it sees is needed.
+        needed: whether each of them is.
     """
-    names = ("observation", "reward", "termination", "truncation")
-    needed = (seen, True, flags, flags)
-    absent = (n for n, part, need in zip(names, answer, needed, strict=False) if need and agent not in part)
-    return next(absent, "")
+    for name, part, need in zip(("observation", "reward", "termination", "truncation"), answer, needed, strict=False):
+        if need and agent not in part:
+            return name
+    return ""
 
 
 class AecGames(_PettingZooGames):
