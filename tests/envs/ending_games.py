@@ -200,3 +200,33 @@ class Blind(Ending):
 
 
 parallel_env = Blind
+
+
+class Sights(Ending):
+    """Sees choices, several of them, and numbers, in dictionaries and tuples; the actions of blue are masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.possible_agents = ["red_0", "blue_0"]
+
+    def observation_space(self, agent: str) -> Any:
+        parts = {
+            "card": spaces.Discrete(3, start=1),
+            "hand": spaces.Tuple((spaces.MultiDiscrete([2, 3]), spaces.Box(0, 5, (2,), np.int16))),
+            "bits": spaces.MultiBinary(2),
+        }
+        if agent == "blue_0":
+            parts["action_mask"] = spaces.Box(0, 1, (2,), np.int8)
+        return spaces.Dict(parts)
+
+    def seen(self, agents: list[str]) -> dict[str, Any]:
+        card = 1 + self.steps % 3
+        return {
+            agent: {
+                "card": card,
+                "hand": (np.array([1, 2]), np.array([self.steps, 5])),
+                "bits": np.array([1, 0]),
+                **({"action_mask": np.array([0, 1])} if agent == "blue_0" else {}),
+            }
+            for agent in agents
+        }
