@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -60,6 +61,10 @@ class ScaleRequest(SavedFile):
     actors: Annotated[Count, Field(ge=1)]
 
 
+class RunExistsError(UserError):
+    """A new run has the name of another one."""
+
+
 class RunDirectory:
     """One run on the disk."""
 
@@ -71,7 +76,8 @@ class RunDirectory:
         """Make ``runs_dir/name`` and store the resolved configuration in it.
 
         Raises:
-            UserError: the folder exists, the name is no plain folder name, or the disk refuses.
+            RunExistsError: the folder exists.
+            UserError: the name is no plain folder name, or the disk refuses.
         """
         if not name or Path(name).name != name or name.startswith("."):
             raise UserError(f"name={name!r}: must be a plain folder name; put the folder into --runs-dir")
@@ -80,9 +86,9 @@ class RunDirectory:
             path.mkdir(parents=True)
             run = cls(path)
             run.checkpoints.mkdir()
-            write_atomically(run.config_file, config_text.encode())
+            run.write_config(config_text)
         except FileExistsError as error:
-            raise UserError(
+            raise RunExistsError(
                 f"run directory '{path}' exists already; choose another --name or continue it: machina resume {path}"
             ) from error
         except OSError as error:
@@ -106,6 +112,10 @@ class RunDirectory:
         else:
             what = f"run directory '{path}' does not exist"
         raise UserError(what + _nearest_run(path))
+
+    def write_config(self, text: str) -> None:
+        """Replace the resolved configuration; on an ``OSError`` the former one stays."""
+        write_atomically(self.config_file, text.encode())
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -132,6 +142,22 @@ class RunDirectory:
                         f"run '{self.path}' is being trained by another process; stop that one first, or wait for it"
                     ) from error
             yield
+
+    def is_held(self) -> bool | None:
+        """Whether another process trains here, whatever the clocks say; None if the file system has no locks.
+
+        Not for the process that trains: closing the file would let go of its lock.
+        """
+        try:
+            with (self.path / LOCK).open("r", encoding="utf-8") as file:
+                # struct flock of Linux; asking takes no lock, which could be in the way of one who resumes.
+                asked = struct.pack("hhqqi0q", fcntl.F_WRLCK, 0, 0, 0, 0)
+                kind, *_ = struct.unpack("hhqqi0q", fcntl.fcntl(file, fcntl.F_GETLK, asked))
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return None
+        return bool(kind != fcntl.F_UNLCK)
 
     @property
     def config_file(self) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
@@ -46,10 +48,21 @@ class QueueAccount(NamedTuple):
     """Waiting, or in a batch that the learner has not answered yet."""
 
 
+def steady_clock() -> tuple[str, float]:
+    """Which start of this machine, and seconds since; the same for all its processes, and never set."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:  # no Linux
+        boot = ""
+    return boot, time.monotonic()
+
+
 class Status(SavedFile):
     """How a run does."""
 
     time: Amount = Field(description="When it was written, in seconds since 1970.")
+    boot: str = Field(description="Which start of the machine `since_boot_s` counts from.")
+    since_boot_s: Amount = Field(description="When it was written, by a clock that nobody sets.")
     pid: Count = Field(description="The process that trains.")
     ended: str | None = Field(description="Why the run ended; None while it goes on.")
     env_steps: Count
@@ -63,6 +76,12 @@ class Status(SavedFile):
     learner_restarts: Count
     nodes: tuple[Annotated[NodeStatus, ROW], ...]
     actors: tuple[Annotated[ActorStatus, ROW], ...]
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since it was written; None if it was before this machine started."""
+        boot, now = steady_clock()
+        return max(0.0, now - self.since_boot_s) if boot == self.boot else None
 
     @model_validator(mode="after")
     def _both_lags_or_none(self) -> Status:

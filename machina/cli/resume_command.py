@@ -15,6 +15,12 @@ class ResumeOptions(Config):
     """Continue a run from its last good checkpoint; counters, schedules and random streams go on."""
 
     run: Positional[Path] = Field(description="Run directory.")
+    minutes: float | None = Field(
+        default=None, description="Stop after this wall time, now and in later sessions; None: as before."
+    )
+    total_frames: int | None = Field(
+        default=None, description="Length of the run and of its schedules from now on, in frames; None: as before."
+    )
 
 
 def run(arguments: list[str]) -> int:
@@ -23,5 +29,5 @@ def run(arguments: list[str]) -> int:
 
     from machina.launch.jobs import resume
 
-    resume(options.run)
+    resume(options.run, options.minutes, options.total_frames)
     return 0

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
+
+if TYPE_CHECKING:
+    from machina.checkpoint import RunDirectory
+    from machina.checkpoint.status import Status
 from machina.config import Config
 
 SILENT_S = 30.0
-"""A run writes its status every second; one that did not for so long was killed or hangs."""
+"""A run writes its status every second; one that did not for so long hangs, or waits for a very long update."""
 
 
 class StatusOptions(Config):
@@ -35,17 +39,27 @@ def run(arguments: list[str]) -> int:
     from machina.report.league import league_tables, read_league
     from machina.report.status import status_tables
 
-    status = RunDirectory.open(options.run).status()
+    directory = RunDirectory.open(options.run)
+    status = directory.status()
     league = read_league(options.run)
-    age = time.time() - status.time
     console = Console()
-    heading = f"{options.run}: process {status.pid}, {age:.0f} s ago"
-    if status.ended is not None:
-        heading += f"; it has ended: {status.ended}"
-    elif age > SILENT_S:
-        heading += f"; it was killed or hangs: machina resume {options.run}"
-    console.print(Text(heading), soft_wrap=True)
+    console.print(Text(f"{options.run}: {_life(directory, status)}"), soft_wrap=True)
     for table in [*status_tables(status), *([] if league is None else league_tables(league))]:
         console.print()
         console.print(table)
     return 0
+
+
+def _life(directory: RunDirectory, status: Status) -> str:
+    """Whether the run lives: that its process holds the run's lock says so, not the time of day."""
+    age = status.age_s
+    told = f"process {status.pid}, " + ("before this machine started" if age is None else f"{age:.0f} s ago")
+    is_silent = age is None or age > SILENT_S
+    lives = directory.is_held()
+    if status.ended is not None:
+        return f"{told}; it has ended: {status.ended}"
+    if lives is None:  # the file system has no locks
+        lives = not is_silent
+    if not lives:
+        return f"{told}; it was killed: machina resume {directory.path}"
+    return f"{told}; its process lives, but says nothing" if is_silent else told

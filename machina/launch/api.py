@@ -53,10 +53,20 @@ def train(
     return TrainedRun(run.path, outcome.reason, outcome.env_steps, outcome.updates)
 
 
-def resume(run: str | Path) -> TrainedRun:
-    """Continue a run from its last good checkpoint, as ``machina resume`` does."""
+def resume(run: str | Path, minutes: float | None = None, total_frames: int | None = None) -> TrainedRun:
+    """Continue a run from its last good checkpoint, as ``machina resume`` does.
+
+    Args:
+        run: run directory.
+        minutes: of this session, and of those after it; None leaves it as it was.
+        total_frames: length of the run and its schedules from now on; None leaves it as it was.
+
+    Raises:
+        UserError: no such run, no good checkpoint, or a value out of range.
+        RunFailedError: the run stopped for a fault; its last checkpoint is good.
+    """
     refuse_second_run()
-    directory, outcome = jobs.resume(Path(run))
+    directory, outcome = jobs.resume(Path(run), minutes, total_frames)
     return TrainedRun(directory.path, outcome.reason, outcome.env_steps, outcome.updates)
 
 

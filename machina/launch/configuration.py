@@ -72,6 +72,16 @@ def saved_config(run_dir: Path) -> AnyRunConfig:
     return default_config(str(content.get("algorithm")), str(content.get("environment")), content, str(file))
 
 
+def changed_config(config: AnyRunConfig, changes: dict[str, Any]) -> AnyRunConfig:
+    """The configuration with other values for some of its own fields.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+    content = {**config.model_dump(mode="json"), **changes}
+    return default_config(config.algorithm, config.environment, content, "machina resume")
+
+
 def config_for_acting(run_dir: Path) -> AnyRunConfig:
     """The configuration of a run whose policy is only to act, perhaps on a machine without the learner's GPUs.
 

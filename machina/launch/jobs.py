@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from machina.checkpoint import Checkpoint, Latest, RunDirectory
-from machina.checkpoint.run_directory import load_from
+from machina.checkpoint.run_directory import RunExistsError, load_from
 from machina.config import MOST_EPISODES, LeagueConfig, to_yaml
 from machina.errors import UserError, nearest
 from machina.interfaces import Policy
 from machina.launch.ceiling import cached_ceiling
-from machina.launch.configuration import AnyRunConfig, config_for_acting, saved_config
+from machina.launch.configuration import AnyRunConfig, changed_config, config_for_acting, saved_config
 from machina.launch.evaluation import Progress, evaluate
 from machina.launch.parts import Parts, build_parts, policy_maker, total_env_steps
 from machina.launch.places import Place, open_place
@@ -44,12 +46,10 @@ def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirector
     parts = build_parts(config)
     check_batch_fills(config, parts)
     check_memory(config, parts)
-    name = config.name or f"{config.algorithm}_{file_name(config.environment)}_{time.strftime('%Y%m%d-%H%M%S')}"
-    config = config.model_copy(update={"name": name})
     initial = None if config.init_from is None else _good(load_from(config.init_from))
     if initial is not None:
         checkpoint_state(initial)
-    run = RunDirectory.create(config.runs_dir, name, to_yaml(config))
+    config, run = _new_run(config)
     try:
         with run.held(), steady_output():
             return run, _run(config, parts, run, None, initial, source)
@@ -57,6 +57,19 @@ def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirector
         if not any(run.checkpoints.iterdir()):  # the name stays free for the corrected command
             shutil.rmtree(run.path)
         raise
+
+
+def _new_run(config: AnyRunConfig) -> tuple[AnyRunConfig, RunDirectory]:
+    """The directory of a new run, and the configuration with its name; two that start in the same second get two."""
+    if config.name is not None:
+        return config, RunDirectory.create(config.runs_dir, config.name, to_yaml(config))
+    moment = f"{config.algorithm}_{file_name(config.environment)}_{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in itertools.count(1):
+        name = moment if number == 1 else f"{moment}-{number}"
+        named = config.model_copy(update={"name": name})
+        with suppress(RunExistsError):
+            return named, RunDirectory.create(named.runs_dir, name, to_yaml(named))
+    raise AssertionError("unreachable")
 
 
 def _check_league(config: AnyRunConfig) -> None:
@@ -70,21 +83,57 @@ def _check_league(config: AnyRunConfig) -> None:
     )
 
 
-def resume(path: Path) -> tuple[RunDirectory, Outcome]:
+def resume(path: Path, minutes: float | None = None, total_frames: int | None = None) -> tuple[RunDirectory, Outcome]:
     """Go on from a run's last good checkpoint.
 
+    Args:
+        path: run directory.
+        minutes: of this session, and of those after it; None leaves it as it was.
+        total_frames: length of the run and its schedules from now on; None leaves it as it was.
+
     Raises:
-        UserError: ``path`` is no run, is being trained, or none of its checkpoints is good.
+        UserError: ``path`` is no run, is being trained, none of its checkpoints is good, or a value is out of range.
         RunFailedError: see ``train``.
     """
     run = RunDirectory.open(path)
     config = saved_config(run.path)
+    asked = {"minutes": minutes, "total_frames": total_frames}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    if changes:
+        config = changed_config(config, changes)
     with run.held(), steady_output():
         run.best()  # a damaged name would cost the best checkpoint
         checkpoint = _good(run.latest())
         parts = build_parts(config)
         check_memory(config, parts)
+        if changes:
+            _check_longer(config, parts, checkpoint)
+            _save_config(run, config)
         return run, _run(config, parts, run, checkpoint, None, f"run {path}")
+
+
+def _check_longer(config: AnyRunConfig, parts: Parts, checkpoint: Checkpoint) -> None:
+    """Refuse a schedule that is over.
+
+    Raises:
+        UserError: the run has learned from so many frames.
+    """
+    if checkpoint.step >= total_env_steps(config, parts.factory):
+        learned = checkpoint.step * parts.factory.spec.frames_per_step
+        schedule = "its schedule" if config.total_frames is None else f"total_frames={config.total_frames}"
+        raise UserError(f"{schedule}: the run has learned from {learned:,} frames already; give it more --total-frames")
+
+
+def _save_config(run: RunDirectory, config: AnyRunConfig) -> None:
+    """So that every later command knows of the changes.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    try:
+        run.write_config(to_yaml(config))
+    except OSError as error:
+        raise UserError(f"'{run.config_file}' could not be written: {error.strerror or error}") from error
 
 
 def _good(latest: Latest) -> Checkpoint:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from machina.checkpoint import Checkpoint, CheckpointError, RunDirectory
-from machina.checkpoint.status import Status
+from machina.checkpoint.status import Status, steady_clock
 from machina.errors import RunFailedError, UserError, stopped, told
 from machina.interfaces import LearnerState
 from machina.launch.configuration import AnyRunConfig
@@ -97,6 +97,7 @@ class Trainer:
             self._load(checkpoint, state)
         self._metrics = MetricsWriter(run.path, None if checkpoint is None else checkpoint.step)
         self._before = self.progress
+        view.elapsed_before_s = self._before.elapsed_s
 
     def _note_learner_fault(self, message: str) -> None:
         self._view.notice(message)
@@ -371,9 +372,12 @@ class Trainer:
 
     def _status(self, ended: str | None = None) -> Status:
         """What `machina status` shows."""
+        boot, since_boot_s = steady_clock()
         stats, progress = self._plane.stats(), self._now()
         return Status(
             time=time.time(),
+            boot=boot,
+            since_boot_s=since_boot_s,
             pid=os.getpid(),
             ended=ended,
             env_steps=progress.env_steps,

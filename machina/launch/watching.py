@@ -39,7 +39,8 @@ class RunView:
         self._startup: StartupProgress | None = StartupProgress(self.live.console)
         self._startup.__enter__()
         self._meter = Meter()
-        self._session_start: Progress | None = None
+        self.elapsed_before_s = 0.0
+        """Of former sessions; `--minutes` goes by what came since."""
         self.latest: dict[str, float] = {}
         """Metrics of the newest update."""
         self.checkpoint: Path | None = None
@@ -58,8 +59,6 @@ class RunView:
     def refresh(self, progress: Progress, seconds: dict[str, float], episodes: EpisodeTracker) -> None:
         """Show this moment, when a new picture is due."""
         self._end_startup()
-        if self._session_start is None:
-            self._session_start = progress
         if self._meter.age_s == 0:
             self._meter.restart(progress, seconds)
         if not self.live.due:
@@ -93,7 +92,7 @@ class RunView:
         )
 
     def _session_s(self, progress: Progress) -> float:
-        return progress.elapsed_s - self._session_start.elapsed_s if self._session_start is not None else 0.0
+        return progress.elapsed_s - self.elapsed_before_s
 
     def _done(self, progress: Progress) -> float:
         """Of the schedule or of the minutes, whichever is nearer its end."""

@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, wait
 
 import numpy as np
@@ -19,7 +20,7 @@ from machina.runtime.group import group_key
 from machina.runtime.plane import InProcessPlane, PlaneConfig
 from machina.runtime.stepping import InlineStepper, Stepper
 from machina.runtime.unrolls import from_arrays, num_slots, slice_slots, to_arrays
-from machina.types import Array, section
+from machina.types import Array, Episode, GameResult, section
 
 CLOSE_TIMEOUT_S = 10.0
 """How long environments that are being built are waited for at the end."""
@@ -87,6 +88,16 @@ class InlinePlane(InProcessPlane):
                 if not self._round[0].run_round(self.store.latest(), deadline):
                     return None
                 self._round.popleft()
+
+    def drain_episodes(self) -> Iterator[Episode]:
+        """Episodes that ended since the last call; none in the middle of a round, so that their order repeats."""
+        if not self._round:
+            yield from super().drain_episodes()
+
+    def drain_games(self) -> Iterator[GameResult]:
+        """The same of games."""
+        if not self._round:
+            yield from super().drain_games()
 
     def state(self) -> dict[str, Array]:
         """Every group's state and the unrolls that wait, as named arrays; an unroll that is open is not kept."""
