@@ -104,6 +104,8 @@ class WithoutKeys(gymnasium.ObservationWrapper[Any, Any, Any]):
         super().__init__(env)
         self._keys = tuple(keys)
         space: Any = env.observation_space
+        if _named(space) is None:
+            raise UserError(f"drop_keys={', '.join(keys)}: the observation has no parts, it is {space}; leave it out")
         for key in keys:
             try:
                 space = spaces.Dict(_without(key, key, _named(space)))

@@ -167,7 +167,7 @@ def test_keys_that_can_not_be_dropped_are_named(tmp_path: Path) -> None:
     assert "more/pair/2" in refused("Room", tmp_path, drop_keys=("more/pair/2",))
     everything = refused("Room", tmp_path, drop_keys=("image", "direction", "mission", "more"))
     assert "holds nothing to see" in everything
-    assert "drop_keys=image: observed are observation" in refused("CellsInts", tmp_path, drop_keys=("image",))
+    assert "drop_keys=image: the observation has no parts" in refused("CellsInts", tmp_path, drop_keys=("image",))
 
 
 def test_a_wrapper_makes_readable_what_is_not(tmp_path: Path) -> None:
