@@ -7,25 +7,24 @@ import time
 from typing import NamedTuple
 
 from machina.checkpoint.status import QueueAccount
-from machina.checkpoint.typed import Amount, Count
 from machina.metrics import time_fractions
 
 
 class Progress(NamedTuple):
     """Counters that a checkpoint carries."""
 
-    env_steps: Count = 0
+    env_steps: int = 0
     """Env steps learned from."""
-    updates: Count = 0
-    elapsed_s: Amount = 0.0
+    updates: int = 0
+    elapsed_s: float = 0.0
     """Training time of all sessions, evaluations included."""
-    next_evaluation: Count = 0
+    next_evaluation: int = 0
     """In frames."""
-    unrolls_lost: Count = 0
+    unrolls_lost: int = 0
     """Unrolls that waited for the learner, or were being filled, when a session ended; never learned from."""
-    env_steps_cut: Count = 0
+    env_steps_cut: int = 0
     """Env steps of unrolls cut short when an environment was replaced."""
-    faults: Count = 0
+    faults: int = 0
 
     def fault_metrics(self) -> dict[str, float]:
         """What was replaced, cut short and lost."""

@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from machina.checkpoint import Checkpoint
-from machina.checkpoint.typed import ROW, Count, Real, SavedFile, parsed_values
+from machina.checkpoint.typed import Amount, Count, Real, SavedFile, parsed_values
 from machina.errors import UserError
 from machina.launch.configuration import AnyRunConfig
-from machina.launch.progress import Progress
 from machina.metrics import WINDOW
 from machina.specs import EnvSpec
 from machina.types import PRESENT_SELF
@@ -36,6 +35,18 @@ class LearnerCounters(SavedFile):
 
     env_steps: Count
     updates: Count
+
+
+class SavedProgress(SavedFile):
+    """See ``machina.launch.progress.Progress``; here nothing may be left out."""
+
+    env_steps: Count
+    updates: Count
+    elapsed_s: Amount
+    next_evaluation: Count
+    unrolls_lost: Count
+    env_steps_cut: Count
+    faults: Count
 
 
 class SavedEpisodes(SavedFile):
@@ -132,7 +143,7 @@ class SavedState(SavedFile):
     protocol: Protocol = Field(description="How episodes are run.")
     learner: LearnerCounters
     episodes: SavedEpisodes
-    progress: Annotated[Progress, ROW]
+    progress: SavedProgress
     unrolls_at_hand: Count = Field(description="Collected but not in the checkpoint: lost when the run goes on.")
     league: SavedLeague | None = None
 

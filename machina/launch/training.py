@@ -110,8 +110,8 @@ class Trainer:
         self._plane_state = {name: tensor.numpy() for name, tensor in tensors.pop("plane").items()}
         self.learners.load_state(LearnerState(tensors, state.learner.model_dump()))
         self.episodes.load_state(state.episodes.model_dump())
-        lost = state.progress.unrolls_lost + state.unrolls_at_hand
-        self.progress = state.progress._replace(unrolls_lost=lost)
+        progress = Progress(**state.progress.model_dump())
+        self.progress = progress._replace(unrolls_lost=progress.unrolls_lost + state.unrolls_at_hand)
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""

@@ -343,6 +343,9 @@ def same_tensors(file: Path, other: Path) -> bool:
     return torch.equal(one, two)
 
 
+REMOVED = object()
+
+
 def edit_state(**changes: Any) -> Callable[[Path, Originals], None]:
     """Values of the state laid over, section by section."""
 
@@ -350,6 +353,8 @@ def edit_state(**changes: Any) -> Callable[[Path, Originals], None]:
         state = json.loads((checkpoint / "state.json").read_text())
         for name, change in changes.items():
             state[name] = {**state[name], **change} if isinstance(change, dict) else change
+            if isinstance(change, dict):
+                state[name] = {key: value for key, value in state[name].items() if value is not REMOVED}
         write_json(checkpoint / "state.json", state)
         refit(checkpoint)
 
@@ -405,6 +410,7 @@ REFUSED: list[tuple[str, Callable[[Path, Originals], None], tuple[str, ...], str
         ALL,
         "progress.updates='10': input should be",
     ),
+    ("a counter less", edit_state(progress={"faults": REMOVED}), ALL, "missing key 'progress.faults'"),
     ("progress as a list", edit_state(progress=[]), ALL, "progress"),
     ("more tasks", edit_state(episodes={"counts": [1, 2]}), ALL, "episodes.counts are of 2 tasks, episodes.tasks of 1"),
     ("unknown key", edit_state(surplus=1), ALL, "unknown key 'surplus'"),
