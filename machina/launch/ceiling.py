@@ -7,10 +7,11 @@ import json
 import os
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 
 from machina.config import cache_folder
 from machina.envs.actions import random_actions
@@ -32,12 +33,15 @@ BUSY = 0.25
 CEILINGS = "ceilings.json"
 
 
+Rate = Annotated[float, Field(gt=0, le=1e100)]
+
+
 class Ceiling(NamedTuple):
     """Env steps per second of each part alone, at the run's own batch sizes."""
 
-    environment: float
-    acting: float
-    learning: float
+    environment: Rate
+    acting: Rate
+    learning: Rate
 
     @property
     def serial(self) -> float:
@@ -48,6 +52,9 @@ class Ceiling(NamedTuple):
     def limit(self) -> str:
         """The slowest part."""
         return min(zip(self, self._fields, strict=True))[1]
+
+
+_FILE = TypeAdapter(dict[str, Ceiling])
 
 
 def measure_ceiling(config: AnyRunConfig, parts: Parts, seconds: float = SECONDS_PER_PART) -> Ceiling:
@@ -72,10 +79,10 @@ def measure_ceiling(config: AnyRunConfig, parts: Parts, seconds: float = SECONDS
     former = cached_ceiling(config, parts.machine)
     if busy and former is not None and former > ceiling.serial:
         return ceiling
-    known[key] = ceiling._asdict()
+    known[key] = ceiling
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    partial.write_text(json.dumps({key: each._asdict() for key, each in known.items()}, indent=1), encoding="utf-8")
     partial.replace(file)
     return ceiling
 
@@ -87,19 +94,16 @@ def load_per_core() -> float:
 
 def cached_ceiling(config: AnyRunConfig, machine: MachinePlan) -> float | None:
     """The serial ceiling measured earlier for the same job on this machine, in env steps/s."""
-    try:
-        return Ceiling(**_known_ceilings()[_key(config, machine)]).serial
-    except (KeyError, TypeError):
-        return None
+    known = _known_ceilings().get(_key(config, machine))
+    return None if known is None else known.serial
 
 
-def _known_ceilings() -> dict[str, Any]:
-    """What was measured so far; empty when the file is not there or is damaged."""
+def _known_ceilings() -> dict[str, Ceiling]:
+    """What was measured so far; empty when the file is not there or is damaged: all of it can be measured again."""
     try:
-        known = json.loads((cache_folder() / CEILINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _FILE.validate_json((cache_folder() / CEILINGS).read_bytes(), strict=True)
+    except (OSError, ValidationError):
         return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _key(config: AnyRunConfig, machine: MachinePlan) -> str:

@@ -127,10 +127,13 @@ def test_doctor_measures_and_later_runs_know(cli: Command) -> None:
     assert ceiling > 0
 
 
-def test_doctor_outlives_a_damaged_cache(cli: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", ['{"half": ', "[" * 100_000, '{"key": {"environment": 0, "acting": 1, "learning": 1}}']
+)
+def test_doctor_outlives_a_damaged_cache(content: str, cli: Command, tmp_path: Path) -> None:
     file = tmp_path / "cache" / "machina" / "ceilings.json"
     file.parent.mkdir(parents=True)
-    file.write_text('{"half": ')
+    file.write_text(content)
     cli.train("impala", "catch", "--total-frames", "40")
     cli.good("doctor", "impala", "catch", "--seconds", "0.01")
     assert len(json.loads(file.read_text())) == 1
