@@ -12,6 +12,7 @@ from machina.checkpoint.files import write_atomically
 from machina.config import RuntimeConfig
 from machina.envs.builders import describe, parse_environment
 from machina.envs.scripted import SCRIPTED, random_player
+from machina.envs.teams import group
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nearest
 from machina.interfaces import EnvFactory
 from machina.launch.configuration import config_for_acting
@@ -173,16 +174,20 @@ def match_rows(result: MatchResult, spec: EnvSpec) -> list[MatchRow]:
 
 
 def team_labels(spec: EnvSpec) -> list[str]:
-    """The agents of each team, in the order of the teams' numbers: ``adversary_0–2``, ``agent_0``."""
+    """The agents of each team, in the order of the teams' numbers: ``adversary_0–2``, ``red_0–4, blue_0``."""
     labels = []
     for team in sorted({seat.team for seat in spec.seats}):
-        first, *others = [seat.agent for seat in spec.seats if seat.team == team]
-        stem = first.rpartition("_")[0] + "_"
-        if len(others) > 1 and all(agent.startswith(stem) for agent in others):
-            labels.append(f"{first}–{others[-1].removeprefix(stem)}")
-        else:
-            labels.append(", ".join([first, *others]))
+        stems: dict[str, list[str]] = {}
+        for seat in spec.seats:
+            if seat.team == team:
+                stems.setdefault(group(seat.agent), []).append(seat.agent)
+        labels.append(", ".join(_span(stem, agents) for stem, agents in stems.items()))
     return labels
+
+
+def _span(stem: str, agents: list[str]) -> str:
+    """Agents whose names begin alike, in short."""
+    return ", ".join(agents) if len(agents) < 3 else f"{agents[0]}–{agents[-1].removeprefix(f'{stem}_')}"
 
 
 def scripted_players(spec: EnvSpec) -> dict[str, ScriptedPlayer]:
