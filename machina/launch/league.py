@@ -153,8 +153,9 @@ class League:
         cut = sum(game.cut for game in games)
         scored = any(any(game.scores) for game in games)
         self._notice(
-            f"both teams got the same in all {len(games)} rating games of {snapshot.name}, {cut} of them cut by a "
-            "limit of steps: this game has no sides, or others than these (--teams)"
+            f"both teams got the same in all {len(games)} rating games of {snapshot.name}"
+            + (f", of which a limit of steps cut {cut}" if cut else "")
+            + ": this game has no sides, or others than these (--teams)"
             + ("; nobody wins it, and ratings say nothing" if scored else ", or nobody has scored yet")
         )
 

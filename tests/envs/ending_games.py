@@ -1,5 +1,6 @@
 """Games of a user's own that end, leave and pay in other ways than PettingZoo's pages say."""
 
+import subprocess
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,31 @@ class Ending(ParallelEnv):  # type: ignore[misc]
 
     def close(self) -> None:
         self.closed = True
+
+
+class Simulator(Ending):
+    """Starts a program, and ends it when it is closed; `breaks` raises in the second step."""
+
+    programs: list[subprocess.Popen[bytes]] = []  # noqa: RUF012
+    breaks = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.program = subprocess.Popen(["sleep", "600"])
+        self.programs.append(self.program)
+
+    def step(self, actions: Any) -> Any:
+        if self.breaks and self.steps == 1:
+            raise RuntimeError("the simulator stalled")
+        return super().step(actions)
+
+    def close(self) -> None:
+        self.program.kill()
+        self.program.wait()
+
+
+class BreakingSimulator(Simulator):
+    breaks = True
 
 
 class NoFlags(Ending):

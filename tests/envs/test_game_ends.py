@@ -1,6 +1,7 @@
 """How games of a user's own may end: each way is the end of the game, with every reward that was paid."""
 
 import re
+from contextlib import nullcontext
 from typing import Any
 
 import ending_games
@@ -12,7 +13,7 @@ from machina.envs.games import GameFactory
 from machina.envs.games_pettingzoo import AecGames, ParallelGames
 from machina.envs.multi_agent import MultiAgentSlots
 from machina.envs.pettingzoo_envs import build_several, read_spec
-from machina.errors import EnvironmentFaultError, UserError
+from machina.errors import EnvironmentFaultError, RunFailedError, UserError
 from machina.interfaces import SlotEnv
 from machina.launch.evaluation import evaluate
 
@@ -118,6 +119,17 @@ def test_an_evaluation_of_a_game_without_flags_ends(kind: str, length: int, paid
     result = evaluate(factory, ByNumber(), [0, 1], 3, seed=1, run="none", env_steps=0)  # type: ignore[arg-type]
     assert {returns for each in result.episodes.values() for returns in each} == {paid}
     assert {each for lengths in result.lengths.values() for each in lengths} == {length}
+
+
+@pytest.mark.parametrize("kind", ["Simulator", "BreakingSimulator"])
+def test_programs_that_games_start_end_with_them(kind: str) -> None:
+    factory = GameFactory(spec=read_spec(f"ending_games:{kind}", "names", {}), max_steps=None)
+    with pytest.raises(RunFailedError, match="the simulator stalled") if kind != "Simulator" else nullcontext():
+        evaluate(factory, ByNumber(), [0, 1], 3, seed=1, run="none", env_steps=0)  # type: ignore[arg-type]
+    programs = ending_games.Simulator.programs
+    assert len(programs) >= 4, "one to read the spaces, three games"
+    assert all(program.poll() is not None for program in programs)
+    programs.clear()
 
 
 def test_every_environment_is_closed_whatever_another_one_raises() -> None:

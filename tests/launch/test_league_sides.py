@@ -30,5 +30,8 @@ def test_teams_that_get_the_same_are_told_once(
         assert not said
         return
     (line,) = said
-    assert "both teams got the same in all 2 rating games of u000002, 2 of them cut by a limit of steps" in line
+    assert (
+        "both teams got the same in all 2 rating games of u000002, of which a limit of steps cut 2: this game has no"
+        in line
+    )
     assert "nobody wins it" in line
