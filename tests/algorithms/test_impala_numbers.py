@@ -77,7 +77,7 @@ class ImpalaByHand:
             if agent.popart is None:
                 mu, sigma = 0.0, 1.0
             reward = batch.reward[:, b].astype(np.float64)
-            if config.reward_clip == "clip":
+            if config.reward_clip in ("clip", "auto"):
                 reward = np.maximum(-1, np.minimum(1, reward))
             chosen = np.arange(LENGTH + 1), b, batch.action[:, b]
             rhos = np.exp(log_probs[chosen] - behaviour[chosen])
@@ -134,6 +134,7 @@ CASES: dict[str, dict[str, Any]] = {
     "no momentum": {"rmsprop_momentum": 0.0},
     "a long gradient": {"max_grad_norm": 2.0},
     "rewards clipped": {"reward_clip": "clip"},
+    "rewards clipped by custom": {"reward_clip": "auto"},
     "popart": POPART,
     "filter": FILTERED,
     "all at once": {"max_grad_norm": 2.0, "reward_clip": "clip", **POPART, **FILTERED},
@@ -142,7 +143,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 def pair(**options: Any) -> tuple[ImpalaLearner, ImpalaByHand]:
     config = ImpalaConfig.model_validate({"network": LINEAR, **PLAIN, **options})
-    learner = ImpalaLearner(config, GAME, TOTAL, "cpu", "float32", 0, SINGLE_RANK)
+    spec = GAME.model_copy(update={"clip_rewards": config.reward_clip == "auto"})
+    learner = ImpalaLearner(config, spec, TOTAL, "cpu", "float32", 0, SINGLE_RANK)
     learner.model.network.get_parameter("policy_head.weight").data *= 60  # the start has nearly uniform policies
     if learner.model.popart is not None:
         learner.model.popart.mu += 0.5

@@ -13,9 +13,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from machina.algorithms.actor_critic.config import ActorCriticConfig
+from machina.algorithms.impala.builder import build as build_impala
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
 from machina.algorithms.impala_popart.config import ImpalaPopArtConfig
+from machina.algorithms.ppo.builder import build as build_ppo
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.algorithms.ppo.metrics import BatchSums, StepSums, batch_metrics, step_metrics
@@ -76,52 +78,57 @@ def test_defaults_are_those_of_the_papers(config: ActorCriticConfig, published: 
     assert {name: getattr(config, name) for name in published} == published
 
 
-POSITIVE, FROM_0, SHARE, COUNT = ([1e-5], [0.0]), ([0.0], [-1e-9]), ([0.0, 1.0], [-1e-9, 1.00001]), ([1], [0])
-"""Values that must be taken, and others that must not."""
+def within(low: float, high: float, low_too: bool = True) -> tuple[list[float], list[float]]:
+    """Values that must be taken, and others that must not."""
+    below = -1e-9 if low == 0 else low * 0.99
+    return [low if low_too else 1e-9, high], [below if low_too else low, high + 0.5]
+
+
+SHARE, DECAY = ([0.0, 1.0], [-1e-9, 1.00001]), ([0.0, 0.9999], [-1e-9, 1.0])
+DISCOUNT = ([1e-9, 1.0], [0.0, 1.00001])
+COST, RATE, EPSILON = within(0, 1000), within(0, 100, low_too=False), within(1e-30, 1000)
 RANGES: dict[type[ActorCriticConfig], dict[str, tuple[list[Any], list[Any]]]] = {
     ImpalaConfig: {
-        "batch_size": COUNT,
-        "learning_rate": POSITIVE,
-        "rmsprop_decay": ([0.0, 0.9999], [-1e-9, 1.0]),
-        "rmsprop_epsilon": POSITIVE,
-        "rmsprop_momentum": ([0.0, 0.9999], [-1e-9, 1.0]),
-        "adam_epsilon": POSITIVE,
-        "gamma": ([1e-9, 1.0], [0.0, 1.00001]),
-        "entropy_cost": FROM_0,
-        "baseline_cost": FROM_0,
-        "rho_clip": ([1.0], [0.0]),
-        "c_clip": POSITIVE,
-        "pg_rho_clip": POSITIVE,
+        "batch_size": ([1, 10**6], [0, 10**6 + 1]),
+        "learning_rate": RATE,
+        "rmsprop_decay": DECAY,
+        "rmsprop_epsilon": EPSILON,
+        "rmsprop_momentum": DECAY,
+        "adam_epsilon": EPSILON,
+        "gamma": DISCOUNT,
+        "entropy_cost": COST,
+        "baseline_cost": COST,
+        "rho_clip": ([1.0, 1e6], [0.0, 1e6 + 0.5]),
+        "c_clip": ([1e-9, 1.0], [0.0]),
+        "pg_rho_clip": within(0, 1e6, low_too=False),
         "vtrace_lambda": SHARE,
-        "max_grad_norm": POSITIVE,
+        "max_grad_norm": within(0, 1e12, low_too=False),
     },
     PPOConfig: {
-        "unroll_length": COUNT,
-        "epochs": COUNT,
-        "minibatches": COUNT,
-        "learning_rate": POSITIVE,
-        "learning_rate_final": FROM_0,
-        "adam_epsilon": POSITIVE,
-        "gamma": ([1e-9, 1.0], [0.0, 1.00001]),
+        "unroll_length": ([1, 10**6], [0, 10**6 + 1]),
+        "epochs": ([1, 1000], [0, 1001]),
+        "minibatches": ([1, 10**9], [0, 10**9 + 1]),
+        "learning_rate": RATE,
+        "learning_rate_final": within(0, 100),
+        "adam_epsilon": EPSILON,
+        "gamma": DISCOUNT,
         "gae_lambda": SHARE,
-        "clip": POSITIVE,
-        "clip_final": FROM_0,
-        "value_clip": POSITIVE,
-        "value_cost": FROM_0,
-        "entropy_cost": FROM_0,
-        "entropy_cost_final": FROM_0,
-        "target_kl": POSITIVE,
-        "max_grad_norm": POSITIVE,
+        "clip": RATE,
+        "clip_final": within(0, 100),
+        "value_clip": within(0, 1e12, low_too=False),
+        "value_cost": COST,
+        "entropy_cost": COST,
+        "entropy_cost_final": COST,
+        "target_kl": within(0, 1e6, low_too=False),
+        "max_grad_norm": within(0, 1e12, low_too=False),
         "team_spirit": SHARE,
         "team_spirit_final": SHARE,
-        "popart_beta": ([1e-9, 1.0], [0.0, 1.00001]),
-        "popart_sigma_min": POSITIVE,
-        "popart_sigma_max": ([1.0], [0.0]),
+        "popart_beta": DISCOUNT,
     },
     ActorCriticConfig: {
-        "popart_beta": ([1e-9, 1.0], [0.0, 1.00001]),
-        "popart_sigma_min": POSITIVE,
-        "popart_sigma_max": ([1.0], [0.0]),
+        "popart_beta": DISCOUNT,
+        "popart_sigma_min": ([1e-12], [0.99e-12, 1e12 + 0.5]),
+        "popart_sigma_max": ([1e12], [0.99e-12, 1e12 + 0.5]),
     },
 }
 
@@ -132,7 +139,7 @@ def test_every_number_has_its_range(config: type[ActorCriticConfig], option: str
     for value in taken:
         assert getattr(config.model_validate({option: value}), option) == value
     for value in refused:
-        with pytest.raises(ValidationError, match=option):
+        with pytest.raises(ValidationError, match=rf"{option}\s+Input should be"):
             config.model_validate({option: value})
 
 
@@ -140,6 +147,9 @@ def test_popart_s_bounds_and_clips_may_meet_where_they_work() -> None:
     with pytest.raises(ValidationError, match="must be below"):
         ImpalaConfig(popart_sigma_min=1.0, popart_sigma_max=1.0)
     assert ImpalaConfig(rho_clip=0.7, c_clip=0.7).rho_clip == 0.7
+    assert ImpalaConfig(rho_clip=1e6, c_clip=1e6).c_clip == 1e6
+    with pytest.raises(ValidationError, match=r"c_clip\s+Input should be"):
+        ImpalaConfig(c_clip=1e6 + 0.5)
     assert PPOConfig(epochs=7).passes == 7
     assert PPOConfig().policy_lag_bound == 1
 
@@ -296,3 +306,25 @@ def test_what_is_not_finite_within_an_epoch_is_told() -> None:
     learner = PPOLearner(PPOConfig(minibatches=1), GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
     assert learner.update(batch)["learner/skipped"] == 1.0
     assert torch.equal(learner.flat_parameters(), before)
+
+
+@pytest.mark.parametrize("algorithm", ["impala", "ppo"])
+def test_the_algorithm_makes_its_parts(algorithm: str) -> None:
+    network = LINEAR | {"lstm_size": 3}
+    built = build_impala(ImpalaConfig.model_validate({"network": network, "learning_rate": 0.3}))
+    kind: type[ImpalaLearner] | type[PPOLearner] = ImpalaLearner
+    if algorithm == "ppo":
+        built = build_ppo(PPOConfig.model_validate({"network": network, "learning_rate": 0.3, "minibatches": 1}))
+        kind = PPOLearner
+    assert built.core_state_shapes(GAME) == ((3,), (3,))
+    learners = [built.make_learner(GAME, 400, "cpu", "bfloat16", seed, SINGLE_RANK) for seed in (1, 2, 1)]
+    assert isinstance(learners[0], kind)
+    assert learners[0].config is built.config
+    assert (learners[0].total_env_steps, learners[0].precision.dtype) == (400, torch.bfloat16)
+    flat = [learner.flat_parameters() for learner in learners]
+    assert torch.equal(flat[0], flat[2])
+    assert not torch.equal(flat[0], flat[1])
+    policy = built.make_policy(GAME, "cpu", "bfloat16")
+    assert policy.precision.dtype == torch.bfloat16
+    policy.load_parameters(flat[0])
+    assert [state.shape for state in policy.initial_core_state(2)] == [(2, 3), (2, 3)]

@@ -78,7 +78,7 @@ class PPOByHand:
         tau = self.at("team_spirit")
         own, team, enemy = (each.astype(np.float64) for each in (batch.reward, batch.team_reward, batch.enemy_reward))
         rewards = (1 - tau) * own + tau * team - (enemy if self.config.zero_sum else 0)
-        return np.maximum(-1, np.minimum(1, rewards)) if self.config.reward_clip == "clip" else rewards
+        return np.maximum(-1, np.minimum(1, rewards)) if self.config.reward_clip in ("clip", "auto") else rewards
 
     def update(self, batch: Unroll[Array]) -> tuple[dict[str, Floats], dict[str, float]]:
         """The gradients that were applied last, and what is shown."""
@@ -176,6 +176,7 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "a long gradient": {"max_grad_norm": 0.3},
     "rewards clipped": {"reward_clip": "clip"},
+    "rewards clipped by custom": {"reward_clip": "auto"},
     "zero sum": {"zero_sum": True},
     "advantages normalized": {"normalize_advantages": True},
     "epochs": {"epochs": 3},
@@ -201,7 +202,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 def pair(**options: Any) -> tuple[PPOLearner, PPOByHand]:
     config = PPOConfig.model_validate({"network": LINEAR, **PLAIN, **options})
-    learner = PPOLearner(config, GAME, TOTAL, "cpu", "float32", 0, SINGLE_RANK)
+    spec = GAME.model_copy(update={"clip_rewards": config.reward_clip == "auto"})
+    learner = PPOLearner(config, spec, TOTAL, "cpu", "float32", 0, SINGLE_RANK)
     learner.model.network.get_parameter("policy_head.weight").data *= 60  # the start has nearly uniform policies
     if learner.model.popart is not None:
         learner.model.popart.mu += 0.5
