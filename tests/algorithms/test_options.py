@@ -328,3 +328,16 @@ def test_the_algorithm_makes_its_parts(algorithm: str) -> None:
     assert policy.precision.dtype == torch.bfloat16
     policy.load_parameters(flat[0])
     assert [state.shape for state in policy.initial_core_state(2)] == [(2, 3), (2, 3)]
+
+
+def test_normalized_advantages_have_no_scale() -> None:
+    """Rewards a thousand times as small teach the policy the same, where no values are in the way."""
+    vectors = []
+    for scale in (1.0, 1e-3):
+        config = PPOConfig.model_validate({"network": LINEAR, "value_cost": 0.0, "minibatches": 1})
+        learner = PPOLearner(config, GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
+        learner.model.network.get_parameter("value_head.weight").data.zero_()
+        batch = game_batch(1)
+        learner.update(batch._replace(reward=batch.reward * np.float32(scale)))
+        vectors.append(learner.flat_parameters())
+    torch.testing.assert_close(vectors[0], vectors[1], rtol=1e-3, atol=1e-6)

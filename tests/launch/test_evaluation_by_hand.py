@@ -193,6 +193,15 @@ def test_progress_counts_episodes() -> None:
     assert told == [(done, 140) for done in range(1, 141)]
 
 
+def test_progress_is_told_from_time_to_time_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    for every, more in ((0.0, 8), (1e6, 0)):
+        monkeypatch.setattr(evaluation, "TOLD_EVERY_S", every)
+        told.clear()
+        run(Ladders(lengths=lambda _slot, _k: 8), (0,), 2, progress=lambda *counts: told.append(counts))
+        assert told == [(0, 2)] * more + [(1, 2), (2, 2)]
+
+
 def test_it_can_be_stopped_and_a_fault_ends_it() -> None:
     asked: list[bool] = []
 
