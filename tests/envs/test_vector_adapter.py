@@ -315,7 +315,7 @@ def test_masks_of_infos() -> None:
     assert set(slots(env, info_mask="ignore").reset([1, 2, 3]).observation) == {"observation"}
     adapter = slots(env, MASKED, info_mask="use")
     mask = adapter.reset([1, 2, 3]).observation[ACTION_MASK]
-    assert (mask.dtype, mask.tolist()) == (np.bool_, both.astype(bool).tolist())
+    assert (mask.dtype.name, mask.tolist()) == ("bool", both.astype(bool).tolist())
     env.infos[f"_{ACTION_MASK}"] = flags(0, 2)
     with pytest.raises(EnvironmentFaultError, match="'written': infos of slot 1 have no action_mask"):
         adapter.step(ACTIONS)
