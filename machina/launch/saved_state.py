@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
@@ -19,6 +21,10 @@ Games = Annotated[int, Field(ge=0, le=10**9)]
 """Games that were counted; ratings are computed from them in floats."""
 
 
+_OF_A_PLANE = re.compile(r"(slot\d+|opponents\d+|queue)/")
+"""See ``group_key``, ``opponents_key`` and ``InlinePlane.state``."""
+
+
 class Identity(SavedFile):
     """Whose checkpoint it is: everything that may not differ when a run goes on or its policy acts."""
 
@@ -26,7 +32,8 @@ class Identity(SavedFile):
     algorithm: str
     environment: str
     wrapper: str | None
-    spec: EnvSpec = Field(description="Tasks, observations, actions; its protocol is kept apart.")
+    tasks: tuple[str, ...]
+    spec: dict[str, JsonValue] = Field(description="Observations, actions, seats; the protocol is kept apart.")
     network: dict[str, JsonValue] = Field(description="The configuration of the network.")
 
 
@@ -153,9 +160,9 @@ class SavedState(SavedFile):
             learned, counted = getattr(self.learner, name), getattr(self.progress, name)
             if learned > counted:
                 raise ValueError(f"learner.{name}={learned} is more than progress.{name}={counted}")
-        if len(self.episodes.counts) != self.identity.spec.num_tasks:
+        if len(self.episodes.counts) != len(self.identity.tasks):
             raise ValueError(
-                f"episodes are of {len(self.episodes.counts)} tasks, identity.spec has {self.identity.spec.num_tasks}"
+                f"episodes are of {len(self.episodes.counts)} tasks, identity.tasks are {len(self.identity.tasks)}"
             )
         return self
 
@@ -168,7 +175,8 @@ def identity_of(config: AnyRunConfig, spec: EnvSpec) -> Identity:
         algorithm=config.algorithm,
         environment=config.environment,
         wrapper=config.wrapper,
-        spec=spec.model_copy(update={"protocol": {}}),
+        tasks=spec.tasks,
+        spec=json.loads(spec.model_dump_json(exclude={"name", "tasks", "protocol"})),
         network={} if network is None else network.model_dump(mode="json"),
     )
 
@@ -189,6 +197,12 @@ def checkpoint_state(checkpoint: Checkpoint) -> SavedState:
     for group in ("model", "plane"):
         if group not in checkpoint.tensors:
             raise UserError(f"checkpoint '{checkpoint.path}' has no {group}.safetensors; {_remedy(checkpoint)}")
+    for name in checkpoint.tensors["plane"]:
+        if not _OF_A_PLANE.match(name):
+            raise UserError(
+                f"checkpoint file '{checkpoint.path / 'plane.safetensors'}' holds {name!r}, which is of no group, "
+                f"queue or opponents; {_remedy(checkpoint)}"
+            )
     return state
 
 
@@ -222,15 +236,14 @@ def own_state(checkpoint: Checkpoint, config: AnyRunConfig, spec: EnvSpec) -> Sa
 
 def _flat(identity: Identity, protocol: Protocol) -> dict[str, Any]:
     """What is compared, by the names that a user knows."""
-    spec = identity.spec
-    own = {name: getattr(spec, name) for name in type(spec).model_fields if name not in ("name", "protocol")}
     return {
         "the run's name": identity.run,
         "algorithm": identity.algorithm,
         "environment": identity.environment,
         "wrapper": identity.wrapper,
         **{f"network.{name}": value for name, value in identity.network.items()},
-        **{f"the environment's {name}": value for name, value in own.items()},
+        "tasks": identity.tasks,
+        **{f"the environment's {name}": value for name, value in identity.spec.items()},
         **{f"the protocol's {name}": value for name, value in protocol.items()},
     }
 

@@ -313,7 +313,7 @@ def plain(state: Any, compared: bool) -> Any:
     """A state without what only a comparison with the run's configuration finds wrong."""
     if compared or not isinstance(state.get("identity"), dict):
         return state
-    identity = {**state["identity"], "network": None} if "network" in state["identity"] else state["identity"]
+    identity = {key: None if key in ("network", "spec") else value for key, value in state["identity"].items()}
     return {**state, "identity": identity} | ({"protocol": None} if "protocol" in state else {})
 
 
@@ -394,6 +394,7 @@ REFUSED: list[tuple[str, Callable[[Path, Originals], None], tuple[str, ...], str
     ("emptied optimizer, listed", edit_tensors("optimizer", "emptied", True), ("resume",), "optimizer's state of"),
     ("wider weights", edit_tensors("model", "a row more", True), ("eval", "resume"), "this network needs"),
     ("a weight too many", edit_tensors("model", "added", True), ("eval", "resume"), "has nothing called 'surplus'"),
+    ("an array of nobody", edit_tensors("plane", "added", True), ALL, "holds 'surplus', which is of no group"),
     (
         "wrong protocol",
         edit_state(protocol={"sticky_actions": 0.5}),
