@@ -215,6 +215,20 @@ class RegisteredFactory(_Factory):
         return self.make([task_id])
 
 
+def shares_generators(factory: EnvFactory) -> bool:
+    """Whether its environments run code that is not ours in the process that steps them.
+
+    Then they share the process's global generators (``random``, ``numpy.random``, ``torch``).
+    """
+    if isinstance(factory, GymnasiumFactory):
+        from machina.envs.gymnasium_envs import is_native
+
+        return not factory.config.processes and (
+            factory.config.processes is False or is_native(_find_spec(factory.spec.name))
+        )
+    return isinstance(factory, RegisteredFactory) or (bool(factory.spec.seats) and factory.spec.name not in GAMES)
+
+
 def full_action_space(games: Sequence[str], config: AtariConfig) -> bool:
     """Whether the policy has all 18 actions: with several games always, with one game on request."""
     return len(games) > 1 or bool(config.full_action_space)

@@ -8,7 +8,6 @@ gymnasium's copy.
 from __future__ import annotations
 
 import multiprocessing
-import random
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 
 from machina.errors import RAISED, EnvironmentFaultError, raised
+from machina.processes import seed_generators
 from machina.types import ACTION_MASK, Array
 from machina.waiting import within
 
@@ -168,14 +168,6 @@ def close_in_time(close: Callable[[], None], name: str) -> None:
         print(f"machina: {late}; it is left behind", file=sys.stderr, flush=True)
     except RAISED:
         pass
-
-
-def seed_generators(seed: int) -> None:
-    """Seed the generators that all code of a process shares: Python's, numpy's and, where it is loaded, torch's."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.manual_seed(seed)
 
 
 def declare_single_envs(env: Any, name: str) -> None:

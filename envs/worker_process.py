@@ -17,10 +17,10 @@ import gymnasium
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.async_vector_env import _async_worker
 
-from machina.envs.declared import DeclaredEnv, seed_generators
+from machina.envs.declared import DeclaredEnv
 from machina.errors import RAISED, EnvironmentFaultError, told_with_place
 from machina.plugins import load_module
-from machina.processes import WORKER_MARK, end, started_by
+from machina.processes import WORKER_MARK, end, seed_generators, started_by
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec as GymnasiumSpec

@@ -1,4 +1,6 @@
-"""Processes that environments start: simulators, servers, whatever; found and ended, so that none outlives a run.
+"""Processes: their generators, their beginning, and the end of all that environments start in them.
+
+Simulators, servers and whatever else is started is found and ended, so that none outlives a run.
 
 A process is found by its ancestors and by a mark in the environment variables that it inherits. The mark finds those,
 too, that were left by their parent or went into a session of their own. Only Linux tells both.
@@ -91,6 +93,19 @@ def _signal(pid: int, number: signal.Signals) -> bool:
     except OSError:
         return False
     return True
+
+
+def seed_generators(*entropy: int) -> None:
+    """Seed the generators that all code of a process shares: Python's, numpy's and, where it is loaded, torch's."""
+    import random
+
+    import numpy as np
+
+    seed = int(np.random.SeedSequence([number % 2**64 for number in entropy]).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(seed)
 
 
 def refuse_second_run() -> None:

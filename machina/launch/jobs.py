@@ -14,6 +14,7 @@ from typing import NamedTuple
 from machina.checkpoint import Checkpoint, Latest, RunDirectory
 from machina.checkpoint.run_directory import RunExistsError, load_from
 from machina.config import MOST_EPISODES, LeagueConfig, to_yaml
+from machina.envs.builders import shares_generators
 from machina.errors import UserError, nearest
 from machina.interfaces import Policy
 from machina.launch.ceiling import cached_ceiling
@@ -25,6 +26,7 @@ from machina.launch.saved_state import checkpoint_state, own_state
 from machina.launch.sizes import check_batch_fills, check_memory
 from machina.launch.training import Outcome, Trainer
 from machina.launch.watching import RunView
+from machina.processes import seed_generators
 from machina.report.evaluation import EvaluationResult
 from machina.report.output import steady_output
 from machina.report.screen import RunFacts
@@ -152,6 +154,8 @@ def _run(
     source: str,
 ) -> Outcome:
     tune_process(parts.machine.learner_threads)
+    if shares_generators(parts.factory):
+        seed_generators(config.seed, 0 if checkpoint is None else checkpoint.step)
     view = RunView(
         _facts(config, parts, run, source),
         parts.factory.spec,
@@ -186,10 +190,15 @@ def _facts(config: AnyRunConfig, parts: Parts, run: RunDirectory, source: str) -
     tasks = f", {spec.num_tasks} {'roles' if spec.seats else 'tasks'}" if spec.num_tasks > 1 else ""
     environments = config.env.envs_per_task * (1 if spec.seats else spec.num_tasks)
     learning = parts.algorithm.describe(spec)
+    generators = ""
+    if shares_generators(parts.factory):
+        whose = "each actor's process" if config.runtime.place == "ray" else "this process"
+        generators = f"; they share the random generators of {whose}, seeded once"
     return RunFacts(
         name=str(run.path),
         algorithm=f"{config.algorithm} ({source})",
-        environment=f"{config.environment}{tasks}, {environments} environments, place {config.runtime.place}",
+        environment=f"{config.environment}{tasks}, {environments} environments, "
+        f"place {config.runtime.place}{generators}",
         protocol=", ".join(f"{name} {value}" for name, value in spec.protocol.items()) or "as the environment comes",
         network=learning.network,
         rewards=learning.rewards,
@@ -262,6 +271,8 @@ def evaluate_run(
         raise UserError(f"episodes={episodes}: must be 1 to {MOST_EPISODES}")
     loaded = load_run(path, best)
     names = loaded.parts.factory.spec.tasks
+    if shares_generators(loaded.parts.factory):
+        seed_generators(seed)
     chosen = [name for game in games for name in game.split(",")]
     if twice := [game for game in dict.fromkeys(chosen) if chosen.count(game) > 1]:
         raise UserError(f"games: {', '.join(twice)} given more than once")

@@ -45,6 +45,7 @@ class ActorBuilder:
         make_stepper: decides how environments are stepped.
         queue: where the actors' unrolls go.
         on_fault: told of every environment that failed; may raise to stop the run.
+        in_order: one group after the other, so that those that share the process's random generators repeat.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class ActorBuilder:
         make_stepper: Callable[[SlotEnv], Stepper],
         queue: UnrollSink,
         on_fault: Callable[[Fault], None],
+        in_order: bool = False,
     ) -> None:
         self._setup = setup
+        self._in_order = in_order
         self._make_stepper = make_stepper
         self._queue = queue
         self._on_fault = on_fault
@@ -83,7 +86,7 @@ class ActorBuilder:
                 opponents.load_state(kept)
         # Building an Atari environment holds the interpreter lock, resetting it does not: while one group resets,
         # the next is built (57 games, 4 environments each: measured in docs/benchmarks.md).
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(1 if self._in_order else None) as pool:
             groups = [pool.submit(self._make_group, policy, opponents, group, state) for group in slots]
         failures = [failure for group in groups if (failure := group.exception()) is not None]
         if not failures:

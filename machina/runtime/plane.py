@@ -267,7 +267,7 @@ class InProcessPlane(Plane):
         bounded: bool,
     ) -> None:
         super().__init__(setup, runtime, config, bounded=bounded)
-        self._builder = ActorBuilder(setup, make_stepper, self.queue, self._note_fault)
+        self._builder = ActorBuilder(setup, make_stepper, self.queue, self._note_fault, in_order=not bounded)
         self._actors: list[Actor] = []
 
     def drain_episodes(self) -> Iterator[Episode]:

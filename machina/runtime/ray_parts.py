@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import ray
 
+from machina.processes import seed_generators
 from machina.runtime.actor import Actor, Fault
 from machina.runtime.batches import Handover, Part, joined
 from machina.runtime.building import ActorBuilder, ActorSetup
@@ -57,6 +58,10 @@ class Life(NamedTuple):
     """Since the last sign or report: an environment that fails in every unroll lets no round come to its end."""
 
 
+def _restarts(state: dict[str, Array]) -> list[Array]:
+    return [array for key, array in sorted(state.items()) if key.endswith("/restarts")]
+
+
 class RolloutWorker:
     """A process with one actor.
 
@@ -72,6 +77,8 @@ class RolloutWorker:
     ) -> None:
         prepare()
         tune_process(setup.torch_threads)
+        # Environments share this process's generators; those of an actor that was replaced go on with others.
+        seed_generators(setup.seed, *(int(group[0]) for group in slots), *(int(each) for each in _restarts(state)))
         self._handovers: list[Handover] = []
         self._faults: deque[Fault] = deque()
         """Filled by the actor's thread, drained by it and by the one that watches."""

@@ -16,13 +16,14 @@ import pytest
 import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 
+import machina
+import machina.checkpoint
 from machina.envs.builders import parse_environment
 from machina.envs.config import GymnasiumConfig
-from machina.envs.declared import seed_generators
 from machina.envs.slots import GymnasiumSlots
 from machina.errors import EnvironmentFaultError, UserError
 from machina.interfaces import SlotEnv
-from machina.processes import is_alive
+from machina.processes import is_alive, seed_generators
 from machina.runtime.stepping import ThreadStepper, fault_at_hang
 
 NOTHING = np.zeros(2, np.int64)
@@ -74,6 +75,22 @@ def test_constructors_draw_independently_and_repeat() -> None:
     first = seen("constructor", [5, 6, 7])[0]
     assert len(np.unique(first)) == 3
     assert np.array_equal(seen("constructor", [5, 6, 7])[0], first)
+
+
+def test_environments_of_one_process_repeat_and_the_start_line_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def states(name: str) -> Any:
+        options: dict[str, Any] = {"processes": False, "place": "inline", "hidden_sizes": (8,), "runs_dir": tmp_path}
+        run = machina.train(
+            "impala", "started_tasks:Drawn_global-v0", name=name, total_frames=64, unroll_length=4, batch_size=4,
+            envs_per_task=4, precision="float32", **options,
+        )  # fmt: skip
+        return machina.checkpoint.RunDirectory.open(run.path).latest().checkpoint.tensors["model"]
+
+    one, other = states("one"), states("other")
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert "place inline; they share the random generators of this process, seeded once" in capsys.readouterr().out
 
 
 def test_torch_is_seeded_where_it_is_loaded() -> None:
