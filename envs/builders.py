@@ -172,9 +172,7 @@ class GymnasiumFactory(_Factory):
     def make_for_video(self, task_id: int) -> SlotEnv:
         """One slot that can be rendered."""
         from machina.envs import gymnasium_envs
-        from machina.envs.pictures import draw_without_display
 
-        draw_without_display()
         spec = _find_spec(self.spec.name, self.config.drop_keys)
         env = _built(self.spec.name, lambda: gymnasium_envs.InProcessEnvs(spec, 1, self.spec.name, True, "rgb_array"))
         return self._slots(env, [task_id], info_mask=self.config.info_mask)

@@ -58,9 +58,10 @@ def stated_fps(metadata: Mapping[str, Any] | None) -> float | None:
 
 
 def draw_without_display() -> None:
-    """Called before a film's environment is built: MuJoCo draws by EGL where there is no display.
+    """MuJoCo draws by EGL where there is no display; else it takes GLFW, which needs one.
 
-    Else it takes GLFW, which needs one. What the user set in ``MUJOCO_GL`` stays.
+    Called before the environment's module is imported, since dm_control chooses then. What the user set in
+    ``MUJOCO_GL`` stays.
     """
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         os.environ.setdefault("MUJOCO_GL", "egl")

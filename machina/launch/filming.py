@@ -11,6 +11,7 @@ import numpy as np
 
 from machina.envs.builders import shares_generators
 from machina.envs.games import GAMES
+from machina.envs.pictures import draw_without_display
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError
 from machina.launch.acting import ActingPlayer
 from machina.launch.jobs import file_name, task_index
@@ -103,6 +104,7 @@ def film(
         UserError: no such run, task, checkpoint or player, or an environment without pictures.
         RunFailedError: the environment fails, or the film can't be written.
     """
+    draw_without_display()
     if best and snapshot is not None:
         raise UserError(f"snapshot={snapshot!r} and best name two policies; leave one out")
     names = [PlayerName(run, snapshot or (BEST if best else ""))]

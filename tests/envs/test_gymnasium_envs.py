@@ -14,6 +14,7 @@ import pytest
 
 from machina.envs.builders import parse_environment
 from machina.envs.config import GymnasiumConfig
+from machina.envs.pictures import draw_without_display
 from machina.errors import EnvironmentFaultError, UserError
 from machina.interfaces import SlotEnv
 
@@ -232,6 +233,7 @@ def test_mujoco_is_drawn_without_a_display(monkeypatch: pytest.MonkeyPatch) -> N
     for variable in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
         monkeypatch.setenv(variable, "")  # restored afterwards
         monkeypatch.delenv(variable)
+    draw_without_display()
     env = parse_environment("Hopper-v5", GymnasiumConfig()).make_for_video(0)
     try:
         env.reset([1])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -72,3 +74,35 @@ def test_numbers_become_bytes() -> None:
 def test_speeds_that_are_none(fps: Any) -> None:
     assert stated_fps({"render_fps": fps}) is None
     assert stated_fps({}) is stated_fps(None) is None
+
+
+EARLY = """
+import os
+import gymnasium
+from pictures_env import Pictured
+
+chosen = os.environ.get("MUJOCO_GL")
+
+class Early(Pictured):
+    def render(self):
+        assert chosen == "egl", chosen
+        return super().render()
+
+gymnasium.register("Early-v0", Early, kwargs={"picture": "rgb"})
+"""
+
+
+def test_a_library_that_chooses_how_it_draws_when_it_is_imported_can_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
+        monkeypatch.setenv(variable, "")  # restored afterwards
+        monkeypatch.delenv(variable)
+    (tmp_path / "early_env.py").write_text(EARLY)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = machina.train(
+        "impala", "early_env:Early-v0", name="run", runs_dir=tmp_path, **SMALL, processes=False, total_frames=20
+    ).path
+    monkeypatch.delitem(sys.modules, "early_env")  # as in `machina watch`, which has not imported it yet
+    monkeypatch.delitem(gymnasium.registry, "Early-v0")
+    assert film(run).frames == 7
