@@ -125,9 +125,11 @@ def _only_left_alone(node: Any, mutated: Any) -> bool:
     """A call that differs in such an argument."""
     if not isinstance(node, cst.Call) or not isinstance(mutated, cst.Call):
         return False
-    kept = [arg for arg in node.args if not _is_left_alone(arg)]
-    others = [arg for arg in mutated.args if not _is_left_alone(arg)]
-    return len(kept) == len(others) and all(one is other for one, other in zip(kept, others, strict=True))
+    if len(node.args) == len(mutated.args):
+        changed = [one for one, other in zip(node.args, mutated.args, strict=True) if one is not other]
+    else:
+        changed = [one for one in node.args if not any(one is other for other in mutated.args)]
+    return bool(changed) and all(_is_left_alone(arg) for arg in changed)
 
 
 def _is_for_types_alone(node: Any) -> bool:

@@ -44,3 +44,13 @@ def test_a_parameter_without_gradient_stays() -> None:
     RMSPropTF([used, unused], lr=0.1).step()
     assert torch.equal(unused, torch.ones(2))
     assert not torch.equal(used, torch.ones(2))
+
+
+def test_default_constants_are_those_of_the_paper() -> None:
+    (group,) = RMSPropTF([torch.zeros(1, requires_grad=True)], 0.1).param_groups
+    assert {name: group[name] for name in ("lr", "decay", "epsilon", "momentum")} == {
+        "lr": 0.1,
+        "decay": 0.99,
+        "epsilon": 0.01,
+        "momentum": 0.0,
+    }

@@ -109,6 +109,23 @@ def test_every_column_of_the_table() -> None:
     assert columns == ["task", "episodes", "mean return", "std", "best", "length", "human-normalized"]
     assert row.split() == ["catch", "4", "-497.00", "867.76", "9.00", "508", "–"]
     assert rest == ["protocol: as the environment comes; evaluation seed 7"]
+    console.print(evaluation_table(result(pong=(21.0, 19.0), boxing=(12.1,))))
+    cells = {line.split()[0]: line.split()[-1] for line in console.export_text().splitlines() if line.strip()}
+    for game, average in (("pong", 20.0), ("boxing", 12.1)):
+        normalized = human_normalized(game, average)
+        assert normalized is not None
+        assert cells[game] == f"{normalized:.1%}"
+
+
+def test_every_field_is_needed_and_bounded() -> None:
+    whole = result().model_dump()
+    for field in whole:
+        with pytest.raises(ValidationError, match=field):
+            EvaluationResult.model_validate({key: value for key, value in whole.items() if key != field})
+    for field in ("step", "frames", "seed"):
+        assert EvaluationResult.model_validate(whole | {field: 0})
+        with pytest.raises(ValidationError, match=field):
+            EvaluationResult.model_validate(whole | {field: -1})
 
 
 def test_intervals_are_equal_for_equal_seeds_and_one_run_is_called_so() -> None:
