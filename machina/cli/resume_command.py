@@ -8,7 +8,7 @@ from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
-from machina.config import Config
+from machina.config import MOST_FRAMES, MOST_MINUTES, Config
 
 
 class ResumeOptions(Config):
@@ -16,10 +16,16 @@ class ResumeOptions(Config):
 
     run: Positional[Path] = Field(description="Run directory.")
     minutes: float | None = Field(
-        default=None, description="Stop after this wall time, now and in later sessions; None: as before."
+        default=None,
+        gt=0,
+        le=MOST_MINUTES,
+        description="Stop after this wall time, now and in later sessions; None: as before.",
     )
     total_frames: int | None = Field(
-        default=None, description="Length of the run and of its schedules from now on, in frames; None: as before."
+        default=None,
+        ge=1,
+        le=MOST_FRAMES,
+        description="Length of the run and of its schedules from now on, in frames; None: as before.",
     )
 
 
