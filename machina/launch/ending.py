@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
+from machina.checkpoint import RunDirectory
+from machina.errors import RunFailedError, UserError, stopped
 from machina.launch.configuration import AnyRunConfig
+from machina.runtime.plane import Plane
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    reason: str
+    env_steps: int
+    updates: int
 
 
 class Ending:
@@ -65,3 +77,26 @@ class Ending:
     def is_due(self) -> bool:
         """Whether the session ends now, also in the middle of an evaluation."""
         return self.interrupted or self._minutes_are_over
+
+
+def failure_of(error: BaseException, run: RunDirectory, *, has_learned: bool) -> BaseException:
+    """What the user is told of an error that ends the run; the stack of one that nobody foresaw is logged."""
+    if isinstance(error, KeyboardInterrupt) or (isinstance(error, UserError) and not has_learned):
+        return error
+    if isinstance(error, UserError):  # of what was good when the run began, such as a snapshot's file
+        return RunFailedError(str(error))
+    failure = error if isinstance(error, RunFailedError) else stopped("the run", error)
+    if failure.details:
+        run.log_fault(str(failure), failure.details)
+        failure = RunFailedError(f"{failure}; its stack is in '{run.faults_log}'")
+    return failure
+
+
+def nothing_learned(reason: str, plane: Plane, batch_size: int, run: RunDirectory) -> RunFailedError:
+    """The end of a session without an update: how far it came, and what failed."""
+    stats, slots = plane.stats(), plane.total_slots
+    text = f"{reason} and nothing was learned: {min(stats.slots_started, slots)} of {slots} environments had started, "
+    text += f"{stats.account.accepted} of the {batch_size} unrolls of an update were there"
+    if stats.faults:
+        text += f"; {stats.faults} environments or actors failed, see '{run.faults_log}'"
+    return RunFailedError(f"{text}; give it more --minutes")

@@ -19,12 +19,13 @@ from machina.errors import UserError, nearest
 from machina.interfaces import Policy
 from machina.launch.ceiling import cached_ceiling
 from machina.launch.configuration import AnyRunConfig, changed_config, config_for_acting, saved_config
+from machina.launch.ending import Outcome
 from machina.launch.evaluation import Progress, evaluate
 from machina.launch.parts import Parts, build_parts, policy_maker, total_env_steps
 from machina.launch.places import Place, open_place
 from machina.launch.saved_state import checkpoint_state, own_state
 from machina.launch.sizes import check_batch_fills, check_memory
-from machina.launch.training import Outcome, Trainer
+from machina.launch.training import Trainer
 from machina.launch.watching import RunView
 from machina.processes import seed_generators
 from machina.report.evaluation import EvaluationResult

@@ -7,19 +7,20 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from machina.checkpoint import Checkpoint, CheckpointError, RunDirectory
 from machina.checkpoint.status import Status, steady_clock
-from machina.errors import RunFailedError, UserError, stopped, told
+from machina.errors import RunFailedError, UserError, told
 from machina.interfaces import LearnerState
 from machina.launch.configuration import AnyRunConfig
-from machina.launch.ending import Ending
+from machina.launch.ending import Ending, Outcome, failure_of, nothing_learned
+from machina.launch.evaluations import Evaluations
 from machina.launch.league import League
 from machina.launch.parts import Parts, total_env_steps
-from machina.launch.places import Evaluation, Place
+from machina.launch.places import Place
 from machina.launch.progress import Means, Meter, Progress, account_metrics
 from machina.launch.saved_state import SavedState, identity_of, own_state
 from machina.launch.signals import handled_signals
@@ -36,14 +37,6 @@ LOOK_S = 1.0
 
 POLL_S = 0.2
 """How long the loop waits for a batch before it looks at signals and the live view."""
-
-
-class Outcome(NamedTuple):
-    """How a run ended."""
-
-    reason: str
-    env_steps: int
-    updates: int
 
 
 class Trainer:
@@ -90,7 +83,7 @@ class Trainer:
         self._meter = Meter()
         self._skipped = SkippedUpdates(run.path, self.learners.skipped_batch)
         self._ending = Ending(config, self._total_env_steps)
-        self._evaluation: Evaluation | None = None
+        self._evaluations = Evaluations(place, run, view.notice, self._ending, self._log, self._shares)
         self._plane_state: dict[str, Array] = {}
         self._is_new = checkpoint is None
         if checkpoint is not None and state is not None:
@@ -166,13 +159,13 @@ class Trainer:
                 if self._is_new or self._has_learned or rated:
                     self.save()
                 if trains and not self._has_learned and not self._ending.interrupted:
-                    raise self._nothing_learned(reason)
+                    raise nothing_learned(reason, self._plane, self._parts.batch_size, self._run)
             except CheckpointError:
                 raise
             except BaseException as error:
                 if self._has_learned:
                     self._rescue()
-                failure = self._failure(error)
+                failure = failure_of(error, self._run, has_learned=self._has_learned)
                 if failure is error:
                     raise
                 raise failure from error
@@ -238,26 +231,6 @@ class Trainer:
             self._save_or_notice("the run ends here")
         except Exception as error:
             self._view.notice(f"no checkpoint of this moment ({told(error)}); those before it are good")
-
-    def _failure(self, error: BaseException) -> BaseException:
-        """What the user is told of an error that ends the run; the stack of one that nobody foresaw is logged."""
-        if isinstance(error, KeyboardInterrupt) or (isinstance(error, UserError) and not self._has_learned):
-            return error
-        if isinstance(error, UserError):  # of what was good when the run began, such as a snapshot's file
-            return RunFailedError(str(error))
-        failure = error if isinstance(error, RunFailedError) else stopped("the run", error)
-        if failure.details:
-            self._run.log_fault(str(failure), failure.details)
-            failure = RunFailedError(f"{failure}; its stack is in '{self._run.faults_log}'")
-        return failure
-
-    def _nothing_learned(self, reason: str) -> RunFailedError:
-        stats, slots = self._plane.stats(), self._plane.total_slots
-        text = f"{reason} and nothing was learned: {min(stats.slots_started, slots)} of {slots} environments had "
-        text += f"started, {stats.account.accepted} of the {self._parts.batch_size} unrolls of an update were there"
-        if stats.faults:
-            text += f"; {stats.faults} environments or actors failed, see '{self._run.faults_log}'"
-        return RunFailedError(f"{text}; give it more --minutes")
 
     def _end_session(self) -> None:
         """Tell the last faults, write the last metrics and close everything."""
@@ -416,36 +389,11 @@ class Trainer:
         }
         self._metrics.write(values, progress.env_steps, progress.env_steps * frames_per_step, progress.elapsed_s)
 
-    # Evaluation
-
     def _evaluate_if_due(self) -> None:
-        if self._evaluation is not None:
-            self._finish_evaluation()
-        frames = self.progress.env_steps * self._spec.frames_per_step
-        if self._config.eval_every is None or self._evaluation is not None or frames < self.progress.next_evaluation:
+        self._evaluations.collect()
+        every, frames = self._config.eval_every, self.progress.env_steps * self._spec.frames_per_step
+        if every is None or self._evaluations.is_under_way or frames < self.progress.next_evaluation:
             return
-        self.progress = self.progress._replace(next_evaluation=frames + self._config.eval_every)
+        self.progress = self.progress._replace(next_evaluation=frames + every)
         self._save_or_notice("the run goes on")
-        self._evaluation = self._place.evaluate(
-            self.learners.parameters(), self.progress.env_steps, str(self._run.path), self._ending.is_due
-        )
-        self._finish_evaluation()
-
-    def _finish_evaluation(self) -> None:
-        """Take in the scores, when they are there; the checkpoint that earned them may be the best one."""
-        assert self._evaluation is not None
-        try:
-            with self._shares.measure("evaluating"):
-                result = self._evaluation.result()
-            if result is None:
-                return
-            self._evaluation = None
-            result.save(self._run.report)
-            self._log({f"eval/{task}": score for task, score in result.mean_returns.items()})
-            best = self._run.best()
-            if (best is None or result.score > best.score) and self._run.checkpoint_path(result.step).is_dir():
-                self._run.mark_best(result.step, result.score)
-            self._view.notice(f"evaluation at {result.step:,} env steps: {result.score:.4g}")
-        except (RunFailedError, UserError) as error:
-            self._evaluation = None
-            self._view.notice(f"no evaluation: {error}" + ("" if self._ending.is_due() else "; the run goes on"))
+        self._evaluations.begin(self.learners.parameters(), self.progress.env_steps)

@@ -73,6 +73,8 @@ class Actor:
         self._in_round = False
         self._resting: list[SlotGroup] = []
         """Groups in the middle of an unroll that have not acted on their newest entry yet."""
+        self.is_broken = False
+        """Whether an error ended a round; of its groups only the counters are worth keeping then."""
         self.rounds = 0
         self.env_steps = 0
         """Handed over, reset steps included."""
@@ -95,6 +97,13 @@ class Actor:
             RunFailedError: an environment's replacement failed as well, or ``on_fault`` gave up.
             QueueClosedError: the run is stopping.
         """
+        try:
+            return self._go_on(parameters, deadline)
+        except BaseException:
+            self.is_broken = True
+            raise
+
+    def _go_on(self, parameters: PublishedParameters, deadline: float) -> bool:
         if not self._in_round:
             self._begin_round(parameters)
         for group in self._resting:
@@ -127,6 +136,8 @@ class Actor:
         Returns:
             Slots whose unroll is open.
         """
+        if self.is_broken:
+            return sum(len(group.slots) for group in self.groups if not group.full)
         if self._in_round and not self._resting:
             self._resting = [group for group in self.groups if not group.full and not self._receive(group)]
         return sum(len(group.slots) for group in self._resting)

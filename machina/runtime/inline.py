@@ -107,7 +107,8 @@ class InlinePlane(InProcessPlane):
         self._rest()
         for slots, actor in zip(self._slots, self._actors, strict=False):
             for group in actor.groups:
-                state |= {group_key(group.slots) + key: array for key, array in group.state().items()}
+                kept = group.counters() if actor.is_broken else group.state()
+                state |= {group_key(group.slots) + key: array for key, array in kept.items()}
             if actor.opponents is not None:
                 key = opponents_key(slots)
                 state |= {key + name: array for name, array in actor.opponents.state().items()}

@@ -12,12 +12,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import ray
 
-from machina.checkpoint.status import ActorStatus
 from machina.config import RuntimeConfig
 from machina.errors import RunFailedError, UserError, stopped, told
 from machina.metrics import merged_seconds
@@ -26,9 +25,9 @@ from machina.runtime.batches import Batch, Handover
 from machina.runtime.building import ActorSetup
 from machina.runtime.cluster import ray_nodes, room_for_actors
 from machina.runtime.group import COUNTERS, group_key
-from machina.runtime.parameters import PublishedParameters
 from machina.runtime.plane import Plane, PlaneConfig, PlaneStats
 from machina.runtime.ray_parts import Life, RolloutWorker, RoundReport
+from machina.runtime.remote_actor import Death, RemoteActor
 from machina.runtime.stepping import RESET_TIMEOUT_PER_SLOT_S
 from machina.types import Array, Episode, GameResult, IntArray
 
@@ -47,55 +46,6 @@ with its node is no fault."""
 
 START_TIMEOUT_S = 120.0
 """What a process may take to start, besides its environments."""
-
-
-class RemoteActor:
-    """The driver's record of one actor."""
-
-    def __init__(self, index: int, slots: list[IntArray], restarts: int, handle: Any) -> None:
-        self.index = index
-        self.slots = slots
-        self.restarts = restarts
-        self.handle = handle
-        self.node = self.node_id = ""
-        self.state = "starting"
-        self.num_slots = sum(len(group) for group in slots)
-        """Of all groups."""
-        self.pending: Any = handle.start.remote()
-        """Reference to the report that is awaited; None while the actor is idle."""
-        self.unroll: Any = None
-        """Reference to what the round under way will give."""
-        self.rounds = 0
-        self.env_steps = 0
-        self.seconds: dict[str, float] = {}
-        self.speed = 0.0
-        self.slots_started = 0
-        self.heard_at = self.moved_at = time.monotonic()
-        self.progress_made = (0, -1)
-        self.watched: Any = None
-        """Reference to an answer of ``life``."""
-
-    def ask(self, parameters: PublishedParameters) -> None:
-        """Ask for a round with these parameters."""
-        self.pending, self.unroll = self.handle.run_round.remote(*parameters)
-        self.state = "collecting"
-
-    def status(self) -> ActorStatus:
-        """For those who watch."""
-        heard = time.monotonic() - self.heard_at
-        return ActorStatus(
-            self.index, self.node, self.state, self.num_slots, self.restarts, heard, self.env_steps, self.speed
-        )
-
-
-class Death(NamedTuple):
-    """A lost actor whose node's fate is not known yet."""
-
-    at: float
-    remote: RemoteActor
-    fault: Fault
-    living: set[str]
-    """Ids of the nodes that Ray took for alive then."""
 
 
 class RayPlane(Plane):

@@ -41,6 +41,9 @@ from ray_nodes import PATIENCE_S, start_nodes
 
 pytestmark = pytest.mark.cluster
 
+BUSY_NODE_S = 30.0
+"""The others learn on meanwhile, and a replacement is there."""
+
 HELPERS_END_S = 120.0
 """Ray's dashboard and environment agents try for 60 s to report the end of their node to a head that ended with it."""
 
@@ -135,6 +138,27 @@ def test_the_actors_of_a_killed_node_produce_elsewhere(nodes: Cluster, tmp_path:
     last = last_metrics(job.run.path)
     lost = f"{last['faults/env_steps_cut']:.0f} env steps under way, {last['queue/dropped']:.0f} unrolls"
     measured(f"a node with {len(gone)} of 3 actors killed", seconds, lost)
+
+
+def test_a_node_that_dies_under_a_busy_actor_holds_nobody_up(nodes: Cluster, tmp_path: Path) -> None:
+    """Raylet and all: Ray itself calls the actor temporarily unavailable for many seconds, and tries to reach it."""
+    nodes.add_node(wait=False, num_cpus=2, node_ip_address="127.0.0.1", include_dashboard=False)
+    nodes.wait_for_nodes(PATIENCE_S)
+    job = start_job(tmp_path, *cluster_options(nodes), "--actors", "3")
+    try:
+        job.wait_for_actors(3)
+        victim = next(node for node in nodes.list_all_nodes()[1:] if processes_on(node, ACTOR))
+        gone = processes_on(victim, ACTOR)
+        before = job.status()["updates"]
+        nodes.remove_node(victim, allow_graceful=False)
+        learning = job.wait(lambda status: status["updates"] > before + 20, BUSY_NODE_S)
+        seconds = job.wait_for_replacement(3, len(gone), BUSY_NODE_S)
+        job.wait(lambda _: "has left" in job.faults_log(), 60)
+        assert job.status()["faults"] == 0
+        job.interrupt()
+    finally:
+        job.kill()
+    measured(f"a node with {len(gone)} busy actors killed; learned on in {learning:.1f} s", seconds, "see above")
 
 
 @pytest.mark.parametrize("processes", [False, True])
