@@ -223,6 +223,9 @@ def _lost(array: Array, cast: Array) -> npt.NDArray[np.bool_]:
     """Where a cast changed the value."""
     if array.dtype.kind == "f" and cast.dtype.kind == "f":
         return np.isfinite(array) & ~np.isfinite(cast)
+    if cast.dtype.kind == "f":  # numpy would compare large integers after rounding them
+        with np.errstate(invalid="ignore"):
+            return np.asarray(cast.astype(array.dtype) != array)
     return np.asarray(cast != array)
 
 
