@@ -143,3 +143,14 @@ def test_a_continuous_environment_steps(bins: int | None) -> None:
     assert entry.reward.shape == (3,)
     assert (entry.reward < 0).all()
     env.close()
+
+
+def test_random_actions_of_every_kind() -> None:
+    generator = np.random.default_rng(0)
+    numbers = random_actions(action_spec("e", box(-2.0, 2.0)), 400, generator)
+    assert (numbers.dtype.name, numbers.shape) == ("float32", (400, 2))
+    assert abs(float(numbers.std()) - 1) < 0.1
+    single = random_actions(discrete(3), 60, generator)
+    assert (single.shape, set(single.tolist())) == ((60,), {0, 1, 2})
+    several = random_actions(action_spec("e", spaces.MultiDiscrete([3, 2])), 60, generator)
+    assert [set(several[:, part].tolist()) for part in range(2)] == [{0, 1, 2}, {0, 1}]
