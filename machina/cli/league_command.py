@@ -57,6 +57,7 @@ def _usage() -> str:
         "Train a policy against itself and its past selves.\n\n"
         f"{games}\n\n"
         "Any PettingZoo game of two teams may stand for GAME; --teams says who is a team:\n"
-        "  machina league pettingzoo.classic.tictactoe_v3 --teams agents\n\n"
+        "  machina league pettingzoo.classic.tictactoe_v3 --teams agents\n"
+        "  machina league magent2.environments.combined_arms_v6 --teams 'red*,blue*'\n\n"
         "`machina league connect_four --help` lists every option of a job."
     )

@@ -156,9 +156,9 @@ def test_seeds_decide_atari_games_for_several(name: str) -> None:
             entries.append(env.step(player(entries[-1].observation, env.task_ids, uniforms)))
         return b"".join(entry.observation[OBSERVATION][0].tobytes() for entry in entries)
 
-    one, other = frames(1), frames(4)
-    assert one != other
-    assert one == frames(1)
+    games = [frames(seed) for seed in (1, 4, 7)]  # in some only a few beginnings differ
+    assert len(set(games)) > 1
+    assert games[0] == frames(1)
     assert factory.spec.protocol["noop_frames"] == "0 to 30"
     env.close()
 
