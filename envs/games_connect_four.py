@@ -42,6 +42,8 @@ class ConnectFour:
     that are not full, to the player on turn.
     """
 
+    never_hangs = True
+
     def __init__(self, num_games: int, spec: EnvSpec) -> None:
         self._spec = spec
         self._pieces: BoolArray = np.zeros((num_games, 2, ROWS * COLUMNS), np.bool_)

@@ -42,6 +42,8 @@ class SimpleTag:
     the hunted agent's velocity is seen by others.
     """
 
+    never_hangs = True
+
     def __init__(self, num_games: int, spec: EnvSpec, for_video: bool) -> None:
         from mpe2 import simple_tag_v3
 

@@ -105,6 +105,7 @@ class MultiAgentSlots:
     def __init__(self, games: Games, spec: EnvSpec, num_games: int, max_steps: int | None = None) -> None:
         self.spec = spec
         self.task_ids: IntArray = np.array([seat.role for seat in spec.seats] * num_games, np.int64)
+        self.never_hangs = bool(getattr(games, "never_hangs", False))
         self._games = games
         self._max_steps = max_steps
         self._num_slots = len(self.task_ids)

@@ -79,6 +79,7 @@ class GymnasiumSlots:
         self._env = env
         self._base: Any = env.unwrapped
         self._wrapped = env is not env.unwrapped
+        self.never_hangs = not self._wrapped and _is_arithmetic(self._base)
         self._num_slots = len(task_ids)
         self._copies = self._wrapped or not getattr(self._base, "fresh_observations", False)
         # Of a vectorised form of its own, or of a user; single environments are checked one by one.
@@ -323,3 +324,9 @@ class GymnasiumSlots:
         if isinstance(error, EnvironmentFaultError):
             return error
         return raised(self.spec.name, self.waiting_for, call, error)
+
+
+def _is_arithmetic(env: AnyVectorEnv) -> bool:
+    """Whether its steps are arithmetic: of a toy of ours, or of one of gymnasium's own environments for all slots."""
+    own = type(env).__module__.startswith("gymnasium.envs.")
+    return own or bool(getattr(env, "never_hangs", False))

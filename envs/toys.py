@@ -210,6 +210,7 @@ class ToyEnv(VectorEnv[Any, Any, Any]):
 
     seed_per_slot = True
     fresh_observations = True
+    never_hangs = True
 
     def __init__(self, rules: Rules, task_ids: IntArray) -> None:
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": ["rgb_array"]}

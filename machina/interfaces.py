@@ -39,6 +39,8 @@ class SlotEnv(Protocol):
     task_ids: IntArray
     """``[B]``: the task of each slot."""
     # Slots of one game are neighbours, in the order of ``spec.seats``; they end and start together.
+    never_hangs: bool
+    """Whether a step is arithmetic of ours or of gymnasium, which waits for nothing."""
 
     @property
     def waiting_for(self) -> str:

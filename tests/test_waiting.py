@@ -38,6 +38,8 @@ def test_what_comes_too_late_is_undone() -> None:
 class Stuck:
     """An environment that hangs in what it is told to."""
 
+    never_hangs = False
+
     def __init__(self, hangs: str) -> None:
         self.hangs, self.let_go = hangs, threading.Event()
         self.spec = type("Spec", (), {"name": "stuck"})()

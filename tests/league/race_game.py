@@ -95,6 +95,7 @@ class Race:
         self._step, self._game, self._ended = state["step"], state["game"], state["ended"]
         return self._entry(np.zeros(self._shape, np.float32))
 
+    never_hangs = True
     render_fps: float | None = None
 
     def recover(self) -> None: ...

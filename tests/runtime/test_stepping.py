@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pytest
 
+from machina.config import EnvConfig
+from machina.envs.builders import parse_environment
+from machina.envs.config import AtariConfig, GameConfig, GymnasiumConfig, ToyConfig
 from machina.errors import EnvironmentFaultError
 from machina.runtime.stepping import InlineStepper, ThreadStepper, fault_at_hang
 from machina.specs import ArraySpec, EnvSpec, discrete
@@ -21,6 +24,7 @@ class Sluggish:
     """One slot that counts its steps; one of them hangs until the test lets it go."""
 
     render_fps: float | None = None
+    never_hangs = False
 
     def __init__(self, hangs_at: int = -1, recovers: bool = False, raises_at: int = -1) -> None:
         self.spec = EnvSpec(
@@ -108,6 +112,34 @@ def test_inline_steps_when_asked() -> None:
         stepper.receive(1)
     stepper.close()
     assert env.closed
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "steps_here"),
+    [
+        ("catch", ToyConfig(), True),
+        ("connect_four", GameConfig(), True),
+        ("CartPole-v1", GymnasiumConfig(), True),
+        ("Acrobot-v1", GymnasiumConfig(processes=False), False),
+        ("pong", AtariConfig(), False),
+    ],
+)
+def test_inline_only_arithmetic_is_stepped_without_a_deadline(name: str, config: EnvConfig, steps_here: bool) -> None:
+    env = parse_environment(name, config).make([0, 0])
+    threads: list[int] = []
+    step = env.step
+
+    def noted(actions: Array) -> StepResult:
+        threads.append(threading.get_ident())
+        return step(actions)
+
+    env.step = noted  # type: ignore[method-assign]
+    stepper = InlineStepper(env, fault_at_hang)
+    stepper.reset([1, 2], 60)
+    stepper.send(np.zeros(2, np.int64))
+    stepper.receive(60)
+    stepper.close()
+    assert [thread == threading.get_ident() for thread in threads] == [steps_here]
 
 
 def test_a_thread_steps_beside_the_caller_and_passes_faults_on() -> None:
