@@ -18,7 +18,7 @@ from machina.envs.actions import action_spec
 from machina.envs.observations import flat_observation, observation_specs
 from machina.envs.pettingzoo_oddities import reading
 from machina.envs.teams import group, team_numbers
-from machina.errors import UserError, nearest, told
+from machina.errors import RAISED, UserError, nearest, told
 from machina.plugins import load_module
 from machina.specs import ActionSpec, ArraySpec, EnvSpec, Seat, discrete
 from machina.types import ACTION_MASK, OBSERVATION
@@ -85,7 +85,7 @@ def build(name: str, **options: Any) -> AnyGame:
         options["auto_rom_install_path"] = str(Path(ale_py.__file__).parent / "roms")
     try:
         env = builder(**options)
-    except Exception as error:
+    except RAISED as error:
         raise UserError(f"environment {name!r} can't be built: {told(error)}") from error
     if not isinstance(env, (AECEnv, ParallelEnv)):
         raise UserError(f"environment {name!r} must be a PettingZoo AECEnv or ParallelEnv, got {type(env).__name__}")
@@ -143,11 +143,11 @@ def _tried(name: str, options: dict[str, Any]) -> AnyGame | None:
 
 def close_all(envs: Iterable[AnyGame]) -> None:
     """Close environments, each of them, whatever one raises: programs that others have started must end."""
-    failures = []
+    failures: list[BaseException] = []
     for env in envs:
         try:
             env.close()
-        except Exception as error:
+        except RAISED as error:
             failures.append(error)
     if failures:
         raise failures[0]

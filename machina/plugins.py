@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from machina.errors import UserError, nearest, told_with_place
+from machina.errors import RAISED, UserError, nearest, told_with_place
 
 
 def load_module(module: str, what: str) -> ModuleType:
@@ -35,7 +35,7 @@ def load_module(module: str, what: str) -> ModuleType:
         raise UserError(f"{what}: module {module!r} can't be imported ({error}); {remedy}") from error
     except UserError:
         raise
-    except Exception as error:  # the module is there, its code or another release of what it imports fails
+    except RAISED as error:  # the module is there, its code or another release of what it imports fails
         raise UserError(f"{what}: module {module!r} raised {told_with_place(error, module)}") from error
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from machina.errors import RunFailedError, UserError, nearest, told_with_place
+from machina.errors import RAISED, RunFailedError, UserError, nearest, told_with_place
 from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, NetworkContract, NetworkInput, PolicyNetwork
 from machina.nets.roles import RoleNetworks
@@ -89,7 +89,7 @@ def _built(name: str, build: NetworkBuilder, spec: EnvSpec, config: NetworkConfi
         network = build(spec, config)
     except UserError:
         raise
-    except Exception as error:
+    except RAISED as error:
         reason = told_with_place(error, getattr(build, "__module__", ""))
         raise UserError(f"network {name!r}: the builder raised {reason}") from error
     _check_parts(name, network, spec)

@@ -57,11 +57,13 @@ def test_refusals_of_names() -> None:
 def test_what_a_module_lacks_is_named_with_its_own_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "needy_tasks.py").write_text("import no_such_simulator.core\n")
     (tmp_path / "dated_tasks.py").write_text("from gymnasium import Monitor\n")
+    (tmp_path / "quitting_tasks.py").write_text("import sys\nsys.exit('no licence')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     line = refused("needy_tasks:Env-v0")
     assert line.endswith("(No module named 'no_such_simulator'); install the package that holds 'no_such_simulator'")
     assert "module 'dated_tasks' raised ImportError: cannot import name 'Monitor'" in refused("dated_tasks:Env-v0")
+    assert "module 'quitting_tasks' raised SystemExit: no licence" in refused("quitting_tasks:Env-v0")
     assert refused("no_such_package.tasks:Env-v0").endswith("install it or run in the folder that holds it")
 
 
