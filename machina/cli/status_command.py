@@ -9,11 +9,11 @@ from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
+from machina.config import Config
 
 if TYPE_CHECKING:
     from machina.checkpoint import RunDirectory
     from machina.checkpoint.status import Status
-from machina.config import Config
 
 SILENT_S = 30.0
 """A run writes its status every second; one that did not for so long hangs, or waits for a very long update."""
