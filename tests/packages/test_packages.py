@@ -33,7 +33,7 @@ class Tried(NamedTuple):
     algorithm: str = "ppo"
     options: tuple[str, ...] = ()
     steps: int = 512
-    """Long enough for an episode to end, so that there is something to plot."""
+    """Long enough for an episode to end after the run was resumed, so that there is something to plot."""
     films: bool = True
     """Whether the package draws pictures."""
 
@@ -52,19 +52,19 @@ TRIED = (
     Tried("highway_env:parking-v0"),
     Tried("vizdoom.gymnasium_wrapper:VizdoomBasic-v1", "impala", PICTURES),
     Tried("vizdoom.gymnasium_wrapper:VizdoomDeadlyCorridor-v1", "impala", PICTURES),
-    Tried("shimmy:dm_control/cartpole-swingup-v0", steps=2_048),
+    Tried("shimmy:dm_control/cartpole-swingup-v0", steps=2_304),
     Tried("shimmy:bsuite/catch-v0", films=False),
-    Tried("gym_pusht:gym_pusht/PushT-v0", steps=608),
+    Tried("gym_pusht:gym_pusht/PushT-v0", steps=1_024),
     Tried("flappy_bird_gymnasium:FlappyBird-v0", "impala"),
     Tried("popgym:popgym-RepeatPreviousEasy-v0", "impala", MEMORY, films=False),
     Tried("popgym:popgym-BattleshipEasy-v0", options=(*MEMORY, "--minibatches", "2"), films=False),
     Tried("popgym:popgym-ConcentrationEasy-v0", films=False),
     Tried("own_tasks:Crafter-v0", "impala", PICTURES, steps=1_024),
     Tried("gymnasium_robotics:FetchReach-v4"),
-    Tried("gymnasium_robotics:PointMaze_UMaze-v3", steps=608),
+    Tried("gymnasium_robotics:PointMaze_UMaze-v3", steps=1_024),
     Tried("gymnasium_robotics:AdroitHandDoor-v1"),
-    Tried("gymnasium_robotics:FrankaKitchen-v1", steps=608),
-    Tried("own_tasks:Reach-v0", steps=1_024),
+    Tried("gymnasium_robotics:FrankaKitchen-v1", steps=1_024),
+    Tried("own_tasks:Reach-v0", steps=1_536),
     Tried("panda_gym:PandaReach-v3"),
     Tried("own_tasks:DeepSeaTreasure-v0"),
     Tried("own_tasks:Airstriker-v0", "impala", PICTURES, steps=4_096),
@@ -72,7 +72,7 @@ TRIED = (
     Tried("memory_gym:MortarMayhem-Grid-v0", "impala", PICTURES),
     Tried("tetris_gymnasium.envs:tetris_gymnasium/Tetris", "impala"),
     Tried("nle:NetHackScore-v0", "impala", films=False, steps=1_024),
-    Tried("gym_anytrading:stocks-v0", films=False),
+    Tried("gym_anytrading:stocks-v0", steps=5_120, films=False),
     Tried("LunarLander-v3", "impala"),
     Tried("pettingzoo:classic/tictactoe-v3", "impala"),
     Tried("pettingzoo:classic/rps-v2", "impala"),
