@@ -297,7 +297,7 @@ class Trainer:
             self._meter.restart(self.progress, self._seconds())
             return
         self._view.refresh(self._now(), self._seconds(), self.episodes)
-        if self._meter.age_s >= self._config.log_seconds:
+        if self._meter.age_s >= self._config.log_seconds and not self._means.empty:  # else there is no news
             self._log()
         self._evaluate_if_due()
 

@@ -304,7 +304,7 @@ def test_a_place_that_cannot_be_scaled_says_so_and_goes_on(place: str, cli: Comm
     run = cli.runs / "run"
 
     def wish() -> None:
-        while not run.joinpath("status.json").exists():
+        while not run.joinpath("config.yaml").exists():
             time.sleep(0.05)
         RunDirectory.open(run).request_actors(7)
 

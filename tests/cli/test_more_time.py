@@ -50,9 +50,9 @@ def test_resume_with_other_minutes(cli: Command) -> None:
     [
         (("--total-frames", "400"), "total_frames=400: the run has learned from 400 frames already; give it more"),
         (("--minutes", "1"), "total_frames=400: the run has learned from 400 frames already; give it more"),
-        (("--total-frames", "0"), "machina resume: total_frames=0: must be 1 to"),
-        (("--minutes", "-3"), "machina resume: minutes=-3.0: must be more than 0"),
-        (("--minutes", "nan"), "minutes=nan: input should be a finite number"),
+        (("--total-frames", "0"), "total_frames=0: must be 1 to"),
+        (("--minutes", "-3"), "minutes=-3.0: must be more than 0"),
+        (("--minutes", "nan"), "minutes=nan: must be more than 0"),
         (("--minutes", "soon"), "minutes"),
         (("--seed", "3"), "unknown option '--seed'"),
     ],

@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 
 import faulty_env
+import gymnasium
 import pytest
 from runs import SMALL
 
@@ -13,17 +14,17 @@ import machina
 from machina.launch.filming import film
 
 
-def test_a_hang_stops_the_film_and_says_where(tmp_path: Path) -> None:
+def test_a_hang_stops_the_film_and_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = machina.train(
         "impala", "faulty_env:Sound-v0", name="run", runs_dir=tmp_path, **SMALL, processes=False, total_frames=200
     )
     config = run.path / "config.yaml"
-    text = config.read_text().replace("Sound-v0", "Sleeps-v0")
-    config.write_text(text.replace("step_timeout_s: 60.0", "step_timeout_s: 0.2"))
+    config.write_text(config.read_text().replace("step_timeout_s: 60.0", "step_timeout_s: 0.2"))
+    monkeypatch.setitem(gymnasium.registry["Sound-v0"].kwargs, "fault", "sleeps")  # the environment has got worse
     with pytest.raises(machina.RunFailedError) as caught:
         film(run.path, game=None, seed=0, best=False, max_steps=10)
     first, *stack = str(caught.value).splitlines()
-    assert first == "filming stopped: environment 'faulty_env:Sleeps-v0': no answer for 0.2 s"
+    assert first == "filming stopped: environment 'faulty_env:Sound-v0': no answer for 0.2 s"
     lines, start = inspect.getsourcelines(faulty_env.Faulty.step)
     line = start + [text.strip() for text in lines].index("time.sleep(600)")
     assert stack[-2:] == [f'  File "{faulty_env.__file__}", line {line}, in step', "    time.sleep(600)"]

@@ -143,7 +143,9 @@ def test_a_match_without_a_run_is_not_kept() -> None:
 
 
 def test_the_first_run_sets_the_options_of_the_game(league: Path, tmp_path: Path) -> None:
-    short = edited(league, tmp_path, "short", "max_steps: null", "max_steps: 4")
+    short = small_league(
+        tmp_path, "short", max_steps=4, snapshot_updates=None, rating_games=LeagueConfig().rating_games
+    )
     assert {game.length for game in machina.match([str(short), str(league)], games=4, seed=0).games} == {4}
     assert min(game.length for game in machina.match([str(league), str(short)], games=4, seed=0).games) > 4
 

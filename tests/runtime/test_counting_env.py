@@ -197,7 +197,8 @@ def check_slot(unrolls: list[tuple[Unroll[Array], int]], length: int) -> None:
 def test_no_step_is_lost_doubled_or_shifted(
     place: str, actors: int, envs: int, batches: list[Unroll[Array]], tmp_path: Path
 ) -> None:
-    updates = 60
+    # As threads, actors begin when their environments stand; on a busy machine the first is far ahead of the last.
+    updates = 60 if place == "inline" else 300
     train(place, actors, envs, updates, tmp_path)
     assert len(batches) == updates
     slots = by_slot(batches)
