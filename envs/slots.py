@@ -84,6 +84,7 @@ class GymnasiumSlots:
         self._copies = self._wrapped or not getattr(self._base, "fresh_observations", False)
         # Of a vectorised form of its own, or of a user; single environments are checked one by one.
         self._declared = batch_space(env.single_observation_space, self._num_slots)
+        self._observed = f"environment {spec.name!r}: observation"
         action_space = env.action_space
         self._action_shape = action_space.shape if isinstance(action_space, spaces.Box) else None
         self._life_losses = life_losses
@@ -230,9 +231,7 @@ class GymnasiumSlots:
                 )
             lives = self._checked("lives", infos["lives"], (), np.int64)
         ended: BoolArray = self._checked("terminated", terminated, (), np.bool_)
-        seen = self._checked_observation(
-            as_declared(self._declared, observation, f"environment {self.spec.name!r}: observation")
-        )
+        seen = self._checked_observation(as_declared(self._declared, observation, self._observed))
         if self._info_mask == "use":
             seen[ACTION_MASK] = self._mask_of(infos, ended | self._checked("truncated", truncated, (), np.bool_))
         entry = single_agent_step(

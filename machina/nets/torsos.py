@@ -228,6 +228,8 @@ class Encoder(nn.Module):
         else:
             self.torso = joined = JoinedTorso(reading, config)
             self.output_size = joined.output_size
+        self.joins = isinstance(self.torso, UnitsTorso | JoinedTorso)
+        """Whether the torso takes the arrays one by one; asked for in every step, so kept."""
 
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Arrays ``[T, B, ...]`` to ``[T * B, output_size]``."""
@@ -239,10 +241,7 @@ class Encoder(nn.Module):
             features = self.torso(_channels_last(images).to(dtype))
             return features
         arrays = {key: observation[key].flatten(0, 1) for key in self.scales}
-        if isinstance(self.torso, UnitsTorso | JoinedTorso):
-            features = self.torso(arrays, dtype)
-        else:
-            features = self.torso(_joined(arrays, self.scales, dtype))
+        features = self.torso(arrays, dtype) if self.joins else self.torso(_joined(arrays, self.scales, dtype))
         return features
 
     def _compute_dtype(self, observation: Mapping[str, Tensor]) -> torch.dtype:
