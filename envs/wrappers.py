@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from machina.errors import RAISED, UserError, told_with_place
@@ -53,7 +53,7 @@ def refuse_learning(env: AnyVectorEnv, given: str) -> None:
         UserError: one of the wrappers, or an environment itself, holds running statistics.
     """
     for layer in _layers(env):
-        held = [name for name, value in vars(layer).items() if _is_statistics(value)]
+        held = [name for name, value in vars(layer).items() if any(map(_is_statistics, _within(value)))]
         if not held:
             continue
         kind = type(layer).__name__
@@ -64,21 +64,28 @@ def refuse_learning(env: AnyVectorEnv, given: str) -> None:
         )
 
 
-def _is_statistics(value: Any) -> bool:
+def _within(value: Any) -> Iterable[Any]:
+    """A value, or what a container holds; not what those hold in turn, which may be a whole data set, or itself."""
     if isinstance(value, dict):
-        return any(map(_is_statistics, value.values()))
-    if isinstance(value, list | tuple):
-        return any(map(_is_statistics, value))
+        return value.values()
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _is_statistics(value: Any) -> bool:
     return any(kind.__name__ == STATISTICS for kind in type(value).__mro__)
 
 
-def _layers(env: Any) -> Iterator[Any]:
-    """Wrappers from the outermost on, the environment itself, and the single environments that it holds."""
-    while True:
-        yield env
-        inner = vars(env).get("env")
-        if inner is None:
-            break
-        env = inner
-    for single in vars(env).get("envs", ())[:1]:  # all are made by the same function
-        yield from _layers(single)
+def _layers(env: AnyVectorEnv) -> list[Any]:
+    """Wrappers from the outermost on, the environment itself, and the first of the single environments that it holds.
+
+    Anybody's class may call anything ``env`` or ``envs``: an engine without attributes, or itself.
+    """
+    layers: list[Any] = []
+    layer: Any = env
+    while hasattr(layer, "__dict__") and not any(layer is known for known in layers):
+        layers.append(layer)
+        inner, several = vars(layer).get("env"), vars(layer).get("envs")
+        if inner is None and isinstance(several, list | tuple) and several:
+            inner = several[0]  # all are made alike
+        layer = inner
+    return layers

@@ -1,5 +1,6 @@
 """Wrappers and environments that learn from what passes through them, and one that does not."""
 
+import threading
 from typing import Any
 
 import gymnasium
@@ -39,6 +40,21 @@ class Plain(gymnasium.Env[Any, Any]):
         return np.zeros(2, np.float32), 1.0, False, False, {}
 
 
+class Held(Plain):
+    """Holds what wrappers and vector environments call ``env`` and ``envs``, and what is all of these.
+
+    Args:
+        kind: an engine whose objects have no attributes; itself; single environments by name; parts that know their
+            whole.
+    """
+
+    def __init__(self, kind: str, render_mode: str | None = None) -> None:  # noqa: ARG002
+        self.env: Any = {"engine": threading.Lock(), "itself": self}.get(kind)
+        self.envs = {"left": Plain()} if kind == "by_name" else None
+        self.tree: dict[str, Any] = {}
+        self.tree["parts"] = [{"whole": self.tree}]
+
+
 def kept(env: VectorEnv) -> VectorEnv:
     return Kept(env)
 
@@ -59,6 +75,9 @@ def normalized(**_: Any) -> gymnasium.Env[Any, Any]:
     return NormalizeObservation(Plain())
 
 
+HELD = ("engine", "itself", "by_name", "whole")
+for kind in HELD:
+    gymnasium.register(f"Held_{kind}-v0", "learning_wrappers:Held", kwargs={"kind": kind})
 gymnasium.register("Normalizing-v0", normalized)
 gymnasium.register(
     "Specified-v0",

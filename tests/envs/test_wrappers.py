@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from learning_wrappers import normalizing
+from learning_wrappers import HELD, normalizing
 
 import machina
 from machina.config import EnvConfig
@@ -50,6 +50,12 @@ def test_a_wrapper_around_single_environments_is_refused(monkeypatch: pytest.Mon
 
 def test_other_wrappers_are_taken() -> None:
     parse_environment("CartPole-v1", describe("CartPole-v1")(), "learning_wrappers:steady").make([0]).close()
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_environments_that_hold_anything_are_taken(kind: str) -> None:
+    name = f"learning_wrappers:Held_{kind}-v0"
+    assert parse_environment(name, describe(name)()).spec.name == name
 
 
 @pytest.mark.parametrize("algorithm", ["impala", "ppo"])
