@@ -186,9 +186,10 @@ def _scale(key: str, array: ArraySpec, config: NetworkConfig) -> float:
         return 1.0
     if config.observation_divisor is not None:
         return 1.0 if array.dtype == "bool" else 1 / config.observation_divisor
-    unsigned = array.dtype == "bool" or np.issubdtype(array.dtype, np.unsignedinteger)
-    low = 0.0 if array.low is None and unsigned else array.low
-    high = 255.0 if array.high is None and array.dtype == "uint8" else array.high
+    low, high = array.low, array.high
+    if np.issubdtype(array.dtype, np.integer):  # what the spec leaves out are the dtype's own
+        limits = np.iinfo(array.dtype)
+        low, high = (limits.min if low is None else low), (limits.max if high is None else high)
     if low is None or high is None:
         return 1.0
     largest = max(abs(low), abs(high))

@@ -11,7 +11,9 @@ from gymnasium.vector.utils import batch_space
 
 from machina.envs.observations import flat_observation, observation_specs
 from machina.errors import UserError
-from machina.specs import ArraySpec
+from machina.nets.config import NetworkConfig
+from machina.nets.reading import read
+from machina.specs import ArraySpec, EnvSpec, discrete
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -92,6 +94,16 @@ def test_a_batch_is_read_row_by_row_as_single_observations_are() -> None:
 def test_arrays_are_neither_copied_nor_cast() -> None:
     pixels = np.zeros((2, 4, 5), np.uint8)
     assert flat_observation({"observation": ArraySpec(shape=(4, 5), dtype="uint8")}, pixels)["observation"] is pixels
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "largest"),
+    [(0, 255, np.uint8, 255), (0, 65_535, np.uint16, 65_535), (0, 4095, np.uint16, 4095), (-128, 127, np.int8, 128)],
+)
+def test_pictures_are_divided_by_the_largest_bound_of_their_space(low: int, high: int, dtype: Any, largest: int) -> None:
+    observation = observation_specs("e", spaces.Box(low, high, (40, 40), dtype))
+    spec = EnvSpec(name="e", tasks=("e",), observation=observation, action=discrete(2))
+    assert read(spec, NetworkConfig()).scales == {"observation": 1 / largest}
 
 
 @pytest.mark.parametrize(
