@@ -96,7 +96,7 @@ def as_flag(value: Any, what: str) -> bool:
 class DeclaredEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """A single environment whose answers are what its spaces declare, and whose errors name it.
 
-    The seed of a reset also seeds its spaces, which many environments draw from.
+    The seed of a reset also seeds its spaces, which many environments draw from, below wrappers as well.
 
     Args:
         env: of gymnasium's interface.
@@ -122,8 +122,11 @@ class DeclaredEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             EnvironmentFaultError: the environment raised, or the observation does not fit the space.
         """
         if seed is not None:
-            self.action_space.seed(seed)
-            self._space.seed(seed)
+            layer: gymnasium.Env[Any, Any] = self
+            while isinstance(layer, gymnasium.Wrapper):
+                layer = layer.env
+                layer.action_space.seed(seed)
+                layer.observation_space.seed(seed)
             if self._own_process:
                 seed_generators(seed)
         try:

@@ -76,6 +76,11 @@ class Drawn(Short):
         return np.array([np.random.rand(), random.random()], np.float32)
 
 
+def doubled(**options: Any) -> gymnasium.Env[Any, Any]:
+    """In a wrapper that gives it another space than the one that it draws from."""
+    return gymnasium.wrappers.RescaleObservation(Drawn("space", **options), np.float32(0), np.float32(2))
+
+
 class Started(Short):
     """Starts a program, as simulators do.
 
@@ -154,6 +159,7 @@ for kind in ("none_or_int", "visited", "none_or_dict", "int_or_text", "int_or_li
     gymnasium.register(f"Told_{kind}-v0", "started_tasks:Told", kwargs={"kind": kind})
 for kind in ("global", "space", "constructor"):
     gymnasium.register(f"Drawn_{kind}-v0", "started_tasks:Drawn", kwargs={"kind": kind})
+gymnasium.register("Drawn_wrapped-v0", doubled)
 for kind in ("killed", "exits", "leaves", "own", "file"):
     gymnasium.register(f"Dying_{kind}-v0", "started_tasks:Dying", kwargs={"kind": kind})
 gymnasium.register("Lambda-v0", lambda **options: Short(**options))

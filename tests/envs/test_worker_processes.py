@@ -63,7 +63,7 @@ def seen(kind: str, seeds: list[int]) -> Any:
         env.close()
 
 
-@pytest.mark.parametrize("kind", ["global", "space"])
+@pytest.mark.parametrize("kind", ["global", "space", "wrapped"])
 def test_slots_draw_independently_and_the_same_seeds_repeat(kind: str) -> None:
     first = seen(kind, [5, 6, 7])
     assert len(np.unique(first)) == first.size, "every slot and step has numbers of its own"
