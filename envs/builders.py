@@ -214,16 +214,14 @@ class RegisteredFactory(_Factory):
 
 
 def shares_generators(factory: EnvFactory) -> bool:
-    """Whether its environments run code that is not ours in the process that steps them.
+    """Whether its environments, or a wrapper, run code that is not ours in the process that steps them.
 
     Then they share the process's global generators (``random``, ``numpy.random``, ``torch``).
     """
+    if isinstance(factory, _Factory) and factory.wrapper is not None:
+        return True
     if isinstance(factory, GymnasiumFactory):
-        from machina.envs.gymnasium_envs import is_native
-
-        return not factory.config.processes and (
-            factory.config.processes is False or is_native(_find_spec(factory.spec.name))
-        )
+        return not factory.in_workers
     return isinstance(factory, RegisteredFactory) or (bool(factory.spec.seats) and factory.spec.name not in GAMES)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv, VectorRewardWrapper
 
 
 class Short(gymnasium.Env[Any, Any]):
@@ -79,6 +80,17 @@ class Drawn(Short):
 def doubled(**options: Any) -> gymnasium.Env[Any, Any]:
     """In a wrapper that gives it another space than the one that it draws from."""
     return gymnasium.wrappers.RescaleObservation(Drawn("space", **options), np.float32(0), np.float32(2))
+
+
+class Noisy(VectorRewardWrapper):
+    """Draws in the process that steps all environments."""
+
+    def rewards(self, reward: Any) -> Any:
+        return reward + np.random.rand(self.num_envs)
+
+
+def noisy(env: VectorEnv) -> VectorEnv:
+    return Noisy(env)
 
 
 class Started(Short):

@@ -77,13 +77,17 @@ def test_constructors_draw_independently_and_repeat() -> None:
     assert np.array_equal(seen("constructor", [5, 6, 7])[0], first)
 
 
-def test_environments_of_one_process_repeat_and_the_start_line_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("environment", "more"),
+    [("started_tasks:Drawn_global-v0", {"processes": False}), ("catch", {"wrapper": "started_tasks:noisy"})],
+)
+def test_what_draws_in_the_runs_process_repeats_and_the_start_line_says_so(
+    environment: str, more: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def states(name: str) -> Any:
-        options: dict[str, Any] = {"processes": False, "place": "inline", "hidden_sizes": (8,), "runs_dir": tmp_path}
+        options: dict[str, Any] = {"place": "inline", "hidden_sizes": (8,), "runs_dir": tmp_path, **more}
         run = machina.train(
-            "impala", "started_tasks:Drawn_global-v0", name=name, total_frames=64, unroll_length=4, batch_size=4,
+            "impala", environment, name=name, total_frames=64, unroll_length=4, batch_size=4,
             envs_per_task=4, precision="float32", **options,
         )  # fmt: skip
         return machina.checkpoint.RunDirectory.open(run.path).latest().checkpoint.tensors["model"]
