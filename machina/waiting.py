@@ -7,6 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from machina.errors import EnvironmentFaultError
@@ -21,34 +22,40 @@ def within(timeout_s: float, work: Callable[[], T], what: str, undo: Callable[[T
         timeout_s: how long it may take.
         work: code that may hang; what it raises is raised here.
         what: for the message: ``environment 'mine:Env-v0': its constructor``.
-        undo: called in that thread with an answer that comes too late.
+        undo: called with an answer that comes too late, or when whoever waits is interrupted.
 
     Raises:
         EnvironmentFaultError: it took longer; the error's ``details`` say where it is.
     """
     answers: queue.SimpleQueue[tuple[T] | BaseException] = queue.SimpleQueue()
-    late = threading.Event()
+    left = threading.Event()
 
     def run() -> None:
         try:
-            answer = work()
+            answers.put((work(),))
         except BaseException as error:
             answers.put(error)
-            return
-        answers.put((answer,))
-        if late.is_set() and undo is not None:
-            undo(answer)
+        if left.is_set():
+            undo_late()
+
+    def undo_late() -> None:
+        with suppress(queue.Empty):  # not there yet, or undone by the other thread
+            late = answers.get_nowait()
+            if undo is not None and isinstance(late, tuple):
+                undo(*late)
 
     # It works for the caller, under whose name others know it.
     thread = threading.Thread(target=run, name=threading.current_thread().name, daemon=True)
     thread.start()
     try:
         answer = answers.get(timeout=timeout_s)
-    except queue.Empty:
-        late.set()
-        raise EnvironmentFaultError(
-            f"{what} takes longer than {timeout_s:g} s", stack_of(thread, below=__file__)
-        ) from None
+    except BaseException as stop:
+        stack = stack_of(thread, below=__file__)
+        left.set()
+        undo_late()
+        if not isinstance(stop, queue.Empty):
+            raise
+        raise EnvironmentFaultError(f"{what} takes longer than {timeout_s:g} s", stack) from None
     if isinstance(answer, BaseException):
         raise answer
     return answer[0]

@@ -1,7 +1,9 @@
 """Foreign code is not waited for longer than is good."""
 
 import inspect
+import queue
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +33,32 @@ def test_what_comes_too_late_is_undone() -> None:
         within(0.05, hang, "it", undo=lambda answer: undone.set() if answer == "late" else None)
     line = inspect.getsourcelines(hang)[1] + 1
     assert f'"{__file__}", line {line}, in hang' in caught.value.details
+    let_go.set()
+    assert undone.wait(10)
+
+
+@pytest.mark.parametrize("stop", [queue.Empty, KeyboardInterrupt])
+@pytest.mark.parametrize("in_time", [True, False])
+def test_an_answer_that_comes_as_its_caller_leaves_is_undone(
+    stop: type[BaseException], in_time: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the caller says that it leaves, or after: whoever comes second lets go of it."""
+    let_go, undone = threading.Event(), threading.Event()
+
+    class Left(queue.SimpleQueue[Any]):
+        """The caller is stopped as it waits."""
+
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            if timeout is not None:
+                if in_time:
+                    let_go.set()
+                    self.put(super().get())  # the answer is there
+                raise stop
+            return super().get(block)
+
+    monkeypatch.setattr("machina.waiting.queue.SimpleQueue", Left)
+    with pytest.raises(EnvironmentFaultError if stop is queue.Empty else stop):
+        within(5, let_go.wait, "it", undo=lambda _: undone.set())
     let_go.set()
     assert undone.wait(10)
 
