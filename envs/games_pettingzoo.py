@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from machina.envs.declared import as_declared, as_flag, as_number
+from machina.envs.declared import as_declared, as_flag, as_number, close_in_time
 from machina.envs.multi_agent import Moment
-from machina.envs.pettingzoo_envs import AgentSpec, AnyGame, build_several, close_all
+from machina.envs.pettingzoo_envs import AgentSpec, AnyGame, build_several
 from machina.envs.pettingzoo_oddities import AsTold, reading
 from machina.envs.pictures import stated_fps
 from machina.specs import EnvSpec
@@ -159,8 +159,9 @@ class _PettingZooGames:
         return stated_fps(self._envs[0].metadata)
 
     def close(self) -> None:
-        """Close the environments, each of them, whatever one raises."""
-        close_all(self._envs)
+        """Close the environments, each of them, whatever one raises and wherever one hangs."""
+        for env in self._envs:
+            close_in_time(env.close, self._spec.name)
 
 
 class ParallelGames(_PettingZooGames):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from machina.envs.actions import action_spec
+from machina.envs.declared import close_in_time
 from machina.envs.observations import flat_observation, observation_specs
 from machina.envs.pettingzoo_oddities import reading
 from machina.envs.teams import group, team_numbers
@@ -90,7 +91,7 @@ def build(name: str, **options: Any) -> AnyGame:
     if not isinstance(env, (AECEnv, ParallelEnv)):
         raise UserError(f"environment {name!r} must be a PettingZoo AECEnv or ParallelEnv, got {type(env).__name__}")
     if not getattr(env, "possible_agents", None):
-        close_all([env])
+        close_in_time(env.close, name)
         raise UserError(f"environment {name!r} doesn't say who may play; give it possible_agents")
     return env
 
@@ -114,13 +115,14 @@ def build_several(name: str, count: int, *, for_video: bool) -> list[AnyGame]:
     try:
         envs.append(build(name, **options))
         if not for_video and _draws_what_is_seen(envs[0]) and (drawing := _tried(name, drawn)) is not None:
-            close_all([envs.pop()])
+            close_in_time(envs.pop().close, name)
             envs.append(drawing)
             options = drawn
         while len(envs) < count:
             envs.append(build(name, **options))
     except BaseException:
-        close_all(envs)
+        for env in envs:
+            close_in_time(env.close, name)
         raise
     return envs
 
@@ -141,18 +143,6 @@ def _tried(name: str, options: dict[str, Any]) -> AnyGame | None:
         return None
 
 
-def close_all(envs: Iterable[AnyGame]) -> None:
-    """Close environments, each of them, whatever one raises: programs that others have started must end."""
-    failures: list[BaseException] = []
-    for env in envs:
-        try:
-            env.close()
-        except RAISED as error:
-            failures.append(error)
-    if failures:
-        raise failures[0]
-
-
 def read_spec(name: str, teams: str, protocol: dict[str, str | int | float | bool]) -> EnvSpec:
     """What the agents of an environment see and do, padded to the largest of them.
 
@@ -171,7 +161,7 @@ def read_spec(name: str, teams: str, protocol: dict[str, str | int | float | boo
         agents = [AgentSpec.read(name, env, agent) for agent in env.possible_agents]
         beyond = reading(env).protocol
     finally:
-        env.close()
+        close_in_time(env.close, name)
     kinds = list(dict.fromkeys(agent.kind for agent in agents))
     numbers = team_numbers(teams, [agent.name for agent in agents])
     tasks: list[str] = []

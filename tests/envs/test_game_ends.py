@@ -1,6 +1,7 @@
 """How games of a user's own may end: each way is the end of the game, with every reward that was paid."""
 
 import re
+import threading
 from contextlib import nullcontext
 from typing import Any
 
@@ -132,17 +133,38 @@ def test_programs_that_games_start_end_with_them(kind: str) -> None:
     programs.clear()
 
 
-def test_every_environment_is_closed_whatever_another_one_raises() -> None:
+def test_every_environment_is_closed_whatever_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("machina.envs.declared.CLOSE_TIMEOUT_S", 0.05)
     spec = read_spec("ending_games:Ending", "names", {})
     envs = [ending_games.Ending() for _ in range(3)]
+    let_go = threading.Event()
 
     def refuse() -> None:
         raise RuntimeError("still busy")
 
     envs[0].close = refuse  # type: ignore[method-assign]
-    with pytest.raises(RuntimeError, match="still busy"):
-        MultiAgentSlots(ParallelGames(list(envs), spec), spec, 3).close()
-    assert [env.closed for env in envs] == [False, True, True]
+    envs[1].close = let_go.wait  # type: ignore[assignment,method-assign]
+    MultiAgentSlots(ParallelGames(list(envs), spec), spec, 3).close()
+    let_go.set()
+    assert [env.closed for env in envs] == [False, False, True]
+
+
+def test_what_closing_raises_hides_nothing_that_building_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its spaces are read all the same, and a refusal is the refusal."""
+
+    def refuse(_self: Any) -> None:
+        raise RuntimeError("still busy")
+
+    monkeypatch.setattr(ending_games.Ending, "close", refuse)
+    assert read_spec("ending_games:Ending", "names", {}).tasks == ("left", "right")
+    built = iter([ending_games.Ending()])
+    monkeypatch.setattr(ending_games, "scarce", lambda: next(built), raising=False)
+    with pytest.raises(UserError, match="can't be built: StopIteration"):
+        build_several("ending_games:scarce", 2, for_video=False)
+    monkeypatch.setattr(ending_games.Ending, "possible_agents", [], raising=False)
+    monkeypatch.setattr(ending_games.Ending, "__init__", lambda _self: None)
+    with pytest.raises(UserError, match="doesn't say who may play"):
+        read_spec("ending_games:Ending", "names", {})
 
 
 def test_environments_are_closed_when_the_next_one_cannot_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
