@@ -104,14 +104,16 @@ def size_of(arrays: Mapping[str, ArraySpec]) -> int:
     return sum(prod(array.shape) for array in arrays.values())
 
 
-def size_after_convolutions(image: ImageShape, config: NetworkConfig) -> tuple[int, int] | None:
-    """Height and width after the shallow net's kernels; None for an image that is too small for them."""
+def sizes_after_convolutions(image: ImageShape, config: NetworkConfig) -> list[tuple[int, int]]:
+    """Height and width after each of the shallow net's convolutions; none for an image that is too small for them."""
     height, width = image.height, image.width
+    sizes = []
     for kernel, stride in zip(config.kernels, config.strides, strict=True):
         if min(height, width) < kernel:
-            return None
+            return []
         height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
-    return height, width
+        sizes.append((height, width))
+    return sizes
 
 
 def image_shape(shape: Sequence[int], layout: ImageLayout = "auto") -> ImageShape | None:
@@ -145,7 +147,7 @@ def _torso(
     if config.torso == "deep":
         images = {key: image for key, image in candidates.items() if len(arrays) == 1 or _is_deep(image)}
     else:
-        images = {key: image for key, image in candidates.items() if size_after_convolutions(image, config)}
+        images = {key: image for key, image in candidates.items() if sizes_after_convolutions(image, config)}
     if images:
         return "deep" if config.torso == "deep" else "shallow", images
     if config.torso == "auto":

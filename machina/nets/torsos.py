@@ -18,8 +18,8 @@ from machina.nets.reading import (
     Reading,
     is_units,
     read,
-    size_after_convolutions,
     size_of,
+    sizes_after_convolutions,
 )
 from machina.specs import ArraySpec, EnvSpec
 
@@ -57,8 +57,7 @@ def hidden_layers(inputs: int, sizes: Sequence[int], activation: type[nn.Module]
 
 def shallow_torso(image: ImageShape, config: NetworkConfig, scale: float) -> tuple[nn.Sequential, int]:
     """VALID convolutions and hidden layers with ReLU (the DQN torso); the module and its number of features."""
-    size = size_after_convolutions(image, config)
-    assert size is not None, "too small an image is none"
+    size = sizes_after_convolutions(image, config)[-1]  # too small an image is none
     layers: list[nn.Module] = []
     channels = image.channels
     for index, (filters, kernel, stride) in enumerate(zip(config.filters, config.kernels, config.strides, strict=True)):

@@ -100,7 +100,9 @@ def test_arrays_are_neither_copied_nor_cast() -> None:
     ("low", "high", "dtype", "largest"),
     [(0, 255, np.uint8, 255), (0, 65_535, np.uint16, 65_535), (0, 4095, np.uint16, 4095), (-128, 127, np.int8, 128)],
 )
-def test_pictures_are_divided_by_the_largest_bound_of_their_space(low: int, high: int, dtype: Any, largest: int) -> None:
+def test_pictures_are_divided_by_the_largest_bound_of_their_space(
+    low: int, high: int, dtype: Any, largest: int
+) -> None:
     observation = observation_specs("e", spaces.Box(low, high, (40, 40), dtype))
     spec = EnvSpec(name="e", tasks=("e",), observation=observation, action=discrete(2))
     assert read(spec, NetworkConfig()).scales == {"observation": 1 / largest}

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from machina.envs.builders import describe, parse_environment
 from machina.errors import UserError
@@ -16,8 +18,10 @@ from machina.launch.sizes import check_batch_fills, check_memory, forecast
 from machina.nets.config import NetworkConfig
 from machina.nets.register import build_network
 from machina.nets.sizes import network_size
+from machina.nets.torsos import Encoder
 from machina.runtime.hardware import available_memory
 from machina.runtime.unrolls import UnrollBuffer, to_arrays, unroll_bytes
+from machina.specs import ArraySpec, EnvSpec, discrete
 
 GIB = 2**30
 
@@ -34,6 +38,30 @@ def test_sizes_are_those_of_the_real_parts(environment: str, options: dict[str, 
     buffer = UnrollBuffer(spec, 7, np.zeros(1, np.int64), np.zeros(1, np.int64), core)
     real = sum(array.nbytes for array in to_arrays(buffer.unroll).values())
     assert unroll_bytes(spec, 7, size.core_state) == real
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"observation": (84, 84, 4)},
+        {"observation": (40, 40, 44)},
+        {"observation": (4, 40, 50, 3)},
+        {"camera": (40, 50, 3), "depth": (36, 36), "map": (7, 7, 3), "speed": (2,)},
+        {"observation": (8, 8, 3)},
+    ],
+)
+@pytest.mark.parametrize("torso", ["auto", "deep", "mlp"])
+def test_what_convolutions_answer_is_what_the_network_makes(shapes: dict[str, Any], torso: str) -> None:
+    observation = {key: ArraySpec(shape=shape, dtype="uint8") for key, shape in shapes.items()}
+    spec = EnvSpec(name="e", tasks=("e",), observation=observation, action=discrete(2))
+    config = NetworkConfig.model_validate({"torso": torso})
+    made: list[int] = []
+    encoder = Encoder(spec, config)
+    for layer in encoder.modules():
+        if isinstance(layer, nn.Conv2d) and torso != "deep":
+            layer.register_forward_hook(lambda *call: made.append(call[2].numel()))
+    encoder({key: torch.zeros(1, 1, *shape, dtype=torch.uint8) for key, shape in shapes.items()})
+    assert network_size(spec, config).convolved == sum(made)
 
 
 @pytest.mark.parametrize(
