@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from machina.envs.declared import as_declared, as_flag, as_number, close_in_time
 from machina.envs.multi_agent import Moment
+from machina.envs.observations import as_mask
 from machina.envs.pettingzoo_envs import AgentSpec, AnyGame, build_several
 from machina.envs.pettingzoo_oddities import AsTold, reading
 from machina.envs.pictures import stated_fps
@@ -66,6 +67,7 @@ class _Seats:
 
         Raises:
             EnvironmentFaultError: its space declares something else.
+            ValueError: its mask holds more than 0 and 1.
         """
         observation = as_declared(self._spaces[seat], observation, self._names[self.agents[seat]].observation)
         agent, corners = self._read[seat], self._corners[seat]
@@ -74,7 +76,7 @@ class _Seats:
             place: tuple[int | slice, ...] = (slot, *corners[key])
             moment.observation[key][place] = part
         if self._has_mask:
-            allowed = np.asarray(observation[ACTION_MASK], np.bool_) if agent.masked else True
+            allowed = as_mask(observation[ACTION_MASK]) if agent.masked else True
             moment.observation[ACTION_MASK][slot, : agent.action.num_parameters] = allowed
 
     def reward(self, agent: Any, value: Any) -> float:

@@ -65,7 +65,7 @@ def observation_specs(
 def flat_observation(specs: Mapping[str, ArraySpec], observation: Any, *, batched: bool = True) -> dict[str, Any]:
     """What an environment observes, by the keys of ``observation_specs``; one-hot where the spec has choices.
 
-    Other arrays are passed on as they are, neither copied nor checked.
+    An action mask becomes truth values. Other arrays are passed on as they are, neither copied nor checked.
 
     Args:
         specs: of ``observation_specs``.
@@ -73,11 +73,23 @@ def flat_observation(specs: Mapping[str, ArraySpec], observation: Any, *, batche
         batched: whether every array has a leading axis of slots.
 
     Raises:
-        ValueError: an array is missing, or a choice is not one of its space.
+        ValueError: an array is missing, a choice is not one of its space, or a mask holds more than 0 and 1.
     """
     if not isinstance(observation, Mapping) and OBSERVATION in specs and len(specs) == 1:
         return {OBSERVATION: _read(OBSERVATION, specs[OBSERVATION], observation, batched)}
     return {key: _read(key, spec, _found(key, key, observation), batched) for key, spec in specs.items()}
+
+
+def as_mask(value: Any) -> BoolArray:
+    """An action mask as truth values; it comes as bytes, integers or floats as often as not.
+
+    Raises:
+        ValueError: an element is neither 0 nor 1.
+    """
+    mask: Array = np.asarray(value)
+    if mask.dtype != np.bool_ and not ((mask == 0) | (mask == 1)).all():
+        raise ValueError(f"{ACTION_MASK} is neither 0 nor 1 everywhere: {value}")
+    return mask.astype(np.bool_, copy=False)
 
 
 def with_info_mask(spec: EnvSpec) -> EnvSpec:
@@ -228,8 +240,8 @@ def _found(key: str, path: str, observation: Any) -> Any:
 
 
 def _read(key: str, spec: ArraySpec, value: Any, batched: bool) -> Any:
-    if key == ACTION_MASK and (mask := np.asarray(value)).dtype != np.bool_ and not np.isin(mask, (0, 1)).all():
-        raise ValueError(f"{ACTION_MASK} is neither 0 nor 1 everywhere: {value}")
+    if key == ACTION_MASK:
+        return as_mask(value)
     if not spec.choices:
         return value
     numbers = np.asarray(value)

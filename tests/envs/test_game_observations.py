@@ -1,6 +1,7 @@
 """Every space that a refusal of a game names as its remedy can be played, and is seen as it is."""
 
 import re
+from typing import Any
 
 import ending_games
 import numpy as np
@@ -10,7 +11,7 @@ from gymnasium import spaces
 from machina.envs.games_pettingzoo import ParallelGames
 from machina.envs.multi_agent import MultiAgentSlots
 from machina.envs.pettingzoo_envs import REMEDY, read_spec
-from machina.errors import UserError
+from machina.errors import EnvironmentFaultError, UserError
 from machina.types import ACTION_MASK
 
 GAME = "ending_games:Sights"
@@ -29,6 +30,25 @@ def test_choices_and_nested_spaces_are_seen() -> None:
     assert seen["bits"] == [[1, 0]] * 2
     assert seen[ACTION_MASK] == [[True, True], [False, True]]
     env.close()
+
+
+def test_masks_of_more_than_0_and_1_are_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cast to truth values, a half and -1 would allow what they stand for."""
+    spec = read_spec(GAME, "names", {})
+    for wrong in ([1, 2], [-1, 1]):
+        env = MultiAgentSlots(ParallelGames([ending_games.Sights()], spec), spec, 1)
+        env.reset([1, 1])
+        seen = ending_games.Sights.seen
+
+        def masked(game: ending_games.Sights, agents: list[str], wrong: list[int] = wrong, seen: Any = seen) -> Any:
+            told = seen(game, agents)
+            told["blue_0"]["action_mask"] = np.array(wrong)
+            return told
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ending_games.Sights, "seen", masked)
+            with pytest.raises(EnvironmentFaultError, match="action_mask is neither 0 nor 1 everywhere"):
+                env.step(np.array([0, 1]))
 
 
 REFUSED = (spaces.Text(4), spaces.Graph(spaces.Box(0, 1, (2,)), None), spaces.Sequence(spaces.Discrete(2)))
