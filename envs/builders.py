@@ -230,20 +230,6 @@ def full_action_space(games: Sequence[str], config: AtariConfig) -> bool:
     return len(games) > 1 or bool(config.full_action_space)
 
 
-WORKER_BYTES = 20 << 20
-"""Memory of a worker process's own: 21 MiB for CartPole's, whose environment needs next to nothing."""
-
-ATARI_SLOT_BYTES = 3 << 19
-"""Of an emulator and its frames: 1.8 MiB measured for Pong."""
-
-
-def least_slot_bytes(factory: EnvFactory) -> int:
-    """Memory that a slot takes at least; 0 where nothing is known."""
-    if isinstance(factory, AtariFactory):
-        return ATARI_SLOT_BYTES
-    return WORKER_BYTES if isinstance(factory, GymnasiumFactory) and factory.in_workers else 0
-
-
 def _built(name: str, build: Callable[[], AnyVectorEnv]) -> AnyVectorEnv:
     """An environment from code that is not ours.
 

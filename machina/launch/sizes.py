@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from machina.envs.builders import least_slot_bytes
+from machina.envs.builders import AtariFactory, GymnasiumFactory
 from machina.errors import UserError
+from machina.interfaces import EnvFactory
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.parts import Parts, total_env_steps
 from machina.nets.config import NetworkConfig
@@ -24,6 +25,11 @@ ENTRIES_AT_ONCE = 256
 
 ATARI_BYTES = 4 * 84 * 84
 
+WORKER_BYTES = 20 << 20
+"""Memory of a worker process's own: 21 MiB for CartPole's, whose environment needs next to nothing."""
+
+ATARI_SLOT_BYTES = 3 << 19
+"""Of an emulator and its frames: 1.8 MiB measured for Pong."""
 
 SOON = 100_000
 """Env steps that come in minutes; a run shorter than a batch of fewer makes its one update."""
@@ -68,12 +74,19 @@ def forecast(config: AnyRunConfig, parts: Parts) -> Forecast:
     )
     kept = 4 * size.convolved * at_once + 4 * LSTM_COPIES * size.core_state // 2 * max(entries, at_once)
     return Forecast(
-        environments=slots * least_slot_bytes(parts.factory),
+        environments=slots * _least_slot_bytes(parts.factory),
         unrolls=unroll_bytes(spec, config.algo.unroll_length, size.core_state) * (slots + 2 * parts.batch_size),
         network=4 * size.parameters * learners * LEARNER_COPIES
         + 2 * size.parameters * parts.machine.actors
         + kept * min(learners, 1),
     )
+
+
+def _least_slot_bytes(factory: EnvFactory) -> int:
+    """Memory that a slot takes at least; 0 where nothing is known."""
+    if isinstance(factory, AtariFactory):
+        return ATARI_SLOT_BYTES
+    return WORKER_BYTES if isinstance(factory, GymnasiumFactory) and factory.in_workers else 0
 
 
 def check_batch_fills(config: AnyRunConfig, parts: Parts) -> None:
