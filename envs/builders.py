@@ -213,18 +213,6 @@ class RegisteredFactory(_Factory):
         return self.make([task_id])
 
 
-def shares_generators(factory: EnvFactory) -> bool:
-    """Whether its environments, or a wrapper, run code that is not ours in the process that steps them.
-
-    Then they share the process's global generators (``random``, ``numpy.random``, ``torch``).
-    """
-    if isinstance(factory, _Factory) and factory.wrapper is not None:
-        return True
-    if isinstance(factory, GymnasiumFactory):
-        return not factory.in_workers
-    return isinstance(factory, RegisteredFactory) or (bool(factory.spec.seats) and factory.spec.name not in GAMES)
-
-
 def full_action_space(games: Sequence[str], config: AtariConfig) -> bool:
     """Whether the policy has all 18 actions: with several games always, with one game on request."""
     return len(games) > 1 or bool(config.full_action_space)

@@ -9,14 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from machina.envs.builders import shares_generators
 from machina.envs.games import GAMES
 from machina.envs.pictures import draw_without_display
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError
 from machina.launch.acting import ActingPlayer
 from machina.launch.jobs import file_name, task_index
 from machina.launch.matching import BEST, Lineup, PlayerName, RunPlayers, lineup, parse_player, short_name, team_labels
-from machina.processes import seed_generators
+from machina.launch.parts import seed_shared_generators
 from machina.report.video import write_mp4
 from machina.runtime.hardware import torch_threads
 from machina.runtime.stepping import ThreadStepper, build_env, fault_at_hang
@@ -118,8 +117,7 @@ def film(
         raise UserError(f"against={against!r}: {spec.name} has no two teams; leave it out")
     file = _file(chosen, host, task, seed)
     timeout_s = host.config.runtime.step_timeout_s
-    if shares_generators(chosen.factory):
-        seed_generators(seed)
+    seed_shared_generators(chosen.factory, seed)
     env = build_env(lambda: chosen.factory.make_for_video(task), spec.name, 1, timeout_s)
     stepper = ThreadStepper(env, fault_at_hang)
     try:

@@ -14,20 +14,25 @@ from typing import NamedTuple
 from machina.checkpoint import Checkpoint, Latest, RunDirectory
 from machina.checkpoint.run_directory import RunExistsError, load_from
 from machina.config import MOST_EPISODES, LeagueConfig, to_yaml
-from machina.envs.builders import shares_generators
 from machina.errors import UserError, nearest
 from machina.interfaces import Policy
 from machina.launch.ceiling import cached_ceiling
 from machina.launch.configuration import AnyRunConfig, changed_config, config_for_acting, saved_config
 from machina.launch.ending import Outcome
 from machina.launch.evaluation import Progress, evaluate
-from machina.launch.parts import Parts, build_parts, policy_maker, total_env_steps
+from machina.launch.parts import (
+    Parts,
+    build_parts,
+    policy_maker,
+    seed_shared_generators,
+    shares_generators,
+    total_env_steps,
+)
 from machina.launch.places import Place, open_place
 from machina.launch.saved_state import checkpoint_state, own_state
 from machina.launch.sizes import check_batch_fills, check_memory
 from machina.launch.training import Trainer
 from machina.launch.watching import RunView
-from machina.processes import seed_generators
 from machina.report.evaluation import EvaluationResult
 from machina.report.output import steady_output
 from machina.report.screen import RunFacts
@@ -155,8 +160,7 @@ def _run(
     source: str,
 ) -> Outcome:
     tune_process(parts.machine.learner_threads)
-    if shares_generators(parts.factory):
-        seed_generators(config.seed, 0 if checkpoint is None else checkpoint.step)
+    seed_shared_generators(parts.factory, config.seed, 0 if checkpoint is None else checkpoint.step)
     view = RunView(
         _facts(config, parts, run, source),
         parts.factory.spec,
@@ -272,8 +276,7 @@ def evaluate_run(
         raise UserError(f"episodes={episodes}: must be 1 to {MOST_EPISODES}")
     loaded = load_run(path, best)
     names = loaded.parts.factory.spec.tasks
-    if shares_generators(loaded.parts.factory):
-        seed_generators(seed)
+    seed_shared_generators(loaded.parts.factory, seed)
     chosen = [name for game in games for name in game.split(",")]
     if twice := [game for game in dict.fromkeys(chosen) if chosen.count(game) > 1]:
         raise UserError(f"games: {', '.join(twice)} given more than once")

@@ -19,7 +19,7 @@ from machina.launch.configuration import config_for_acting
 from machina.launch.deadlines import TimedFactory
 from machina.launch.jobs import file_name, load_run
 from machina.launch.league import snapshots_folder
-from machina.launch.parts import build_parts, policy_maker
+from machina.launch.parts import build_parts, policy_maker, seed_shared_generators
 from machina.league.matches import MatchResult, Player, PolicyPlayer, Progress, ScriptedPlayer, play_match
 from machina.league.pool import Snapshot
 from machina.report.league import League, MatchRow, read_league
@@ -152,6 +152,7 @@ def play_timed(
         UserError: no such match.
         RunFailedError: the environment failed or hung.
     """
+    seed_shared_generators(factory, seed)
     try:
         return play_match(TimedFactory(factory, step_timeout_s), players, games, seed, progress)
     except EnvironmentFaultError as fault:

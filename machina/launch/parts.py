@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from machina.config import RuntimeConfig
-from machina.envs.builders import parse_environment
+from machina.envs.builders import GymnasiumFactory, RegisteredFactory, parse_environment
+from machina.envs.games import GAMES
 from machina.interfaces import Algorithm, EnvFactory, Policy
 from machina.launch.configuration import AnyRunConfig
 from machina.nets.precision import Precision, resolve_device, resolve_precision
+from machina.processes import seed_generators
 from machina.registry import algorithm_entry
 from machina.runtime.hardware import available_cores
 from machina.runtime.plane import GROUPS_PER_ACTOR
@@ -86,6 +88,24 @@ def plan_machine(config: AnyRunConfig, spec: EnvSpec) -> MachinePlan:
         # batches of both take a quarter less time. It must not depend on the machine or the place: lock-step repeats.
         groups_per_actor=1 if learner_does_most else GROUPS_PER_ACTOR,
     )
+
+
+def shares_generators(factory: EnvFactory) -> bool:
+    """Whether its environments, or a wrapper, run code that is not ours in the process that steps them.
+
+    Then they share the process's global generators (``random``, ``numpy.random``, ``torch``).
+    """
+    if getattr(factory, "wrapper", None) is not None:
+        return True
+    if isinstance(factory, GymnasiumFactory):
+        return not factory.in_workers
+    return isinstance(factory, RegisteredFactory) or (bool(factory.spec.seats) and factory.spec.name not in GAMES)
+
+
+def seed_shared_generators(factory: EnvFactory, *entropy: int) -> None:
+    """Called where environments are about to be played: what they draw from this process's generators repeats."""
+    if shares_generators(factory):
+        seed_generators(*entropy)
 
 
 def _env_threads(runtime: RuntimeConfig) -> int:

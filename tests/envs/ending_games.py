@@ -55,6 +55,14 @@ class Ending(ParallelEnv):  # type: ignore[misc]
         self.closed = True
 
 
+class Dice(Ending):
+    """Pays what the generator says that all code of a process shares."""
+
+    def step(self, actions: Any) -> Any:
+        observations, rewards, *rest = super().step(actions)
+        return observations, {agent: np.random.rand() for agent in rewards}, *rest
+
+
 class Simulator(Ending):
     """Starts a program, and ends it when it is closed; `breaks` raises in the second step."""
 

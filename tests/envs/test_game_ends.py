@@ -10,13 +10,18 @@ import numpy as np
 import pytest
 from pettingzoo import AECEnv
 
+from machina.envs.builders import parse_environment
+from machina.envs.config import GameConfig
 from machina.envs.games import GameFactory
 from machina.envs.games_pettingzoo import AecGames, ParallelGames
 from machina.envs.multi_agent import MultiAgentSlots
 from machina.envs.pettingzoo_envs import build_several, read_spec
+from machina.envs.scripted import random_player
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError
 from machina.interfaces import SlotEnv
 from machina.launch.evaluation import evaluate
+from machina.launch.matching import play_timed
+from machina.league.matches import ScriptedPlayer
 
 
 def make(kind: str, num_games: int = 1) -> SlotEnv:
@@ -120,6 +125,14 @@ def test_an_evaluation_of_a_game_without_flags_ends(kind: str, length: int, paid
     result = evaluate(factory, ByNumber(), [0, 1], 3, seed=1, run="none", env_steps=0)  # type: ignore[arg-type]
     assert {returns for each in result.episodes.values() for returns in each} == {paid}
     assert {each for lengths in result.lengths.values() for each in lengths} == {length}
+
+
+def test_a_match_repeats_whatever_its_game_draws_from() -> None:
+    factory = parse_environment("ending_games:Dice", GameConfig())
+    players = [ScriptedPlayer(name, random_player(factory.spec.action)) for name in ("one", "other")]
+    one, same, different = (play_timed(factory, 60, players, 8, seed) for seed in (1, 1, 2))
+    assert one == same
+    assert one.games != different.games
 
 
 @pytest.mark.parametrize("kind", ["Simulator", "BreakingSimulator"])
