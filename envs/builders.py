@@ -111,9 +111,14 @@ class _Factory(Config):
     wrapper: str | None = None
 
     def _slots(self, env: AnyVectorEnv, task_ids: Sequence[int], **options: Any) -> SlotEnv:
+        from machina.envs.declared import close_in_time
         from machina.envs.slots import GymnasiumSlots
 
-        return GymnasiumSlots(wrapped(env, self.wrapper), self.spec, task_ids, **options)
+        try:
+            return GymnasiumSlots(wrapped(env, self.wrapper), self.spec, task_ids, **options)
+        except BaseException:
+            close_in_time(env.close, self.spec.name)
+            raise
 
 
 class AtariFactory(_Factory):
@@ -222,10 +227,12 @@ def _built(name: str, build: Callable[[], AnyVectorEnv]) -> AnyVectorEnv:
     """An environment from code that is not ours.
 
     Raises:
-        UserError: it can't be built, with the reason.
+        UserError: it can't be built, with the reason, or is no vector environment.
     """
+    from gymnasium.vector import VectorEnv
+
     try:
-        return build()
+        env = build()
     except UserError:
         raise
     except EnvironmentFaultError as error:  # says of itself which environment
@@ -235,6 +242,9 @@ def _built(name: str, build: Callable[[], AnyVectorEnv]) -> AnyVectorEnv:
 
         told = told_with_place(error, name.partition(":")[0])
         raise UserError(f"environment {name!r} can't be built: {told}{remedy_for_opengl(error)}") from error
+    if not isinstance(env, VectorEnv):
+        raise UserError(f"environment {name!r} must be a gymnasium.vector.VectorEnv, got {type(env).__name__}")
+    return env
 
 
 def _counted(env: SlotEnv, progress: Progress | None) -> SlotEnv:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,7 +172,7 @@ def test_refusals_of_wrappers() -> None:
         load_function("no_such_module:halved", "wrapper")
     with pytest.raises(UserError, match="has no function 'halfed'; did you mean 'halved'"):
         load_function("user_tasks:halfed", "wrapper")
-    with pytest.raises(UserError, match=r"must return a gymnasium\.vector\.VectorEnv, got NoneType"):
+    with pytest.raises(UserError, match=r"must be a gymnasium\.vector\.VectorEnv, got NoneType"):
         parse_environment("catch", ToyConfig(), "user_tasks:forgets_to_return")
     with pytest.raises(UserError) as caught:
         parse_environment("catch", ToyConfig(), "user_tasks:fails")
@@ -212,6 +213,28 @@ def test_a_registered_function_that_fails_for_several_slots_is_refused() -> None
     register_environment("only_one", only_one)
     with pytest.raises(UserError, match="environment 'only_one' can't be built: ValueError: one slot only"):
         parse_environment("only_one", EnvConfig()).make([0, 0])
+
+
+@pytest.mark.usefixtures("_registered")
+@pytest.mark.parametrize("returned", [None, user_tasks.Corridor()])
+def test_a_registered_function_that_returns_no_vector_environment_is_refused(returned: Any) -> None:
+    register_environment("single", lambda _num_envs: returned)
+    with pytest.raises(UserError, match=r"must return a gymnasium\.vector\.VectorEnv, got (NoneType|Corridor)$"):
+        parse_environment("single", EnvConfig())
+
+
+@pytest.mark.usefixtures("_registered")
+def test_what_is_refused_is_closed() -> None:
+    built: list[AnyVectorEnv] = []
+
+    def always_two(_num_envs: int) -> AnyVectorEnv:
+        built.append(user_tasks.corridors(2))
+        return built[-1]
+
+    register_environment("always_two", always_two)
+    with pytest.raises(UserError, match="2 slots were built, 3 were asked for"):
+        parse_environment("always_two", EnvConfig()).make([0, 0, 0])
+    assert [env.closed for env in built] == [True, True]
 
 
 def test_progress_counts_slots() -> None:
