@@ -180,7 +180,7 @@ class GymnasiumSlots:
             if remedy := remedy_for_opengl(error):
                 raise UserError(f"environment {name!r} can't be drawn: {told(error)}{remedy}") from error
             raise self._fault("render", error) from error
-        picture = as_picture(frames[0]) if frames else None
+        picture = as_picture(frames[0]) if isinstance(frames, tuple | list | np.ndarray) and len(frames) else None
         if picture is None:
             raise no_picture
         return picture

@@ -389,8 +389,9 @@ def test_what_is_no_picture(drawn: Any, message: str) -> None:
 def test_pictures_are_those_of_slot_0() -> None:
     env = Written()
     pictures = tuple(np.full((4, 5, 3), shade, np.uint8) for shade in (10, 20, 30))
-    env.render = lambda: pictures  # type: ignore[method-assign]
-    assert np.array_equal(slots(env).render(), pictures[0])
+    for drawn in (pictures, np.stack(pictures)):
+        env.render = lambda drawn=drawn: drawn  # type: ignore[method-assign,misc]
+        assert np.array_equal(slots(env).render(), pictures[0])
 
     def fails() -> Any:
         raise OSError("the brush broke")
