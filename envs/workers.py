@@ -211,7 +211,7 @@ def end_workers(env: AsyncVectorEnv[Any, Any], marks: Sequence[str] = ()) -> Non
         process.join(timeout=max(0.0, asked + patience - time.monotonic()))
     stuck = [process for process in env.processes if process.exitcode is None]
     if stuck or marks:
-        started = started_by([process.pid or 0 for process in stuck], WORKER_MARK, marks)
+        started = started_by([process.pid for process in stuck if process.pid], WORKER_MARK, marks)
         for process in stuck:
             process.kill()
         end(started)
@@ -235,7 +235,10 @@ def _told_exit(code: int) -> str:
     """How a process ended."""
     if code >= 0:
         return f"ended with exit code {code}"
-    name = signal.Signals(-code).name
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # most of the real-time ones have no name
+        name = f"signal {-code}"
     return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 

@@ -151,6 +151,8 @@ class Dying(Short):
         if self.steps == 2:
             if self.kind == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.kind == "signalled":  # one without a name
+                os.kill(os.getpid(), signal.SIGRTMIN + 6)
             if self.kind == "exits":
                 os._exit(3)
             if self.kind == "leaves":
@@ -172,6 +174,6 @@ for kind in ("none_or_int", "visited", "none_or_dict", "int_or_text", "int_or_li
 for kind in ("global", "space", "constructor"):
     gymnasium.register(f"Drawn_{kind}-v0", "started_tasks:Drawn", kwargs={"kind": kind})
 gymnasium.register("Drawn_wrapped-v0", doubled)
-for kind in ("killed", "exits", "leaves", "own", "file"):
+for kind in ("killed", "signalled", "exits", "leaves", "own", "file"):
     gymnasium.register(f"Dying_{kind}-v0", "started_tasks:Dying", kwargs={"kind": kind})
 gymnasium.register("Lambda-v0", lambda **options: Short(**options))

@@ -178,6 +178,7 @@ def test_a_wrapper_reads_infos_of_any_kind(kind: str) -> None:
             r"environment 'started_tasks:Dying_killed-v0': worker process of slot [01] was killed by SIGKILL "
             r"\(out of memory\?\)",
         ),
+        ("signalled", r"environment 'started_tasks:Dying_signalled-v0': worker .* slot [01] was killed by signal \d+"),
         ("exits", r"environment 'started_tasks:Dying_exits-v0': worker process of slot [01] ended with exit code 3"),
         ("leaves", r"environment 'started_tasks:Dying_leaves-v0': step raised SystemExit: no licence \(.*:\d+\)"),
         ("own", r"environment 'started_tasks:Dying_own-v0': step raised OwnError: 1 is not 2 \(.*:\d+\)"),
