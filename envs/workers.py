@@ -21,7 +21,7 @@ from gymnasium.vector.async_vector_env import AsyncState
 from machina.envs.infos import MergedInfos
 from machina.envs.worker_process import SIGNALS, STACK_ROOM, Maker, Worker, serve
 from machina.errors import EnvironmentFaultError, UserError
-from machina.processes import NO_GUARD_EXIT, WORKER_MARK, end, new_mark, no_guard, started_by
+from machina.processes import NO_GUARD_EXIT, WORKER_MARK, end, new_mark, no_guard, started_by, told_exit
 
 STACKS_TIMEOUT_S = 0.8
 """How long stacks are waited for; a worker writes its own in milliseconds, if it runs at all."""
@@ -125,7 +125,7 @@ class WorkerEnvs(MergedInfos, AsyncVectorEnv[Any, Any]):
             if NO_GUARD_EXIT in codes:
                 return UserError(no_guard())
             if dead := [(slot, code) for slot, code in enumerate(codes) if code is not None]:
-                told = f"worker process of slot {dead[0][0]} {_told_exit(dead[0][1])}"
+                told = f"worker process of slot {dead[0][0]} {told_exit(dead[0][1])}"
                 break
             time.sleep(0.01)
         return EnvironmentFaultError(f"environment {self._name!r}: {told}")
@@ -229,17 +229,6 @@ def _is_busy(env: AsyncVectorEnv[Any, Any], pipe: Any) -> bool:
         return pipe is not None and getattr(env, "_state", None) != AsyncState.DEFAULT and not pipe.poll()
     except OSError:
         return False
-
-
-def _told_exit(code: int) -> str:
-    """How a process ended."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:  # most of the real-time ones have no name
-        name = f"signal {-code}"
-    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
 def _is_whole(dump: str) -> bool:

@@ -87,6 +87,17 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def told_exit(code: int) -> str:
+    """How a child process ended, by multiprocessing's exit code."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # most of the real-time ones have no name
+        name = f"signal {-code}"
+    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
 def _signal(pid: int, number: signal.Signals) -> bool:
     try:
         os.kill(pid, number)

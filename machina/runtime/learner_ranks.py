@@ -19,6 +19,7 @@ import cloudpickle
 
 from machina.errors import RanksBrokenError, RunFailedError, UserError, stopped
 from machina.interfaces import Learner, LearnerState
+from machina.processes import told_exit
 from machina.runtime.batches import Part, joined
 from machina.types import Array, Unroll
 
@@ -162,7 +163,9 @@ class ProcessRank:
             answer = cloudpickle.loads(self._pipe.recv_bytes())
         except (EOFError, OSError) as error:
             self.process.join(1)
-            raise RankFaultError(f"{self.process.name} died (exit code {self.process.exitcode})", died=True) from error
+            code = self.process.exitcode
+            end = "left its pipe" if code is None else told_exit(code)
+            raise RankFaultError(f"{self.process.name} {end}", died=True) from error
         if isinstance(answer, BaseException):
             raise answer
         return answer

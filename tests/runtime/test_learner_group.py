@@ -77,7 +77,7 @@ def test_a_killed_rank_restarts_the_group(monkeypatch: pytest.MonkeyPatch) -> No
         assert all(isinstance(answer, Lost) for answer in lost)
         assert learners.restarts == 1
         assert len(faults) == 1
-        assert faults[0].startswith("learner rank 1 died (exit code -9)")
+        assert faults[0].startswith("learner rank 1 was killed by SIGKILL (out of memory?)")
         assert learners.state().values == state.values
         torch.testing.assert_close(learners.state().tensors["model"], state.tensors["model"], rtol=0, atol=0)
         monkeypatch.setattr("machina.runtime.learners.KEPT_STATE_S", 1000.0)  # keeping the state would wait as well
@@ -87,7 +87,7 @@ def test_a_killed_rank_restarts_the_group(monkeypatch: pytest.MonkeyPatch) -> No
         assert [type(answer) for answer in again] == [Updated]
 
         kill_rank("learner rank 1")
-        with pytest.raises(RunFailedError, match=r"learner rank 1 died .* 2 times \(max_restarts\)"):  # noqa: PT012
+        with pytest.raises(RunFailedError, match=r"learner rank 1 was killed .* 2 times \(max_restarts\)"):  # noqa: PT012
             update()
             learners.drain()
     finally:
