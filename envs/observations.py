@@ -46,7 +46,7 @@ def observation_specs(
         UserError: there is no part, one is no space of numbers, or two have one key.
     """
     result: dict[str, ArraySpec] = {}
-    for key, part in _parts(space, ""):
+    for key, part in leaves(space):
         if key in result:
             raise UserError(f"environment {name!r}: two observations are called {key!r}; rename one")
         spec = _array_spec(key, part)
@@ -78,6 +78,16 @@ def flat_observation(specs: Mapping[str, ArraySpec], observation: Any, *, batche
     if not isinstance(observation, Mapping) and OBSERVATION in specs and len(specs) == 1:
         return {OBSERVATION: _read(OBSERVATION, specs[OBSERVATION], observation, batched)}
     return {key: _read(key, spec, _found(key, key, observation), batched) for key, spec in specs.items()}
+
+
+def leaves(space: AnySpace, path: str = "") -> Iterator[tuple[str, AnySpace]]:
+    """The spaces within a space that are neither Dict nor Tuple, by key; ``path`` leads to it."""
+    parts = _named(space)
+    if parts is None:
+        yield path or OBSERVATION, space
+        return
+    for key, part in parts.items():
+        yield from leaves(part, f"{path}/{key}" if path else key)
 
 
 def as_mask(value: Any) -> BoolArray:
@@ -122,7 +132,7 @@ class WithoutKeys(gymnasium.ObservationWrapper[Any, Any, Any]):
             try:
                 space = spaces.Dict(_without(key, key, _named(space)))
             except ValueError as error:
-                known = [key for key, _ in _parts(env.observation_space, "")]
+                known = [key for key, _ in leaves(env.observation_space)]
                 raise UserError(f"drop_keys={key}: observed are {', '.join(known)}{nearest(key, known)}") from error
         self.observation_space = space
 
@@ -142,16 +152,6 @@ def spec_without(spec: GymnasiumSpec, keys: Sequence[str]) -> GymnasiumSpec:
 
 def _make_without(spec: GymnasiumSpec, keys: Sequence[str], **options: Any) -> WithoutKeys:
     return WithoutKeys(gymnasium.make(spec, **options), keys)
-
-
-def _parts(space: AnySpace, path: str) -> Iterator[tuple[str, AnySpace]]:
-    """The spaces within a space that are neither Dict nor Tuple, by key."""
-    parts = _named(space)
-    if parts is None:
-        yield path or OBSERVATION, space
-        return
-    for key, part in parts.items():
-        yield from _parts(part, f"{path}/{key}" if path else key)
 
 
 def _named(whole: Any) -> Mapping[str, Any] | None:

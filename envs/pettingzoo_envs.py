@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 from machina.envs.actions import action_spec
 from machina.envs.declared import close_in_time
-from machina.envs.observations import flat_observation, observation_specs
+from machina.envs.observations import flat_observation, leaves, observation_specs
 from machina.envs.pettingzoo_oddities import reading
 from machina.envs.teams import group, team_numbers
 from machina.errors import RAISED, UserError, nearest, told
@@ -129,8 +129,7 @@ def build_several(name: str, count: int, *, for_video: bool) -> list[AnyGame]:
 
 def _draws_what_is_seen(env: AnyGame) -> bool:
     """Whether agents see pictures, and the environment can draw."""
-    sights = [env.observation_space(agent) for agent in env.possible_agents]
-    parts = [part for sight in sights for part in (sight.values() if isinstance(sight, spaces.Dict) else [sight])]
+    parts = [part for agent in env.possible_agents for _, part in leaves(env.observation_space(agent))]
     pictures = any(isinstance(part, spaces.Box) and part.dtype == np.uint8 and len(part.shape) > 1 for part in parts)
     return pictures and "rgb_array" in (env.metadata.get("render_modes") or ())
 

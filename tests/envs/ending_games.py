@@ -236,6 +236,23 @@ class Blind(Ending):
 parallel_env = Blind
 
 
+class Cameras(Ending):
+    """Sees pictures, in a dictionary within another, that it draws in a render mode only."""
+
+    metadata = {"name": "cameras_v0", "render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.render_mode = render_mode
+
+    def observation_space(self, agent: str) -> Any:  # noqa: ARG002
+        return spaces.Dict({"views": spaces.Dict({"left": spaces.Box(0, 255, (8, 8, 3), np.uint8)})})
+
+    def seen(self, agents: list[str]) -> dict[str, Any]:
+        shade = 0 if self.render_mode is None else self.steps
+        return {agent: {"views": {"left": np.full((8, 8, 3), shade, np.uint8)}} for agent in agents}
+
+
 class Sights(Ending):
     """Sees choices, several of them, and numbers, in dictionaries and tuples; the actions of blue are masked."""
 
