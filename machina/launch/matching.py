@@ -10,7 +10,7 @@ from typing import NamedTuple
 from machina.checkpoint import RunDirectory
 from machina.checkpoint.files import write_atomically
 from machina.config import RuntimeConfig
-from machina.envs.builders import describe, parse_environment
+from machina.envs.builders import describe
 from machina.envs.scripted import SCRIPTED, random_player
 from machina.envs.teams import group
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nearest
@@ -19,7 +19,7 @@ from machina.launch.configuration import config_for_acting
 from machina.launch.deadlines import TimedFactory
 from machina.launch.jobs import file_name, load_run
 from machina.launch.league import snapshots_folder
-from machina.launch.parts import build_parts, policy_maker, seed_shared_generators
+from machina.launch.parts import build_parts, env_factory, policy_maker, seed_shared_generators
 from machina.league.matches import MatchResult, Player, PolicyPlayer, Progress, ScriptedPlayer, play_match
 from machina.league.pool import Snapshot
 from machina.report.league import League, MatchRow, read_league
@@ -240,7 +240,7 @@ def lineup(names: Sequence[PlayerName], game: str | None = None) -> Lineup:
     # The first run's own options, such as its limit of steps, are those of the match.
     factories = {f"run '{path}'": each.factory for path, each in runs.items()}
     if game is not None:
-        factories[f"--game {game}"] = parse_environment(game, describe(game)())
+        factories[f"--game {game}"] = env_factory(game, describe(game)(), RuntimeConfig().step_timeout_s)
     if not factories:
         players = ", ".join(name.which for name in names)
         raise UserError(f"players {players}: no run among them says which game; give --game")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from machina.config import RuntimeConfig
+from machina.config import EnvConfig, RuntimeConfig
 from machina.envs.builders import GymnasiumFactory, RegisteredFactory, parse_environment
 from machina.envs.games import GAMES
 from machina.interfaces import Algorithm, EnvFactory, Policy
@@ -114,6 +114,22 @@ def _env_threads(runtime: RuntimeConfig) -> int:
     return runtime.env_threads or all_of_actor
 
 
+def env_factory(
+    name: str, config: EnvConfig, step_timeout_s: float, wrapper: str | None = None, env_threads: int = 1
+) -> EnvFactory:
+    """See ``parse_environment``; one of its environments is built, to read its spaces, in the time of a step.
+
+    Raises:
+        UserError: name, configuration class, wrapper or environment is unusable.
+        EnvironmentFaultError: building it takes longer.
+    """
+    return within(
+        step_timeout_s,
+        lambda: parse_environment(name, config, wrapper, env_threads),
+        f"environment {name!r}: building it",
+    )
+
+
 def build_parts(config: AnyRunConfig) -> Parts:
     """Environment factory and algorithm; nothing heavy is started.
 
@@ -121,11 +137,8 @@ def build_parts(config: AnyRunConfig) -> Parts:
         UserError: the environment, the wrapper or the device can't be had, or the batch is too small.
         EnvironmentFaultError: building one of its environments takes longer than a step may.
     """
-    factory = within(  # one of its environments is built, to read its spaces
-        config.runtime.step_timeout_s,
-        lambda: parse_environment(config.environment, config.env, config.wrapper, _env_threads(config.runtime)),
-        f"environment {config.environment!r}: building it",
-    )
+    runtime = config.runtime
+    factory = env_factory(config.environment, config.env, runtime.step_timeout_s, config.wrapper, _env_threads(runtime))
     batch_size = config.algo.batch_size or factory.spec.num_slots(config.env.envs_per_task)
     config.algo.check_batch(batch_size)
     algorithm = algorithm_entry(config.algorithm).build(config.algo)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pettingzoo import AECEnv
 
+from machina.config import RuntimeConfig
 from machina.envs.builders import parse_environment
 from machina.envs.config import GameConfig
 from machina.envs.games import GameFactory
@@ -20,7 +21,7 @@ from machina.envs.scripted import random_player
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError
 from machina.interfaces import SlotEnv
 from machina.launch.evaluation import evaluate
-from machina.launch.matching import play_timed
+from machina.launch.matching import match, play_timed
 from machina.league.matches import ScriptedPlayer
 
 
@@ -133,6 +134,15 @@ def test_a_match_repeats_whatever_its_game_draws_from() -> None:
     one, same, different = (play_timed(factory, 60, players, 8, seed) for seed in (1, 1, 2))
     assert one == same
     assert one.games != different.games
+
+
+def test_a_match_of_a_game_that_hangs_as_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    monkeypatch.setattr(ending_games.Ending, "__init__", lambda _self: let_go.wait())
+    monkeypatch.setattr("machina.launch.matching.RuntimeConfig", lambda: RuntimeConfig(step_timeout_s=0.1))
+    with pytest.raises(EnvironmentFaultError, match=r"'ending_games:Ending': building it takes longer than 0\.1 s"):
+        match(["random", "random"], 2, game="ending_games:Ending")
+    let_go.set()
 
 
 @pytest.mark.parametrize("kind", ["Simulator", "BreakingSimulator"])
