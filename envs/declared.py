@@ -27,6 +27,9 @@ from machina.waiting import within
 CLOSE_TIMEOUT_S = 5.0
 """How long the close() of an environment in this process is waited for."""
 
+PARTS = ("observation", "reward", "terminated", "truncated")
+"""Of an answer, as messages call them."""
+
 NUMBERS = "biuf"
 """Kinds of dtypes that numbers have: truth values, integers with and without sign, floating point."""
 
@@ -111,7 +114,7 @@ class DeclaredEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._own_process = own_process
         self._name = name
-        self._observed = f"environment {name!r}: observation"
+        self._what = {part: f"environment {name!r}: {part}" for part in PARTS}
         self._space = env.observation_space
         self._keep_infos = keep_infos
 
@@ -133,7 +136,7 @@ class DeclaredEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             observation, infos = self.env.reset(seed=seed, options=options)
         except RAISED as error:
             raise raised(self._name, self._name, "reset", error) from error
-        return as_declared(self._space, observation, self._observed), self._kept(infos)
+        return as_declared(self._space, observation, self._what["observation"]), self._kept(infos)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step; raises as ``reset`` does, also for a reward or an end that is none."""
@@ -142,10 +145,10 @@ class DeclaredEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         except RAISED as error:
             raise raised(self._name, self._name, "step", error) from error
         return (
-            as_declared(self._space, observation, self._observed),
-            as_number(reward, f"environment {self._name!r}: reward"),
-            as_flag(terminated, f"environment {self._name!r}: terminated"),
-            as_flag(truncated, f"environment {self._name!r}: truncated"),
+            as_declared(self._space, observation, self._what["observation"]),
+            as_number(reward, self._what["reward"]),
+            as_flag(terminated, self._what["terminated"]),
+            as_flag(truncated, self._what["truncated"]),
             self._kept(infos),
         )
 
