@@ -68,6 +68,25 @@ def as_declared(space: spaces.Space[Any], value: Any, what: str) -> Any:
     return value
 
 
+def lossless(value: Any, dtype: np.dtype[Any], what: str) -> Array:
+    """``value`` as an array of ``dtype``, itself where it is one; rounding of floats counts as no loss.
+
+    Raises:
+        EnvironmentFaultError: it holds no numbers, or one that the dtype can't hold.
+    """
+    array = _array(value, what)
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = array.astype(dtype)
+    if np.can_cast(array.dtype, dtype):
+        return cast
+    lost = _lost(array, cast)
+    if lost.any():
+        raise EnvironmentFaultError(f"{what} holds {array[lost].flat[0]} ({array.dtype}), its space is of {dtype}")
+    return cast
+
+
 def as_number(value: Any, what: str) -> float:
     """A reward.
 
@@ -212,17 +231,7 @@ def _cast(value: Any, space: spaces.Space[Any], what: str) -> Array:
     array = _array(value, what)
     if array.shape != space.shape:
         raise EnvironmentFaultError(f"{what} has shape {array.shape}, its space has {space.shape}")
-    dtype = np.dtype(space.dtype)
-    if array.dtype == dtype:
-        return array
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = array.astype(dtype)
-    if np.can_cast(array.dtype, dtype):
-        return cast
-    lost = _lost(array, cast)
-    if lost.any():
-        raise EnvironmentFaultError(f"{what} holds {array[lost].flat[0]} ({array.dtype}), its space is of {dtype}")
-    return cast
+    return lossless(array, np.dtype(space.dtype), what)
 
 
 def _lost(array: Array, cast: Array) -> npt.NDArray[np.bool_]:

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from machina.envs.actions import native_actions, without_choice
+from machina.envs.declared import lossless
 from machina.envs.observations import flat_observation
-from machina.errors import UserError
+from machina.errors import EnvironmentFaultError, UserError
 from machina.interfaces import Policy
 from machina.league.matches import Player, PolicyPlayer
 from machina.runtime.streams import SlotStreams
@@ -103,8 +104,9 @@ class LoadedPolicy:
             reward: the reward that came with it; recurrent policies read it.
 
         Raises:
-            UserError: an array is missing, not finite or of another shape than the run's environment gave, a number
-                is none of its choices, or the action mask allows nothing.
+            UserError: an array is missing, not finite, of another shape than the run's environment gave or of numbers
+                that its dtype can't hold (parts of 1 for bytes), a number is none of its choices, or the action mask
+                allows nothing.
         """
         try:
             arrays = flat_observation(self._spec.observation, observation, batched=False)
@@ -113,9 +115,9 @@ class LoadedPolicy:
         batch: dict[str, Array] = {}
         for key, expected in self._spec.observation.items():
             try:
-                array = np.array(arrays[key], expected.dtype, order="C")
-            except (TypeError, ValueError) as error:
-                raise UserError(f"observation {key!r} is no array of {expected.dtype}: {error}") from error
+                array = np.array(lossless(arrays[key], np.dtype(expected.dtype), f"observation {key!r}"), order="C")
+            except EnvironmentFaultError as error:
+                raise UserError(f"{error}; the policy was trained on {expected.dtype}") from error
             if not np.isfinite(array).all():
                 raise UserError(f"observation {key!r} is not finite")
             if array.shape != expected.shape:

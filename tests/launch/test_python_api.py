@@ -17,8 +17,11 @@ from machina.algorithms.impala.builder import build
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.envs.builders import ENVIRONMENTS, parse_environment
 from machina.envs.config import GameConfig
+from machina.launch.acting import LoadedPolicy
 from machina.nets.register import NETWORKS
 from machina.registry import ALGORITHMS
+from machina.specs import ArraySpec, EnvSpec, discrete
+from machina.types import ActorInput, ActorOutput
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +97,7 @@ def test_an_environment_of_one_s_own(tmp_path: Path) -> None:
     policy = machina.load_policy(run.path)
     policy.reset()
     assert {policy.act([0.0]) for _ in range(50)} == {0, 1}, "actions are sampled"
-    for wrong, message in (("left", "is no array of float32"), ([np.nan], "is not finite"), ([0, 1], "has shape")):
+    for wrong, message in (("left", "is no array of numbers"), ([np.nan], "is not finite"), ([0, 1], "has shape")):
         with pytest.raises(machina.UserError, match=f"observation 'observation' {message}"):
             policy.act(wrong)
     with pytest.raises(machina.UserError, match="episodes=0: must be 1 to"):
@@ -102,6 +105,33 @@ def test_an_environment_of_one_s_own(tmp_path: Path) -> None:
     with pytest.raises(machina.UserError, match="give a list, one player per team"):
         machina.match(str(run.path))
     assert dir(machina) == machina.__all__
+
+
+class Echo:
+    """A policy that keeps what it sees."""
+
+    def initial_core_state(self, num_slots: int) -> Any:  # noqa: ARG002
+        return ()
+
+    def act(self, inputs: ActorInput) -> ActorOutput:
+        self.seen = inputs.observation["observation"][0]
+        return ActorOutput(np.zeros(1, np.int64), np.zeros((1, 2), np.float32), ())
+
+
+def test_an_observation_of_other_numbers_than_the_policy_was_trained_on_is_refused() -> None:
+    """Bytes that somebody has divided by 255 already would all be 0."""
+    spec = EnvSpec(
+        name="e", tasks=("e",), observation={"observation": ArraySpec(shape=(2,), dtype="uint8")}, action=discrete(2)
+    )
+    echo = Echo()
+    policy = LoadedPolicy(echo, spec, seed=0)  # type: ignore[arg-type]
+    for right in ([7, 255], np.array([7.0, 255.0]), np.array([7, 255], np.uint8)):
+        policy.act(right)
+        assert echo.seen.dtype == np.uint8
+        assert echo.seen.tolist() == [7, 255]
+    for wrong, number in (([0.2, 1.0], "0.2"), ([7, 256], "256"), (np.array([-1, 0]), "-1")):
+        with pytest.raises(machina.UserError, match=f"'observation' holds {number} .* its space is of uint8; the"):
+            policy.act(wrong)
 
 
 def test_a_network_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
