@@ -22,7 +22,7 @@ def as_picture(drawn: Any) -> Array | None:
 
     Of a list of pictures the newest counts. Taken are one channel (grey), three, and four (the last is opacity, which
     is left out), with the channels last or first; truth values; floating-point numbers from 0 to 1, or to 255 where
-    any is larger than 1.
+    any is larger than 2: resampling goes a little beyond 1.
     """
     if isinstance(drawn, (list, tuple)) and drawn:
         drawn = drawn[-1]
@@ -44,7 +44,7 @@ def _bytes(colours: Array) -> Array:
         return colours * np.uint8(255)
     if np.issubdtype(colours.dtype, np.floating):
         colours = np.nan_to_num(colours)
-        colours = (colours if colours.max() > 1 else colours * 255).round()
+        colours = (colours if colours.max() > 2 else colours * 255).round()
     return colours.clip(0, 255).astype(np.uint8)
 
 

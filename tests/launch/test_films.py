@@ -67,6 +67,7 @@ def test_numbers_become_bytes() -> None:
     grey = np.array([[0.0, 0.5], [np.nan, 1.0]])
     assert as_picture(grey)[..., 0].tolist() == [[0, 128], [0, 255]]  # type: ignore[index]
     assert as_picture(np.array([[0, 300], [-5, 7]]))[..., 2].tolist() == [[0, 255], [0, 7]]  # type: ignore[index]
+    assert as_picture(np.array([[0.5, 1.02]]))[..., 1].tolist() == [[128, 255]]  # type: ignore[index]
     assert as_picture(np.array([[0.4, 254.6]]))[..., 1].tolist() == [[0, 255]]  # type: ignore[index]
 
 
