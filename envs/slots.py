@@ -89,6 +89,7 @@ class GymnasiumSlots:
         self._action_shape = action_space.shape if isinstance(action_space, spaces.Box) else None
         self._life_losses = life_losses
         self._info_mask = info_mask
+        self._refuses_mask = info_mask in (None, "refuse") and ACTION_MASK not in spec.observation
         self._seen = dict(spec.observation)
         if info_mask == "use":
             del self._seen[ACTION_MASK]
@@ -124,6 +125,8 @@ class GymnasiumSlots:
             observation, reward, terminated, truncated, infos = self._env.step(actions)
         except RAISED as error:
             raise self._fault("step", error) from error
+        if self._refuses_mask and ACTION_MASK in infos:  # some give none at a reset
+            raise EnvironmentFaultError(self._mask_refusal())
         return self._answer(observation, reward, terminated, truncated, infos, resets)
 
     def recover(self) -> StepResult | None:
@@ -252,12 +255,14 @@ class GymnasiumSlots:
             raise UserError(
                 f"environment {self.spec.name!r}: info_mask=use, but there is none in its infos; leave it out"
             )
-        if ACTION_MASK not in infos or ACTION_MASK in self.spec.observation or self._info_mask == "ignore":
-            return
+        if self._refuses_mask and ACTION_MASK in infos:
+            raise UserError(self._mask_refusal())
+
+    def _mask_refusal(self) -> str:
         remedy = f"put it into the observation, a Dict with the key {ACTION_MASK!r}"
         if self._info_mask == "refuse":
             remedy = "add --info-mask use for a policy that keeps to it, or --info-mask ignore"
-        raise UserError(f"environment {self.spec.name!r}: gives an {ACTION_MASK} in its infos; {remedy}")
+        return f"environment {self.spec.name!r}: gives an {ACTION_MASK} in its infos; {remedy}"
 
     def _mask_of(self, infos: Mapping[str, Any], ended: BoolArray) -> BoolArray:
         """``[B, choices]``: the masks of the infos; all is allowed where an episode ended without one."""

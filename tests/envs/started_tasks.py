@@ -61,6 +61,13 @@ class Told(Short):
         return {self.kind: infos[self.kind]}
 
 
+class MaskedSteps(Short):
+    """A mask in the infos of steps, none in those of a reset."""
+
+    def _info(self) -> dict[str, Any]:
+        return {"action_mask": np.array([1, 0])} if self.steps else {}
+
+
 class Drawn(Short):
     """Observations from the generators that all code of a process shares, or from the space."""
 
@@ -176,4 +183,5 @@ for kind in ("global", "space", "constructor"):
 gymnasium.register("Drawn_wrapped-v0", doubled)
 for kind in ("killed", "signalled", "exits", "leaves", "own", "file"):
     gymnasium.register(f"Dying_{kind}-v0", "started_tasks:Dying", kwargs={"kind": kind})
+gymnasium.register("MaskedSteps-v0", "started_tasks:MaskedSteps")
 gymnasium.register("Lambda-v0", lambda **options: Short(**options))

@@ -167,6 +167,17 @@ def test_a_wrapper_reads_infos_of_any_kind(kind: str) -> None:
     assert [value for value in possible if value not in told] == [], "every kind came"
 
 
+@pytest.mark.parametrize("processes", [True, False])
+def test_a_mask_that_comes_with_the_first_step_is_not_passed_over(processes: bool) -> None:
+    env = make("MaskedSteps", processes=processes)
+    try:
+        env.reset([0, 1])
+        with pytest.raises(EnvironmentFaultError, match="gives an action_mask in its infos; add --info-mask use"):
+            env.step(NOTHING)
+    finally:
+        env.close()
+
+
 # Errors and deaths
 
 
