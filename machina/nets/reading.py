@@ -189,9 +189,8 @@ def _scale(key: str, array: ArraySpec, config: NetworkConfig) -> float:
     if config.observation_divisor is not None:
         return 1.0 if array.dtype == "bool" else 1 / config.observation_divisor
     low, high = array.low, array.high
-    if np.issubdtype(array.dtype, np.integer):  # what the spec leaves out are the dtype's own
-        limits = np.iinfo(array.dtype)
-        low, high = (limits.min if low is None else low), (limits.max if high is None else high)
+    if np.issubdtype(array.dtype, np.unsignedinteger):  # pictures and depths fill their dtype, signed boards do not
+        low, high = low or 0.0, np.iinfo(array.dtype).max if high is None else high
     if low is None or high is None:
         return 1.0
     largest = max(abs(low), abs(high))

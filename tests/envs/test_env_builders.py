@@ -172,7 +172,7 @@ def test_refusals_of_wrappers() -> None:
         load_function("no_such_module:halved", "wrapper")
     with pytest.raises(UserError, match="has no function 'halfed'; did you mean 'halved'"):
         load_function("user_tasks:halfed", "wrapper")
-    with pytest.raises(UserError, match=r"must be a gymnasium\.vector\.VectorEnv, got NoneType"):
+    with pytest.raises(UserError, match=r"must return a gymnasium\.vector\.VectorEnv, got NoneType"):
         parse_environment("catch", ToyConfig(), "user_tasks:forgets_to_return")
     with pytest.raises(UserError) as caught:
         parse_environment("catch", ToyConfig(), "user_tasks:fails")
@@ -219,7 +219,7 @@ def test_a_registered_function_that_fails_for_several_slots_is_refused() -> None
 @pytest.mark.parametrize("returned", [None, user_tasks.Corridor()])
 def test_a_registered_function_that_returns_no_vector_environment_is_refused(returned: Any) -> None:
     register_environment("single", lambda _num_envs: returned)
-    with pytest.raises(UserError, match=r"must return a gymnasium\.vector\.VectorEnv, got (NoneType|Corridor)$"):
+    with pytest.raises(UserError, match=r"must be a gymnasium\.vector\.VectorEnv, got (NoneType|Corridor)$"):
         parse_environment("single", EnvConfig())
 
 

@@ -11,8 +11,6 @@ import pytest
 from pettingzoo import AECEnv
 
 from machina.config import RuntimeConfig
-from machina.envs.builders import parse_environment
-from machina.envs.config import GameConfig
 from machina.envs.games import GameFactory
 from machina.envs.games_pettingzoo import AecGames, ParallelGames
 from machina.envs.multi_agent import MultiAgentSlots
@@ -129,7 +127,7 @@ def test_an_evaluation_of_a_game_without_flags_ends(kind: str, length: int, paid
 
 
 def test_a_match_repeats_whatever_its_game_draws_from() -> None:
-    factory = parse_environment("ending_games:Dice", GameConfig())
+    factory = GameFactory(spec=read_spec("ending_games:Dice", "names", {}), max_steps=None)
     players = [ScriptedPlayer(name, random_player(factory.spec.action)) for name in ("one", "other")]
     one, same, different = (play_timed(factory, 60, players, 8, seed) for seed in (1, 1, 2))
     assert one == same
@@ -138,10 +136,10 @@ def test_a_match_repeats_whatever_its_game_draws_from() -> None:
 
 def test_a_match_of_a_game_that_hangs_as_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     let_go = threading.Event()
-    monkeypatch.setattr(ending_games.Ending, "__init__", lambda _self: let_go.wait())
+    monkeypatch.setattr(ending_games, "parallel_env", lambda: let_go.wait())
     monkeypatch.setattr("machina.launch.matching.RuntimeConfig", lambda: RuntimeConfig(step_timeout_s=0.1))
-    with pytest.raises(EnvironmentFaultError, match=r"'ending_games:Ending': building it takes longer than 0\.1 s"):
-        match(["random", "random"], 2, game="ending_games:Ending")
+    with pytest.raises(EnvironmentFaultError, match=r"parallel_env': building it takes longer than 0\.1 s"):
+        match(["random", "random"], 2, game="ending_games:parallel_env")
     let_go.set()
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from machina.envs.builders import parse_environment
-from machina.envs.config import GameConfig
+from machina.envs.games import GameFactory
 from machina.envs.games_pettingzoo import ParallelGames
 from machina.envs.multi_agent import MultiAgentSlots
 from machina.envs.pettingzoo_envs import REMEDY, read_spec
@@ -35,7 +34,7 @@ def test_choices_and_nested_spaces_are_seen() -> None:
 
 
 def test_pictures_within_dictionaries_are_drawn() -> None:
-    factory = parse_environment("ending_games:Cameras", GameConfig())
+    factory = GameFactory(spec=read_spec("ending_games:Cameras", "names", {}), max_steps=None)
     env = factory.make([0, 1])
     env.reset([1, 1])
     assert (env.step(np.array([0, 0])).observation["views/left"] == 1).all()

@@ -98,7 +98,7 @@ def test_arrays_are_neither_copied_nor_cast() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "dtype", "largest"),
-    [(0, 255, np.uint8, 255), (0, 65_535, np.uint16, 65_535), (0, 4095, np.uint16, 4095), (-128, 127, np.int8, 128)],
+    [(0, 255, np.uint8, 255), (0, 65_535, np.uint16, 65_535), (0, 4095, np.uint16, 4095), (-128, 127, np.int8, 1)],
 )
 def test_pictures_are_divided_by_the_largest_bound_of_their_space(
     low: int, high: int, dtype: Any, largest: int
