@@ -23,6 +23,7 @@ from machina.checkpoint import (
     prune,
     save_checkpoint,
 )
+from machina.checkpoint.run_directory import RunExistsError
 from machina.errors import UserError
 
 
@@ -280,3 +281,13 @@ def test_load_from_takes_a_run_or_a_checkpoint(run: RunDirectory) -> None:
     assert load_from(first).checkpoint.step == 10
     with pytest.raises(UserError, match="does not exist"):
         load_from(run.path / "nowhere")
+
+
+def test_a_runs_dir_that_leads_nowhere_is_no_name_that_is_taken(tmp_path: Path) -> None:
+    """Whoever looks for a free name would look for ever."""
+    (tmp_path / "runs").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(
+        UserError, match=r"can't be created: '.*runs' is no folder; choose another --runs-dir"
+    ) as refusal:
+        RunDirectory.create(tmp_path / "runs", "run", "")
+    assert not isinstance(refusal.value, RunExistsError)

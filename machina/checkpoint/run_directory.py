@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -88,6 +89,11 @@ class RunDirectory:
             run.checkpoints.mkdir()
             run.write_config(config_text)
         except FileExistsError as error:
+            if not os.path.lexists(path):  # what stands above it is no folder, such as a link that leads nowhere
+                raise UserError(
+                    f"run directory '{path}' can't be created: '{error.filename}' is no folder; choose another "
+                    "--runs-dir"
+                ) from error
             raise RunExistsError(
                 f"run directory '{path}' exists already; choose another --name or continue it: machina resume {path}"
             ) from error
