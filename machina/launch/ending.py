@@ -58,7 +58,9 @@ class Ending:
             env_steps: of the run.
             mean_return: of its latest episodes; None before there are enough.
         """
-        self.reason = self.reason or self._goal_met(env_steps, mean_return)
+        met = self._goal_met(env_steps, mean_return)
+        if met is not None and self.reason is None:  # a signal that comes meanwhile must not be written over by None
+            self.reason = met
         return self.reason
 
     def _goal_met(self, env_steps: int, mean_return: float | None) -> str | None:
