@@ -74,7 +74,7 @@ class LearnerGroup:
         self._kept_at = time.monotonic()
         self._updates_since = 0
         self._has_failed = False
-        """Whether a rank raised: then the others may wait for it, and none is asked any more."""
+        """Whether a rank raised, when the others may wait for it, or they died too often: none is asked any more."""
         self.restarts = 0
         self.updates_undone = 0
         """Updates since the kept state at every restart, summed."""
@@ -109,9 +109,6 @@ class LearnerGroup:
                 answers += [Lost(batch) for batch in self._under_way]
                 self._restart(fault)
                 break
-            except Exception:
-                self._has_failed = True
-                raise
             metrics, parameters = results[0]
             lost = sum(int(metrics.pop("learner/unrolls_lost", 0)) for metrics, _ in results)
             answers.append(Updated(self._under_way.popleft(), metrics, parameters, lost))
@@ -131,6 +128,9 @@ class LearnerGroup:
                 results.append(rank.answer(AFTERMATH_TIMEOUT_S if faults else ANSWER_TIMEOUT_S))
             except RankFaultError as fault:
                 faults.append(fault)
+            except Exception:
+                self._has_failed = True
+                raise
         if faults:
             raise next((fault for fault in faults if fault.died), faults[0])
         return results
@@ -138,6 +138,7 @@ class LearnerGroup:
     def _restart(self, fault: RankFaultError) -> None:
         self._under_way.clear()
         if self._max_restarts is None or self.restarts >= self._max_restarts:
+            self._has_failed = True
             raise RunFailedError(f"{fault}; learner ranks failed {self.restarts + 1} times (max_restarts)")
         self.restarts += 1
         self.updates_undone += self._updates_since

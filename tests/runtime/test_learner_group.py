@@ -90,6 +90,10 @@ def test_a_killed_rank_restarts_the_group(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(RunFailedError, match=r"learner rank 1 was killed .* 2 times \(max_restarts\)"):  # noqa: PT012
             update()
             learners.drain()
+        assert not learners.drain()
+        saved = learners.state()
+        assert saved.values == state.values, "what was kept last is there for a checkpoint"
+        torch.testing.assert_close(saved.tensors["model"], state.tensors["model"], rtol=0, atol=0)
     finally:
         plane.close()
         learners.close()
