@@ -85,6 +85,7 @@ class Trainer:
         self._ending = Ending(config, self._total_env_steps)
         self._evaluations = Evaluations(place, run, view.notice, self._ending, self._log, self._shares)
         self._plane_state: dict[str, Array] = {}
+        self._has_begun = False  # the actors: not where a run only waits for ratings
         self._is_new = checkpoint is None
         if checkpoint is not None and state is not None:
             self._load(checkpoint, state)
@@ -117,12 +118,13 @@ class Trainer:
             "learner": state.values,
             "episodes": self.episodes.state(),
             "progress": progress._asdict(),
-            "unrolls_at_hand": self._plane.unrolls_at_hand(),
+            "unrolls_at_hand": self._plane.unrolls_at_hand() if self._has_begun else 0,
         }
         if self._league is not None:
             values["league"] = self._league.state()
             self._league.write_table()
-        tensors: dict[str, Mapping[str, Tensor | Array]] = {**state.tensors, "plane": self._plane.state()}
+        plane = self._plane.state() if self._has_begun else self._plane_state
+        tensors: dict[str, Mapping[str, Tensor | Array]] = {**state.tensors, "plane": plane}
         keep = self._config.keep_checkpoints
         self._view.checkpoint = self._run.save(progress.env_steps, tensors, values, keep, self._view.notice)
         self._saved_at = time.monotonic()
@@ -152,13 +154,11 @@ class Trainer:
         self._saved_at = self._looked_at = time.monotonic()
         with handled_signals(self._ending.request):
             try:
-                reason = self._look_for_end()
-                trains = reason is None
-                reason = reason or self._train()
+                reason = self._look_for_end() or self._train()
                 rated = self._league is not None and self._wait_for_ratings(self._league)
                 if self._is_new or self._has_learned or rated:
                     self.save()
-                if trains and not self._has_learned and not self._ending.interrupted:
+                if self._has_begun and not self._has_learned and not self._ending.interrupted:
                     raise nothing_learned(reason, self._plane, self._parts.batch_size, self._run)
             except CheckpointError:
                 raise
@@ -179,6 +179,7 @@ class Trainer:
             self._plane.store.set_opponents(self._league.view())
         self._plane.publish(self.progress.updates, self.learners.parameters())
         self._plane.start(self._plane_state)
+        self._has_begun = True
         self._meter.restart(self.progress, self._seconds())
         while self._ending.reason is None:
             updates = self.progress.updates

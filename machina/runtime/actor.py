@@ -135,12 +135,18 @@ class Actor:
 
         Returns:
             Slots whose unroll is open.
+
+        Raises:
+            RunFailedError: see ``run_round``.
         """
-        if self.is_broken:
-            return sum(len(group.slots) for group in self.groups if not group.full)
-        if self._in_round and not self._resting:
-            self._resting = [group for group in self.groups if not group.full and not self._receive(group)]
-        return sum(len(group.slots) for group in self._resting)
+        if not self.is_broken and self._in_round and not self._resting:
+            try:
+                self._resting = [group for group in self.groups if not group.full and not self._receive(group)]
+            except BaseException:
+                self.is_broken = True
+                raise
+        open_groups = [group for group in self.groups if not group.full] if self.is_broken else self._resting
+        return sum(len(group.slots) for group in open_groups)
 
     def _act(self, group: SlotGroup) -> None:
         with self.shares.measure("acting"):

@@ -34,6 +34,7 @@ class InlinePlane(InProcessPlane):
             return InlineStepper(env, lambda message: self._note_fault(Fault(message)))
 
         super().__init__(setup, runtime, config, make_stepper, bounded=False)
+        self._has_begun = False
         self._built: Future[None] = Future()
         self._stopping = threading.Event()
         self._round: deque[Actor] = deque()
@@ -42,6 +43,7 @@ class InlinePlane(InProcessPlane):
     def start(self, state: dict[str, Array]) -> None:
         """Begin to build the environments, and go on from ``state`` (empty: a new run)."""
         self._initial = state
+        self._has_begun = True
         # Beside the caller, who can be stopped meanwhile: environments may take minutes to start.
         threading.Thread(target=self._build, name="build", daemon=True).start()
 
@@ -127,6 +129,7 @@ class InlinePlane(InProcessPlane):
     def close(self) -> None:
         """Close the environments."""
         self._stopping.set()
-        wait([self._built], CLOSE_TIMEOUT_S)
+        if self._has_begun:
+            wait([self._built], CLOSE_TIMEOUT_S)
         for actor in self._actors:
             actor.close()

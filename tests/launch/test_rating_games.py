@@ -128,6 +128,30 @@ def test_a_rating_that_was_given_up_is_begun_again_by_a_resumed_run(
     assert notices(capsys) == []
 
 
+@pytest.mark.parametrize("place", ["inline", "local"])
+def test_a_run_that_only_makes_up_for_ratings_keeps_its_actors_state(
+    place: str, strike: Strike, tmp_path: Path
+) -> None:
+    """Its schedule is complete: no environment is started again, so its counters must come from the checkpoint."""
+    strike("unbuildable", times=math.inf)
+    run = train(tmp_path, place="local")
+    if place == "inline":
+        config = run / "config.yaml"
+        config.write_text(config.read_text().replace("place: local", "place: inline"))
+    before = load_checkpoint(last_checkpoint(run))
+    assert before.tensors["plane"]
+    strike("unbuildable", times=0)
+    machina.resume(run)
+    assert rated(run) == RATED
+    after = load_checkpoint(last_checkpoint(run))
+    assert after.values["league"]["rated"] == list(SNAPSHOTS)
+    assert {name: int(counter) for name, counter in after.tensors["plane"].items()} == {
+        name: int(counter) for name, counter in before.tensors["plane"].items()
+    }
+    assert after.values["unrolls_at_hand"] == 0
+    assert after.values["progress"]["unrolls_lost"] == before.values["unrolls_at_hand"]
+
+
 def test_a_fault_that_always_strikes_costs_nothing_but_the_ratings(
     strike: Strike, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

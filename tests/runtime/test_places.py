@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,16 @@ import pytest
 import torch
 from planes import Job, as_tensors, running, take
 
+from machina.errors import EnvironmentFaultError, RunFailedError
+from machina.launch.configuration import job_config
+from machina.launch.parts import build_parts
+from machina.launch.places import OneMachine
 from machina.losses.alignment import aligned
 from machina.nets.parameters import load_flat
 from machina.nets.register import build_network
 from machina.nets.unroll_tensors import network_input
 from machina.runtime.hardware import ACTOR_NICENESS
+from machina.runtime.stepping import InlineStepper
 from machina.runtime.unrolls import to_arrays
 from machina.types import Array, Unroll
 
@@ -154,3 +160,32 @@ def recomputed_logits(job: Job, batch: Unroll[Array]) -> Array:
     inputs = network_input(unroll, steps.first, steps.previous_actions, spec)
     with torch.no_grad():
         return np.asarray(network(inputs, unroll.core_state).logits)
+
+
+def test_an_inline_plane_that_was_never_begun_closes_at_once() -> None:
+    """As where a run is resumed whose schedule is complete."""
+    config, _ = job_config("impala", "catch", "defaults", runtime={"place": "inline"})
+    plane = OneMachine(config, build_parts(config)).make_plane()
+    started = time.monotonic()
+    plane.close()
+    assert time.monotonic() - started < 5
+
+
+def test_a_fault_while_a_round_comes_to_rest_leaves_the_counters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint of the end is tried again after the fault that ends the run."""
+
+    def fail(*_: object) -> None:
+        raise EnvironmentFaultError("the engine stalled")
+
+    sizes = {"batch_size": 2, "unroll_length": 50}
+    with running("catch", "inline", sizes, {"envs_per_task": 2}, {"max_restarts": 0}) as job:
+        plane = job.plane
+        while not any(actor.steps for actor in plane._actors):
+            assert plane.next_batch(0.0) is None
+        monkeypatch.setattr(InlineStepper, "receive", fail)
+        with pytest.raises(RunFailedError, match=r"the engine stalled; .* failed 1 times \(max_restarts\)"):
+            plane.unrolls_at_hand()
+        assert plane.unrolls_at_hand() == 2
+        state = plane.state()
+    assert sorted(state) == ["slot0/drawn", "slot0/restarts", "slot1/drawn", "slot1/restarts"]
+    assert int(state["slot0/drawn"]) > 0
