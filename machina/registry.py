@@ -58,6 +58,10 @@ ALGORITHMS: dict[str, AlgorithmEntry] = {
 }
 
 
+SHIPPED = frozenset(ALGORITHMS)
+"""Algorithms that nobody registered."""
+
+
 def register_algorithm(
     name: str, summary: str, config: type[AlgorithmConfig], build: Callable[[Any], Algorithm]
 ) -> None:

@@ -13,6 +13,8 @@ from machina.checkpoint.typed import Amount, Count, Real, SavedFile, parsed_valu
 from machina.errors import UserError
 from machina.launch.configuration import AnyRunConfig
 from machina.metrics import WINDOW
+from machina.nets.config import NetworkConfig
+from machina.registry import SHIPPED
 from machina.specs import EnvSpec
 from machina.types import PRESENT_SELF
 
@@ -34,11 +36,11 @@ class Identity(SavedFile):
     wrapper: str | None
     tasks: tuple[str, ...]
     spec: dict[str, JsonValue] = Field(description="Observations, actions, seats; the protocol is kept apart.")
-    network: dict[str, JsonValue] = Field(description="The configuration of the network.")
+    network: dict[str, JsonValue] = Field(description="The configuration of the network, where it is one of ours.")
 
 
 class LearnerCounters(SavedFile):
-    """Of which the learner's schedules are functions."""
+    """What the learners of the shipped algorithms keep beside tensors: their schedules are functions of it."""
 
     env_steps: Count
     updates: Count
@@ -148,7 +150,7 @@ class SavedState(SavedFile):
 
     identity: Identity
     protocol: Protocol = Field(description="How episodes are run.")
-    learner: LearnerCounters
+    learner: dict[str, JsonValue] = Field(description="``LearnerState.values``: an algorithm of one's own has its own.")
     episodes: SavedEpisodes
     progress: SavedProgress
     unrolls_at_hand: Count = Field(description="Collected but not in the checkpoint: lost when the run goes on.")
@@ -156,10 +158,6 @@ class SavedState(SavedFile):
 
     @model_validator(mode="after")
     def _consistent(self) -> SavedState:
-        for name in ("env_steps", "updates"):
-            learned, counted = getattr(self.learner, name), getattr(self.progress, name)
-            if learned > counted:
-                raise ValueError(f"learner.{name}={learned} is more than progress.{name}={counted}")
         if len(self.episodes.counts) != len(self.identity.tasks):
             raise ValueError(
                 f"episodes are of {len(self.episodes.counts)} tasks, identity.tasks are {len(self.identity.tasks)}"
@@ -177,7 +175,7 @@ def identity_of(config: AnyRunConfig, spec: EnvSpec) -> Identity:
         wrapper=config.wrapper,
         tasks=spec.tasks,
         spec=json.loads(spec.model_dump_json(exclude={"name", "tasks", "protocol"})),
-        network={} if network is None else network.model_dump(mode="json"),
+        network=network.model_dump(mode="json") if isinstance(network, NetworkConfig) else {},
     )
 
 
@@ -194,6 +192,8 @@ def checkpoint_state(checkpoint: Checkpoint) -> SavedState:
             f"{where}: progress.env_steps={state.progress.env_steps}, the checkpoint is of env step {checkpoint.step}; "
             f"{_remedy(checkpoint)}"
         )
+    if state.identity.algorithm in SHIPPED:
+        _check_learner(state, where, _remedy(checkpoint))
     for group in ("model", "plane"):
         if group not in checkpoint.tensors:
             raise UserError(f"checkpoint '{checkpoint.path}' has no {group}.safetensors; {_remedy(checkpoint)}")
@@ -204,6 +204,19 @@ def checkpoint_state(checkpoint: Checkpoint) -> SavedState:
                 f"queue or opponents; {_remedy(checkpoint)}"
             )
     return state
+
+
+def _check_learner(state: SavedState, where: str, remedy: str) -> None:
+    """Refuse counters of a learner of ours that are others, or more, than the run's.
+
+    Raises:
+        UserError: they are.
+    """
+    learned = parsed_values(LearnerCounters, state.learner, f"{where}: learner", remedy)
+    for name, number in learned.model_dump().items():
+        counted = getattr(state.progress, name)
+        if number > counted:
+            raise UserError(f"{where}: learner.{name}={number} is more than progress.{name}={counted}; {remedy}")
 
 
 def own_state(checkpoint: Checkpoint, config: AnyRunConfig, spec: EnvSpec) -> SavedState:

@@ -102,7 +102,7 @@ class Trainer:
     def _load(self, checkpoint: Checkpoint, state: SavedState) -> None:
         tensors = dict(checkpoint.tensors)
         self._plane_state = {name: tensor.numpy() for name, tensor in tensors.pop("plane").items()}
-        self.learners.load_state(LearnerState(tensors, state.learner.model_dump()))
+        self.learners.load_state(LearnerState(tensors, state.learner))
         self.episodes.load_state(state.episodes.model_dump())
         progress = Progress(**state.progress.model_dump())
         self.progress = progress._replace(unrolls_lost=progress.unrolls_lost + state.unrolls_at_hand)

@@ -245,3 +245,11 @@ def test_versions_and_episodes_are_told(place: str, batches: list[Unroll[Array]]
     for line in metrics:
         assert line["queue/accepted"] == (line["queue/learned"] or 0) + (line["queue/queued"] or 0)
     assert last["queue/learned"] == updates * BATCH
+
+
+def test_a_run_of_an_algorithm_of_ones_own_goes_on(batches: list[Unroll[Array]], tmp_path: Path) -> None:
+    """What its learner keeps beside tensors is its own: here nothing."""
+    run = train("inline", 1, 2, updates=2, runs_dir=tmp_path)
+    assert machina.resume(run, total_frames=5 * BATCH * T).updates == 5
+    assert len(batches) == 5
+    machina.load_policy(run)
