@@ -11,6 +11,8 @@ import pytest
 from machina.envs import declared
 from machina.envs.declared import close_in_time
 from machina.errors import EnvironmentFaultError
+from machina.launch.configuration import job_config
+from machina.launch.parts import build_parts
 from machina.runtime import stepping
 from machina.runtime.stepping import InlineStepper, build_env, fault_at_hang
 from machina.waiting import within
@@ -128,6 +130,7 @@ def test_a_close_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_a_constructor_that_hangs_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stepping, "RESET_TIMEOUT_PER_SLOT_S", 0.0)
+    monkeypatch.setattr(stepping, "LEAST_BUILD_TIMEOUT_S", 0.0)
     env = Stuck("reset")
 
     def make() -> Stuck:
@@ -137,3 +140,17 @@ def test_a_constructor_that_hangs_is_a_fault(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(EnvironmentFaultError, match=r"^environment 'stuck': building it takes longer than 0\.05 s$"):
         build_env(make, "stuck", 3, 0.05)  # type: ignore[arg-type]
     env.let_go.set()
+
+
+def test_building_may_take_longer_than_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It imports libraries; `--step-timeout-s` is about steps."""
+    monkeypatch.setattr(stepping, "RESET_TIMEOUT_PER_SLOT_S", 0.0)
+    env = Stuck("nothing")
+
+    def make() -> Stuck:
+        env.let_go.wait(0.2)
+        return env
+
+    assert build_env(make, "slow", 1, 0.01) is env  # type: ignore[arg-type,comparison-overlap]
+    config, _ = job_config("impala", "catch", "defaults", runtime={"step_timeout_s": 1e-9})
+    assert build_parts(config).factory.spec.name == "catch"

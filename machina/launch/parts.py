@@ -15,6 +15,7 @@ from machina.processes import seed_generators
 from machina.registry import algorithm_entry
 from machina.runtime.hardware import available_cores
 from machina.runtime.plane import GROUPS_PER_ACTOR
+from machina.runtime.stepping import build_timeout_s
 from machina.specs import EnvSpec
 from machina.waiting import within
 
@@ -117,14 +118,14 @@ def _env_threads(runtime: RuntimeConfig) -> int:
 def env_factory(
     name: str, config: EnvConfig, step_timeout_s: float, wrapper: str | None = None, env_threads: int = 1
 ) -> EnvFactory:
-    """See ``parse_environment``; one of its environments is built, to read its spaces, in the time of a step.
+    """See ``parse_environment``; one of its environments is built, to read its spaces, in time.
 
     Raises:
         UserError: name, configuration class, wrapper or environment is unusable.
         EnvironmentFaultError: building it takes longer.
     """
     return within(
-        step_timeout_s,
+        build_timeout_s(step_timeout_s),
         lambda: parse_environment(name, config, wrapper, env_threads),
         f"environment {name!r}: building it",
     )
@@ -135,7 +136,7 @@ def build_parts(config: AnyRunConfig) -> Parts:
 
     Raises:
         UserError: the environment, the wrapper or the device can't be had, or the batch is too small.
-        EnvironmentFaultError: building one of its environments takes longer than a step may.
+        EnvironmentFaultError: building one of its environments takes too long.
     """
     runtime = config.runtime
     factory = env_factory(config.environment, config.env, runtime.step_timeout_s, config.wrapper, _env_threads(runtime))

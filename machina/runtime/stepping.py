@@ -21,6 +21,9 @@ STEP_TIMEOUT_S = 5.0
 RESET_TIMEOUT_PER_SLOT_S = 2.0
 """A reset plays no-ops in every environment; with hundreds of them on busy cores it takes minutes."""
 
+LEAST_BUILD_TIMEOUT_S = 60.0
+"""How long environments may take to be built at least, which may import libraries: that takes as long as many steps."""
+
 CLOSE_TIMEOUT_S = 10.0
 """How long an environment's closing is waited for before the process goes on without it."""
 
@@ -161,14 +164,19 @@ class InlineStepper(ThreadStepper):
         return self._answer(timeout_s)
 
 
+def build_timeout_s(step_timeout_s: float) -> float:
+    """How long one environment may take to be built."""
+    return max(step_timeout_s, LEAST_BUILD_TIMEOUT_S)
+
+
 def build_env(make: Callable[[], SlotEnv], name: str, num_slots: int, step_timeout_s: float) -> SlotEnv:
-    """An environment, built within the time that a reset may take.
+    """An environment, built in time.
 
     Raises:
         EnvironmentFaultError: it takes longer.
         UserError: it can't be built.
     """
-    timeout_s = step_timeout_s + RESET_TIMEOUT_PER_SLOT_S * num_slots
+    timeout_s = build_timeout_s(step_timeout_s) + RESET_TIMEOUT_PER_SLOT_S * num_slots
     return within(timeout_s, make, f"environment {name!r}: building it", undo=lambda env: env.close())
 
 
