@@ -53,12 +53,15 @@ def run(arguments: list[str]) -> int:
 def _life(directory: RunDirectory, status: Status) -> str:
     """Whether the run lives: that its process holds the run's lock says so, not the time of day."""
     age = status.age_s
-    told = f"process {status.pid}, " + ("before this machine started" if age is None else f"{age:.0f} s ago")
-    is_silent = age is None or age > SILENT_S
+    told = f"process {status.pid}, "
+    told += "on another machine, or before this one started" if age is None else f"{age:.0f} s ago"
+    is_silent = age is not None and age > SILENT_S
     lives = directory.is_held()
     if status.ended is not None:
         return f"{told}; it has ended: {status.ended}"
     if lives is None:  # the file system has no locks
+        if age is None:
+            return f"{told}; whether it lives can't be told here"
         lives = not is_silent
     if not lives:
         return f"{told}; it was killed: machina resume {directory.path}"

@@ -113,7 +113,9 @@ def resume(path: Path, minutes: float | None = None, total_frames: int | None = 
         run.best()  # a damaged name would cost the best checkpoint
         checkpoint = _good(run.latest())
         parts = build_parts(config)
+        check_batch_fills(config, parts)
         check_memory(config, parts)
+        own_state(checkpoint, config, parts.factory.spec)
         if changes:
             _check_longer(config, parts, checkpoint)
             _save_config(run, config)

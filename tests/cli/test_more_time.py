@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
@@ -64,6 +65,23 @@ def test_refusals_change_nothing(options: tuple[str, ...], refusal: str, cli: Co
     assert (run / "config.yaml").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("edit", "refusal"),
+    [
+        (("batch_size: 4", "batch_size: 1000000"), "batch_size=1000000: with unroll_length=5 a batch is 5,000,000 env"),
+        (("- 16", "- 17"), "network.hidden_sizes is [16], by the run's config.yaml [17]; put it back"),
+    ],
+)
+def test_what_is_refused_for_another_reason_is_not_saved(edit: tuple[str, str], refusal: str, cli: Command) -> None:
+    run = cli.train("impala", "catch", *CATCH, "--total-frames", "400")
+    file = run / "config.yaml"
+    assert edit[0] in file.read_text()
+    edited = file.read_text().replace(*edit) + "# a note of the user's\n"
+    file.write_text(edited)
+    assert refusal in cli.refused("resume", run, "--total-frames", "600")
+    assert file.read_text() == edited
+
+
 def test_progress_goes_by_the_clock_that_ends_the_run(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the first line says of a run whose environments took half of its minutes to start."""
     begin = Ending.begin
@@ -121,3 +139,20 @@ def test_status_does_not_go_by_the_time_of_day(cli: Command) -> None:
         )
     with run.held():
         pass  # asking leaves the lock as it is
+
+
+def test_status_on_another_machine(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of the machine that trains says nothing there; the lock does, where the disk is shared."""
+    run = cli.train("impala", "catch", *CATCH, "--total-frames", "40")
+    file = run / "status.json"
+    status = json.loads(file.read_text())
+    file.write_text(json.dumps({**status, "boot": "another", "since_boot_s": 5.0, "ended": None}))
+    told = f"{run}: process {status['pid']}, on another machine, or before this one started"
+    ends = {
+        True: "",
+        False: f"; it was killed: machina resume {run}",
+        None: "; whether it lives can't be told here",
+    }
+    for held, end in ends.items():
+        monkeypatch.setattr(RunDirectory, "is_held", lambda _, held=held: held)
+        assert cli.good("status", run).splitlines()[0] == told + end
