@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from machina.processes import is_alive
+
 PATIENCE_S = 120.0
 
 
@@ -32,3 +34,15 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> 
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.02)
+
+
+def running(argument: str) -> set[int]:
+    """Processes with this argument."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if argument.encode() in (folder / "cmdline").read_bytes().split(b"\0") and is_alive(int(folder.name)):
+                found.add(int(folder.name))
+        except OSError:
+            continue
+    return found

@@ -31,6 +31,22 @@ COMMANDS = {
 """Command to its one line; the module is ``machina.cli.<command>_command``."""
 
 
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a command with all that its environments started."""
+
+
+class _EndedError(BaseException):
+    """A signal ended the command. No SystemExit: that is caught where environments, which may raise it, are called."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _end(number: int, _: object) -> None:
+    raise _EndedError(number)
+
+
 def usage() -> str:
     """What ``machina --help`` prints."""
     width = max(map(len, COMMANDS))
@@ -67,7 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
     except MemoryError as error:  # more than the forecast of machina.launch.sizes could tell
         return _failed(f"out of memory: {str(error) or 'no more could be had'}; use smaller sizes", 1)
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
+    except _EndedError as ended:
+        return 128 + ended.number
 
 
 def _failed(message: str, code: int) -> int:
@@ -100,12 +118,16 @@ def console() -> None:
     """The ``machina`` script."""
     os.environ[RUN_MARK] = mark = new_mark()
     # A command that is ended closes its environments; while it trains, it saves first.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    ending = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]  # as SIGHUP is below nohup
+    for number in ending:
+        signal.signal(number, _end)
     # What a destructor raises is of no consequence, and Python would print its traceback.
     sys.unraisablehook = lambda _: None
     # Python's helper process gives back the semaphores of workers that were cut off as they started, and would say so.
     sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
     code = main()
+    for number in ending:
+        signal.signal(number, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # what could not be written was told
             stream.flush()

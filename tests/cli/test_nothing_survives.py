@@ -5,9 +5,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from processes import start, wait_until
-
-from machina.processes import is_alive
+from processes import running, start, wait_until
 
 TASKS = """
 import subprocess
@@ -74,18 +72,6 @@ gymnasium.register("Started-v0", Started)
 ENDS = "self.program.terminate(); self.program.wait()"
 
 
-def running(argument: str) -> set[int]:
-    """Processes with this argument."""
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if argument.encode() in (folder / "cmdline").read_bytes().split(b"\0") and is_alive(int(folder.name)):
-                found.add(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
 @pytest.mark.parametrize(
     ("environment", "close", "options", "number"),
     [
@@ -106,5 +92,18 @@ def test_a_signal_ends_what_environments_started(
     process.send_signal(number)
     output = "\n".join(process.communicate(timeout=120))
     assert process.returncode == 0, output
+    assert "Traceback" not in output
+    assert not running(argument)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_commands_that_train_nothing_close_their_environments_too(number: signal.Signals, tmp_path: Path) -> None:
+    argument = f"4712.{uuid.uuid4().int}"
+    (tmp_path / "outside_tasks.py").write_text(TASKS.format(argument=argument, close=ENDS))
+    process = start("doctor", "impala", "outside_tasks:parallel_env", "--seconds", "600", cwd=tmp_path)
+    wait_until(lambda: len(running(argument)) >= 1, process)
+    process.send_signal(number)
+    output = "\n".join(process.communicate(timeout=120))
+    assert process.returncode == 128 + number, output
     assert "Traceback" not in output
     assert not running(argument)

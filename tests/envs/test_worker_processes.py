@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
+from processes import running
 
 import machina
 import machina.checkpoint
@@ -23,7 +24,7 @@ from machina.envs.config import GymnasiumConfig
 from machina.envs.slots import GymnasiumSlots
 from machina.errors import EnvironmentFaultError, UserError
 from machina.interfaces import SlotEnv
-from machina.processes import is_alive, seed_generators
+from machina.processes import seed_generators
 from machina.runtime.stepping import ThreadStepper, fault_at_hang
 
 NOTHING = np.zeros(2, np.int64)
@@ -277,18 +278,6 @@ def with_tasks(**more: str) -> dict[str, str]:
 def argument() -> str:
     """Of the program that environments start."""
     return f"4711.{uuid.uuid4().int}"
-
-
-def running(argument: str) -> set[int]:
-    """Processes with this argument."""
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if argument.encode() in (folder / "cmdline").read_bytes().split(b"\0") and is_alive(int(folder.name)):
-                found.add(int(folder.name))
-        except OSError:
-            continue
-    return found
 
 
 @pytest.mark.parametrize("kind", ["ended", "left", "detached", "close"])
