@@ -226,11 +226,10 @@ class PPOLearner:
         entries, num_slots = inputs.reward.shape
         values = torch.zeros(entries, num_slots, self.spec.num_tasks, device=self.device)
         for slots in torch.split(torch.arange(num_slots, device=self.device), self._chunk(entries)):
-            if not len(slots):  # a rank without a share of this batch
-                continue
-            values[:, slots] = self._forward(
-                columns_of(inputs, slots, entries), tuple(each[slots] for each in core_state)
-            ).values
+            if len(slots):  # else a rank without a share of this batch
+                values[:, slots] = self._forward(
+                    columns_of(inputs, slots, entries), tuple(each[slots] for each in core_state)
+                ).values
         return values
 
     def _normalized(self, samples: Samples, task_id: Tensor, totals: BatchSums, statistics: Tensor) -> Samples:
