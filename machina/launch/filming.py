@@ -118,19 +118,20 @@ def film(
     file = _file(chosen, host, task, seed)
     timeout_s = host.config.runtime.step_timeout_s
     seed_shared_generators(chosen.factory, seed)
-    env = build_env(lambda: chosen.factory.make_for_video(task), spec.name, 1, timeout_s)
-    stepper = ThreadStepper(env, fault_at_hang)
     try:
-        with torch_threads(host.threads):
-            sides = _sides(chosen, stepper.env.task_ids, seed)
-            play = _Play(stepper, sides, seed, max_steps, timeout_s)
-            fps = _frames_per_s(spec, stepper.env.render_fps)
-            times_last = max(1, round(fps * LAST_PICTURE_S)) if spec.seats else 1
-            frames = write_mp4(file, play.pictures(times_last), fps)
+        env = build_env(lambda: chosen.factory.make_for_video(task), spec.name, 1, timeout_s)
+        stepper = ThreadStepper(env, fault_at_hang)
+        try:
+            with torch_threads(host.threads):
+                sides = _sides(chosen, stepper.env.task_ids, seed)
+                play = _Play(stepper, sides, seed, max_steps, timeout_s)
+                fps = _frames_per_s(spec, stepper.env.render_fps)
+                times_last = max(1, round(fps * LAST_PICTURE_S)) if spec.seats else 1
+                frames = write_mp4(file, play.pictures(times_last), fps)
+        finally:
+            stepper.close()
     except EnvironmentFaultError as fault:
         raise RunFailedError(f"filming stopped: {fault}\n{fault.details}".rstrip()) from fault
-    finally:
-        stepper.close()
     return Film(
         file=file,
         task=spec.name if spec.seats else spec.tasks[task],

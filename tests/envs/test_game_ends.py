@@ -138,6 +138,7 @@ def test_a_match_of_a_game_that_hangs_as_it_is_built(monkeypatch: pytest.MonkeyP
     let_go = threading.Event()
     monkeypatch.setattr(ending_games, "parallel_env", lambda: let_go.wait())
     monkeypatch.setattr("machina.launch.matching.RuntimeConfig", lambda: RuntimeConfig(step_timeout_s=0.1))
+    monkeypatch.setattr("machina.runtime.stepping.LEAST_BUILD_TIMEOUT_S", 0.0)
     with pytest.raises(EnvironmentFaultError, match=r"parallel_env': building it takes longer than 0\.1 s"):
         match(["random", "random"], 2, game="ending_games:parallel_env")
     let_go.set()

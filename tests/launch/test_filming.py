@@ -11,6 +11,8 @@ import pytest
 from runs import SMALL
 
 import machina
+from machina.errors import EnvironmentFaultError
+from machina.launch import filming
 from machina.launch.filming import film
 
 
@@ -29,3 +31,19 @@ def test_a_hang_stops_the_film_and_says_where(tmp_path: Path, monkeypatch: pytes
     line = start + [text.strip() for text in lines].index("time.sleep(600)")
     assert stack[-2:] == [f'  File "{faulty_env.__file__}", line {line}, in step', "    time.sleep(600)"]
     assert not list(run.path.glob("videos/*"))
+
+
+def test_an_environment_that_can_t_be_built_in_time_is_told_as_other_faults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`machina report` leaves the film out then, and goes on."""
+    run = machina.train("impala", "catch", "defaults", name="run", runs_dir=tmp_path, **SMALL, total_frames=40)
+
+    def hang(*_: object) -> None:
+        raise EnvironmentFaultError("environment 'catch': building it takes longer than 62 s")
+
+    monkeypatch.setattr(filming, "build_env", hang)
+    with pytest.raises(
+        machina.RunFailedError, match=r"^filming stopped: environment 'catch': building it takes longer"
+    ):
+        film(run.path, game=None, seed=0, best=False, max_steps=10)
