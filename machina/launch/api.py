@@ -90,7 +90,7 @@ def load_policy(run: str | Path, best: bool = False, seed: int = 0, task: str | 
     """
     loaded = jobs.load_run(Path(run), best)
     spec = loaded.parts.factory.spec
-    if task is None and loaded.config.algo.network.separate_roles:
+    if task is None and getattr(getattr(loaded.config.algo, "network", None), "separate_roles", False):
         raise UserError(f"task: each role has its own network; name one of {', '.join(spec.tasks)}")
     if task is not None and task not in spec.tasks:
         raise UserError(f"task={task!r}: the run has {', '.join(spec.tasks)}{nearest(task, spec.tasks)}")
