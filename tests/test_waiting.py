@@ -151,6 +151,7 @@ def test_building_may_take_longer_than_a_step(monkeypatch: pytest.MonkeyPatch) -
         env.let_go.wait(0.2)
         return env
 
-    assert build_env(make, "slow", 1, 0.01) is env  # type: ignore[arg-type,comparison-overlap]
+    built: object = build_env(make, "slow", 1, 0.01)  # type: ignore[arg-type]
+    assert built is env
     config, _ = job_config("impala", "catch", "defaults", runtime={"step_timeout_s": 1e-9})
     assert build_parts(config).factory.spec.name == "catch"
