@@ -46,6 +46,8 @@ class Duel(ParallelEnv):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.possible_agents = ["red_0", "blue_0"]
+        # Of the test that built it: a game that an earlier test left behind may wake up during a later one.
+        self._trouble = trouble
         self._in_trouble = trouble.thread == threading.current_thread().name
         if self._in_trouble and trouble.strikes("unbuildable"):
             raise RuntimeError("all licences are in use")
@@ -57,7 +59,7 @@ class Duel(ParallelEnv):  # type: ignore[misc]
         return spaces.Discrete(3)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
-        absent = self._in_trouble and trouble.strikes("absent")
+        absent = self._in_trouble and self._trouble.strikes("absent")
         self.agents = self._players = [agent for agent in self.possible_agents if not (absent and agent == "red_0")]
         self._steps = 0
         return self._seen(), {agent: {} for agent in self.agents}
@@ -69,13 +71,13 @@ class Duel(ParallelEnv):  # type: ignore[misc]
         self._steps += 1
         rewards = {agent: float(action) for agent, action in actions.items()}
         if self._in_trouble and self._steps == STRIKES_AT:
-            if trouble.strikes("raises"):
+            if self._trouble.strikes("raises"):
                 raise RuntimeError("the sword broke")
-            if trouble.strikes("nan"):
+            if self._trouble.strikes("nan"):
                 rewards["red_0"] = float("nan")
-            if trouble.strikes("sleeps"):
-                trouble.on_sleep()
-                trouble.wake_up.wait(600)
+            if self._trouble.strikes("sleeps"):
+                self._trouble.on_sleep()
+                self._trouble.wake_up.wait(600)
         over = dict.fromkeys(self._players, self._steps == EPISODE)
         infos: dict[str, dict[str, Any]] = {agent: {} for agent in self.agents}
         self.agents = [agent for agent in self.agents if not over[agent]]
