@@ -187,6 +187,10 @@ def synthetic_actor(round_s: float) -> type[Any]:
         def life(self) -> Life:
             return Life(len(self._unroll.slot), self._rounds, ())
 
+        @ray.method(concurrency_group="watch")
+        def close(self) -> None:
+            """It has no environments."""
+
     return SyntheticActor
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import time
 from collections import deque
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import ray
 
-from machina.processes import seed_generators
+from machina.processes import RUN_MARK, end, seed_generators, started_by
 from machina.runtime.actor import Actor, Fault
 from machina.runtime.batches import Handover, Part, joined
 from machina.runtime.building import ActorBuilder, ActorSetup
@@ -141,10 +142,12 @@ class RolloutWorker:
         steps = 0 if self._actor is None else self._actor.steps
         return Life(self._builder.slots_started, steps, self._drain_faults())
 
+    @ray.method(concurrency_group="watch")
     def close(self) -> None:
-        """Close the environments."""
+        """Close the environments, also while a round runs, and end what they started and left."""
         if self._actor is not None:
             self._actor.close()
+        end(started_by([os.getpid()], RUN_MARK, ()))
 
 
 def shared_parameters(reference: Any) -> Any:

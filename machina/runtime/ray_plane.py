@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -43,6 +44,9 @@ IDLE_WAIT_S = 0.005
 NODE_NEWS_S = 30.0
 """How much later than its actors' deaths Ray may find out that a node is gone (its health checks); an actor that left
 with its node is no fault."""
+
+CLOSE_TIMEOUT_S = 10.0
+"""How long actors may take to close their environments before their processes are killed."""
 
 START_TIMEOUT_S = 120.0
 """What a process may take to start, besides its environments."""
@@ -346,13 +350,17 @@ class RayPlane(Plane):
         return self.queue.account.queued + self.total_slots
 
     def close(self) -> None:
-        """Stop the actors."""
+        """Stop the actors, and let them close their environments."""
         self._stopping.set()
         self.queue.close()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
-        for remote in list(self._remotes.values()):
-            ray.kill(remote.handle)
+        handles = [remote.handle for remote in list(self._remotes.values())]
+        if handles:
+            with suppress(ray.exceptions.RayError):  # the cluster may be gone
+                ray.wait([each.close.remote() for each in handles], num_returns=len(handles), timeout=CLOSE_TIMEOUT_S)
+        for handle in handles:
+            ray.kill(handle)
 
 
 def node_name(address: str, node_id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,13 @@ class Sluggish(Struck):
 
 gymnasium.register("Stalled-v0", "struck_env:Stalled")
 gymnasium.register("Sluggish-v0", "struck_env:Sluggish")
+
+
+class Noted(Struck):
+    """Leaves a file where it is closed."""
+
+    def close(self) -> None:
+        (Path.home() / f"closed-by-{os.getpid()}").touch()
+
+
+gymnasium.register("Noted-v0", "struck_env:Noted")
