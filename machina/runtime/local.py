@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from machina.config import RuntimeConfig
 from machina.errors import RunFailedError, UserError, stopped
@@ -17,6 +18,9 @@ from machina.runtime.plane import InProcessPlane, PlaneConfig
 from machina.runtime.queue import QueueClosedError
 from machina.runtime.stepping import Stepper, ThreadStepper
 from machina.types import Array, IntArray
+
+LOOK_S = 0.2
+"""How often an actor looks in the middle of a round whether the plane stops; a round of long unrolls takes minutes."""
 
 
 class LocalPlane(InProcessPlane):
@@ -56,7 +60,9 @@ class LocalPlane(InProcessPlane):
                 while not self._stopping.is_set():
                     parameters = self._parameters_for(actor)
                     if parameters is not None:
-                        actor.run_round(parameters)
+                        while not actor.run_round(parameters, time.monotonic() + LOOK_S):
+                            if self._stopping.is_set():
+                                return
                         with self._lock:
                             self._promised -= actor.num_slots
             finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,5 @@ def test_minutes_that_are_over_before_the_first_update(place: str, tmp_path: Pat
     run = RunDirectory.open(tmp_path / "run")
     assert run.latest().checkpoint.values["progress"]["updates"] == 0
     assert run.status().ended == "0.05 minutes are over"
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("actor", "step "))]
+    assert not left, "an actor hears of the end in the middle of a round"
