@@ -20,7 +20,7 @@ from gymnasium.vector.async_vector_env import _async_worker
 from machina.envs.declared import DeclaredEnv
 from machina.errors import RAISED, EnvironmentFaultError, told_with_place
 from machina.plugins import load_module
-from machina.processes import WORKER_MARK, end, seed_generators, started_by
+from machina.processes import WORKER_MARK, end_started_by, seed_generators
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
@@ -145,4 +145,4 @@ def _end_soon(mark: str) -> None:
 
 
 def _end_what_was_started(mark: str) -> None:
-    end(started_by([os.getpid()], WORKER_MARK, [mark]))
+    end_started_by([os.getpid()], WORKER_MARK, [mark])

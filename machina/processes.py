@@ -33,6 +33,9 @@ NO_GUARD_EXIT = 79
 
 _POLL_S = 0.01
 
+_MOST_LOOKS = 20
+"""Where one process keeps starting others, somebody has to give way."""
+
 
 def new_mark() -> str:
     """A value that no other process has."""
@@ -66,6 +69,16 @@ def started_by(pids: Collection[int], variable: str, marks: Iterable[str]) -> se
     # Python's own helpers end, and give back shared memory and semaphores, when this process has ended.
     helpers = {getattr(_resource_tracker, "_pid", None), getattr(_forkserver, "_forkserver_pid", None)}
     return (found & parents.keys()) - set(pids) - {os.getpid()} - helpers
+
+
+def end_started_by(pids: Collection[int], variable: str, marks: Iterable[str]) -> None:
+    """End all that ``started_by`` tells, and what comes meanwhile: a thread may be in the middle of building games."""
+    marks = list(marks)
+    for _ in range(_MOST_LOOKS):
+        started = started_by(pids, variable, marks)
+        if not started:
+            return
+        end(started)
 
 
 def end(pids: Iterable[int]) -> None:

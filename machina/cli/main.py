@@ -11,7 +11,7 @@ import warnings
 from contextlib import suppress
 
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nearest
-from machina.processes import RUN_MARK, end, new_mark, started_by
+from machina.processes import RUN_MARK, end_started_by, new_mark
 
 COMMANDS = {
     "train": "train a policy: machina train impala_popart atari57",
@@ -134,6 +134,6 @@ def console() -> None:
     # The semaphores of closed worker processes are given back by their finalizers, which _exit does not run.
     gc.collect()
     # What environments started and did not end, be it because they hang.
-    end(started_by([os.getpid()], RUN_MARK, [mark]))
+    end_started_by([os.getpid()], RUN_MARK, [mark])
     # Environment threads that hang in native code can't be joined; everything is saved by now.
     os._exit(code)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import ray
 
-from machina.processes import RUN_MARK, end, seed_generators, started_by
+from machina.processes import RUN_MARK, end_started_by, seed_generators
 from machina.runtime.actor import Actor, Fault
 from machina.runtime.batches import Handover, Part, joined
 from machina.runtime.building import ActorBuilder, ActorSetup
@@ -147,7 +147,7 @@ class RolloutWorker:
         """Close the environments, also while a round runs, and end what they started and left."""
         if self._actor is not None:
             self._actor.close()
-        end(started_by([os.getpid()], RUN_MARK, ()))
+        end_started_by([os.getpid()], RUN_MARK, ())
 
 
 def shared_parameters(reference: Any) -> Any:
