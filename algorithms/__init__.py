@@ -1,1 +1,1 @@
-"""Algorithms, one folder each: config, networks, acting, learning, builder."""
+"""Algorithms, one folder each: the same files in every one (config, learning, builder)."""

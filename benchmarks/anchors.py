@@ -2,7 +2,7 @@
 
 ``python benchmarks/anchors.py --games 400``: a heuristic beats random play in nearly every game, which says little but
 that it is much stronger. So it is measured in steps: players that follow the heuristic in a share of their moves, each
-against the next. The figures stand in ``machina.envs.scripted.POINTS``.
+against the next. The figures stand in ``machina.envs.games.scripted.POINTS``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 
 from machina.envs.builders import parse_environment
 from machina.envs.config import GameConfig
-from machina.envs.scripted import SCRIPTED, ScriptedPlayer
-from machina.league.matches import ScriptedPlayer as Scripted
-from machina.league.matches import play_match
+from machina.envs.games.scripted import SCRIPTED, ScriptedPlayer
 from machina.league.ratings import Ratings
+from machina.play.matches import ScriptedPlayer as Scripted
+from machina.play.matches import play_match
 from machina.types import Array, FloatArray, GameResult, IntArray, Observation
 
 SHARES = (0.0, 1 / 64, 1 / 32, 1 / 16, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)

@@ -14,14 +14,14 @@ from pydantic import BaseModel, Field
 from tyro.conf import Positional
 
 from machina.algorithms.impala.learning import ImpalaLearner
+from machina.buffers.buffer import joined
 from machina.cli.options import parse
 from machina.interfaces import LearnerState
+from machina.jobs.train import load_run
 from machina.launch.configuration import AnyRunConfig
-from machina.launch.jobs import load_run
-from machina.launch.parts import Parts
 from machina.launch.places import OneMachine
-from machina.nets.ranks import SINGLE_RANK
-from machina.runtime.batches import joined
+from machina.launch.plan import Parts
+from machina.learner.sums import SINGLE_RANK
 from machina.types import Array, Unroll
 
 

@@ -112,7 +112,9 @@ def digests(root: Path, command: str, updates: int) -> list[tuple[str, str]]:
         )
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("DIGEST")]
     if len(lines) < updates:
-        sys.exit(f"{command} in '{root}': {len(lines)} of {updates} updates; {done.stderr[-2000:] or done.stdout[-2000:]}")
+        sys.exit(
+            f"{command} in '{root}': {len(lines)} of {updates} updates; {done.stderr[-2000:] or done.stdout[-2000:]}"
+        )
     return [(unrolls, parameters) for _, unrolls, parameters in lines]
 
 

@@ -30,19 +30,19 @@ from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as NodeAffinity
 from scale_model import Costs, Workload, print_sizes, told_apart
 
+from machina.actors.actor_builder import ActorSetup
+from machina.actors.actor_group import PlaneConfig
+from machina.actors.slot_group import group_key
+from machina.buffers.unrolls import UnrollBuffer
 from machina.cli.options import parse
+from machina.cluster.access import make_token, stay_on_loopback, use_authentication
+from machina.cluster.actor_group import RayPlane
+from machina.cluster.workers import Life, RoundReport, start_ray_ranks
 from machina.config import RuntimeConfig
 from machina.launch.configuration import job_config
-from machina.launch.parts import build_parts
-from machina.nets.ranks import SINGLE_RANK
-from machina.runtime.building import ActorSetup
-from machina.runtime.group import group_key
-from machina.runtime.learners import LearnerGroup, Lost
-from machina.runtime.plane import PlaneConfig
-from machina.runtime.ray_access import make_token, stay_on_loopback, use_authentication
-from machina.runtime.ray_parts import Life, RoundReport, start_ray_ranks
-from machina.runtime.ray_plane import RayPlane
-from machina.runtime.unrolls import UnrollBuffer
+from machina.launch.plan import build_parts
+from machina.learner.learner_group import LearnerGroup, Lost
+from machina.learner.sums import SINGLE_RANK
 from machina.types import Array, IntArray, Unroll
 
 CPUS_PER_ACTOR = 0.01
@@ -157,7 +157,7 @@ def a_report(group_keys: Sequence[str], policy_version: int, rounds: int) -> Rou
 
 
 def synthetic_actor(round_s: float) -> type[Any]:
-    """The class of an actor that answers as ``machina.runtime.ray_parts.RolloutWorker`` does, once in ``round_s``."""
+    """The class of an actor that answers as ``machina.cluster.workers.RolloutWorker`` does, once in ``round_s``."""
 
     class SyntheticActor:
         def __init__(self, prepare: Any, setup: ActorSetup, slots: Sequence[IntArray], state: dict[str, Array]) -> None:  # noqa: ARG002

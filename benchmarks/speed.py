@@ -16,14 +16,14 @@ from typing import Any
 from pydantic import BaseModel, Field
 from tyro.conf import Positional
 
+from machina.buffers.buffer import joined
 from machina.cli.options import parse
-from machina.launch.ceiling import measure_ceiling
+from machina.hardware import tune_process
+from machina.jobs.ceiling import measure_ceiling
 from machina.launch.configuration import AnyRunConfig, job_config
-from machina.launch.parts import Parts, build_parts
 from machina.launch.places import OneMachine
-from machina.nets.ranks import SINGLE_RANK
-from machina.runtime.batches import joined
-from machina.runtime.hardware import tune_process
+from machina.launch.plan import Parts, build_parts
+from machina.learner.sums import SINGLE_RANK
 
 
 class Options(BaseModel):

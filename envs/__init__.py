@@ -1,1 +1,1 @@
-"""Environments: Atari games, any gymnasium id, and small tasks with known answers."""
+"""Environments: Atari games, gymnasium ids, games for several agents, and small tasks with known answers."""

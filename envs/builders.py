@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from machina.config import Config, EnvConfig
 from machina.envs.atari_games import ATARI57, NOT_FOR_ONE, NUM_FULL_ACTIONS
 from machina.envs.config import AtariConfig, GameConfig, GymnasiumConfig, ToyConfig
-from machina.envs.games import GAMES, game_factory, is_game
+from machina.envs.games.table import GAMES, game_factory, is_game
 from machina.envs.names import meant
 from machina.envs.wrappers import refuse_learning, wrapped
 from machina.errors import RAISED, EnvironmentFaultError, UserError, told_with_place

@@ -12,9 +12,9 @@ from machina.errors import RunFailedError, UserError
 
 if TYPE_CHECKING:
     from machina.envs.builders import register_environment
-    from machina.launch.api import evaluate, load_policy, resume, train
-    from machina.launch.matching import match
-    from machina.nets.register import register_network
+    from machina.jobs.api import evaluate, load_policy, resume, train
+    from machina.jobs.match import match
+    from machina.nets.build import register_network
     from machina.registry import register_algorithm
 
 __version__ = "0.1.0"
@@ -34,14 +34,14 @@ __all__ = [
 
 # Loaded on first use: the command line must not wait for torch to print its help.
 _HOMES = {
-    "evaluate": "machina.launch.api",
-    "load_policy": "machina.launch.api",
-    "match": "machina.launch.matching",
-    "resume": "machina.launch.api",
-    "train": "machina.launch.api",
+    "evaluate": "machina.jobs.api",
+    "load_policy": "machina.jobs.api",
+    "match": "machina.jobs.match",
+    "resume": "machina.jobs.api",
+    "train": "machina.jobs.api",
     "register_algorithm": "machina.registry",
     "register_environment": "machina.envs.builders",
-    "register_network": "machina.nets.register",
+    "register_network": "machina.nets.build",
 }
 
 

@@ -10,7 +10,7 @@ import yaml
 from machina.config import AlgorithmConfig, RunConfig, option_paths
 from machina.errors import UserError
 from machina.interfaces import Algorithm
-from machina.nets.ranks import SINGLE_RANK
+from machina.learner.sums import SINGLE_RANK
 from machina.registry import (
     ALGORITHMS,
     algorithm_entry,

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from machina.actors import stepping
+from machina.actors.stepping import InlineStepper, build_env, fault_at_hang
 from machina.envs import declared
 from machina.envs.declared import close_in_time
 from machina.errors import EnvironmentFaultError
 from machina.launch.configuration import job_config
-from machina.launch.parts import build_parts
-from machina.runtime import stepping
-from machina.runtime.stepping import InlineStepper, build_env, fault_at_hang
+from machina.launch.plan import build_parts
 from machina.waiting import within
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from machina.algorithms.actor_critic.parts import ActorCriticAlgorithm
+from machina.algorithms.actor_critic.algorithm import ActorCriticAlgorithm
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
 

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from machina.algorithms.actor_critic.parts import trained_network
+from machina.algorithms.actor_critic.algorithm import trained_network
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.interfaces import LearnerState, Ranks
+from machina.learner.optimizers import RMSPropTF
 from machina.losses.actor_critic import policy_gradient_loss, value_loss
 from machina.losses.alignment import aligned
 from machina.losses.vtrace import vtrace
 from machina.nets.distributions import distribution_of
 from machina.nets.network import NetworkOutput
-from machina.nets.optimizers import RMSPropTF
 from machina.nets.parameters import flattened
 from machina.nets.precision import resolve_device, resolve_precision
 from machina.nets.unroll_tensors import network_input, slots_of, to_device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from machina.algorithms.actor_critic.parts import ActorCriticAlgorithm
+from machina.algorithms.actor_critic.algorithm import ActorCriticAlgorithm
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
 

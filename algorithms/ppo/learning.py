@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from machina.algorithms.actor_critic.parts import trained_network
+from machina.algorithms.actor_critic.algorithm import trained_network
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.metrics import BatchSums, StepSums, batch_metrics, step_metrics
 from machina.algorithms.ppo.minibatches import minibatches, share_of

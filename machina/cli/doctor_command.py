@@ -27,12 +27,12 @@ def run(arguments: list[str]) -> int:
 
     import torch
 
+    from machina.cluster.access import describe
     from machina.envs.atari import all_games
     from machina.envs.atari_games import ATARI57
-    from machina.launch.ceiling import BUSY, load_per_core, measure_ceiling
+    from machina.jobs.ceiling import BUSY, load_per_core, measure_ceiling
     from machina.launch.configuration import job_config
-    from machina.launch.parts import build_parts
-    from machina.runtime.ray_access import describe
+    from machina.launch.plan import build_parts
 
     config, _ = job_config(options.algorithm, options.environment, None)
     parts = build_parts(config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from machina.cli.options import leading_names, parse, taken_option
-from machina.envs.games import GAMES
+from machina.envs.games.table import GAMES
 from machina.errors import UserError
 from machina.launch.configuration import AnyRunConfig, job_config
 from machina.registry import shipped_configurations
@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> int:
         text=f"Train a policy against itself and its past selves; values not given come from {source}.",
     )
 
-    from machina.launch.jobs import train
+    from machina.jobs.train import train
 
     train(config, source)
     return 0

@@ -6,7 +6,7 @@ from machina.cli.options import parse
 from machina.config import Config
 from machina.envs.atari_games import ATARI57
 from machina.envs.builders import ENVIRONMENTS, TOY_TASKS
-from machina.envs.games import GAMES
+from machina.envs.games.table import GAMES
 from machina.registry import ALGORITHMS, shipped_configurations
 
 

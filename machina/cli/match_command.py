@@ -31,8 +31,8 @@ def run(arguments: list[str]) -> int:
     from rich.console import Console
 
     from machina.cli.progress_bar import progress_of
-    from machina.launch.matching import lineup, match_rows, parse_player
-    from machina.report.league import match_table
+    from machina.jobs.match import lineup, match_rows, parse_player
+    from machina.league.table import match_table
 
     console = Console()
     chosen = lineup([parse_player(text) for text in options.players], options.game)

@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> int:
     from rich.console import Console
 
     from machina.cli.progress_bar import progress_of
-    from machina.launch.reporting import write_report
+    from machina.jobs.report import write_report
 
     with progress_of("games", Console()) as progress:
         report = write_report(options.run, options.games, options.snapshots, options.seed, progress)

@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> int:
     from rich.text import Text
 
     from machina.checkpoint import RunDirectory
-    from machina.report.league import league_tables, read_league
+    from machina.league.table import league_tables, read_league
     from machina.report.status import status_tables
 
     directory = RunDirectory.open(options.run)

@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> int:
         type(config), options, program, default=config, text=f"Train a policy; values not given come from {source}."
     )
 
-    from machina.launch.jobs import train
+    from machina.jobs.train import train
 
     train(config, source)
     return 0

@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> int:
     """Film an episode and say where the file is."""
     options = parse(WatchOptions, arguments, "machina watch")
 
-    from machina.launch.filming import film
+    from machina.jobs.film import film
 
     result = film(
         options.run, options.game, options.seed, options.best, options.max_steps, options.against, options.snapshot

@@ -1,1 +1,1 @@
-"""Wires a run: the only place where environments, algorithms, runtime and reports meet."""
+"""Wires one training run: plan, place, training loop, and what is kept and shown of it."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
+from machina.actors.actor_group import Plane
 from machina.checkpoint import RunDirectory
 from machina.errors import RunFailedError, UserError, stopped
 from machina.launch.configuration import AnyRunConfig
-from machina.runtime.plane import Plane
 
 
 class Outcome(NamedTuple):

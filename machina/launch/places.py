@@ -8,21 +8,21 @@ from typing import Any, Protocol, cast
 
 import torch
 
+from machina.actors.actor_builder import ActorSetup
+from machina.actors.actor_group import THIS_MACHINE, InProcessPlane, Plane, PlaneConfig
+from machina.actors.inline import InlinePlane
+from machina.actors.local import LocalPlane
 from machina.checkpoint.status import NodeStatus
 from machina.errors import RunFailedError
 from machina.interfaces import Learner
 from machina.launch.configuration import AnyRunConfig
-from machina.launch.evaluation import evaluate
-from machina.launch.parts import Parts, policy_maker, total_env_steps
+from machina.launch.plan import Parts, policy_maker, total_env_steps
 from machina.launch.registrations import registrations
 from machina.league.opponents import PoolOpponents
 from machina.league.pool import Snapshot
 from machina.league.snapshots import SnapshotStore
-from machina.nets.ranks import SINGLE_RANK, join_ranks
-from machina.report.evaluation import EvaluationResult
-from machina.runtime.building import ActorSetup
-from machina.runtime.inline import InlinePlane
-from machina.runtime.learner_ranks import (
+from machina.learner.learner_group import LearnerGroup
+from machina.learner.learner_rank import (
     COLLECTIVE_TIMEOUT_S,
     InlineRank,
     ProcessRank,
@@ -30,9 +30,9 @@ from machina.runtime.learner_ranks import (
     RankSetup,
     free_port,
 )
-from machina.runtime.learners import LearnerGroup
-from machina.runtime.local import LocalPlane
-from machina.runtime.plane import THIS_MACHINE, InProcessPlane, Plane, PlaneConfig
+from machina.learner.sums import SINGLE_RANK, join_ranks
+from machina.play.evaluation import evaluate
+from machina.report.evaluation import EvaluationResult
 
 UPDATES_AHEAD = 1
 """Updates under way while the next batch is sent, where ranks are other processes."""
@@ -158,15 +158,15 @@ class RayCluster:
 
     def make_plane(self) -> Plane:
         """Actors in processes of the cluster."""
-        from machina.runtime.ray_parts import shared_parameters
-        from machina.runtime.ray_plane import RayPlane
+        from machina.cluster.actor_group import RayPlane
+        from machina.cluster.workers import shared_parameters
 
         setup = actor_setup(self._config, self._parts, shared_parameters)
         return RayPlane(setup, self._config.runtime, plane_config(self._config, self._parts), self._open.prepare)
 
     def make_learners(self, on_fault: Callable[[str], None]) -> LearnerGroup:
         """Ranks in processes of the cluster."""
-        from machina.runtime.ray_parts import start_ray_ranks
+        from machina.cluster.workers import start_ray_ranks
 
         machine, size = self._parts.machine, self._config.runtime.learners
         make_learner = learner_maker(self._config, self._parts)
@@ -198,7 +198,7 @@ class RayCluster:
         """The vector that a reference stands for."""
         import ray
 
-        from machina.runtime.ray_parts import shared_parameters
+        from machina.cluster.workers import shared_parameters
 
         try:
             flat: torch.Tensor = shared_parameters(parameters)

@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from machina.envs.scripted import ScriptedPlayer as Rule
+from machina.actors.actor import Fault
+from machina.envs.games.scripted import ScriptedPlayer as Rule
 from machina.errors import EnvironmentFaultError, UserError
 from machina.launch.configuration import AnyRunConfig
-from machina.launch.deadlines import TimedFactory
-from machina.launch.parts import Parts, policy_maker
-from machina.league.matches import MatchResult, Player, PolicyPlayer, ScriptedPlayer, play_match
+from machina.launch.plan import Parts, policy_maker
 from machina.league.pool import Snapshot
 from machina.league.snapshots import SnapshotStore
-from machina.runtime.actor import Fault
+from machina.play.matches import MatchResult, Player, PolicyPlayer, ScriptedPlayer, play_match
+from machina.play.timed import TimedFactory
 from machina.types import GameResult
 
 RATING_STREAM = 5

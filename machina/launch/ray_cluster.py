@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import ray
 
 from machina.checkpoint.status import NodeStatus
+from machina.cluster.actor_group import node_name
+from machina.cluster.cluster import Cluster, connect, gpus_per_learner
 from machina.errors import RunFailedError, UserError
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.registrations import modules_of, registrations
+from machina.launch.user_modules import user_modules
 from machina.report.evaluation import EvaluationResult
-from machina.runtime.cluster import Cluster, connect, gpus_per_learner
-from machina.runtime.ray_plane import node_name
-from machina.runtime.user_modules import user_modules
 
 EVALUATOR_NICENESS = 10
 """The evaluator takes what the learner and the actors leave of its machine."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from machina.config import option_paths
 from machina.envs.builders import ENVIRONMENTS
 from machina.launch.configuration import AnyRunConfig
-from machina.nets.register import NETWORKS, NetworkBuilder
+from machina.nets.build import NETWORKS, NetworkBuilder
 from machina.registry import ALGORITHMS, AlgorithmEntry
 
 T = TypeVar("T")

@@ -123,7 +123,7 @@ class SavedRatings(SavedFile):
 
 
 class SavedLeague(SavedFile):
-    """See ``machina.launch.league.League``."""
+    """See ``machina.launch.self_play.League``."""
 
     pool: SavedPool
     ratings: SavedRatings

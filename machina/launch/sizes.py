@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from machina.buffers.unrolls import unroll_bytes
 from machina.envs.builders import AtariFactory, GymnasiumFactory
 from machina.errors import UserError
+from machina.hardware import available_memory
 from machina.interfaces import EnvFactory
 from machina.launch.configuration import AnyRunConfig
-from machina.launch.parts import Parts, total_env_steps
+from machina.launch.plan import Parts, total_env_steps
 from machina.nets.config import NetworkConfig
 from machina.nets.sizes import NetworkSize, network_size
-from machina.runtime.hardware import available_memory
-from machina.runtime.unrolls import unroll_bytes
 
 LEARNER_COPIES = 4
 """Of the parameters: themselves, gradients, the optimiser's moments, what is published."""

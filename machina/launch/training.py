@@ -11,25 +11,25 @@ from typing import Any
 
 from torch import Tensor
 
+from machina.buffers.buffer import Batch
 from machina.checkpoint import Checkpoint, CheckpointError, RunDirectory
 from machina.checkpoint.status import Status, steady_clock
 from machina.errors import RunFailedError, UserError, told
+from machina.hardware import resident_memory
 from machina.interfaces import LearnerState
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.ending import Ending, Outcome, failure_of, nothing_learned
 from machina.launch.evaluations import Evaluations
-from machina.launch.league import League
-from machina.launch.parts import Parts, total_env_steps
+from machina.launch.not_finite import SkippedUpdates
 from machina.launch.places import Place
+from machina.launch.plan import Parts, total_env_steps
 from machina.launch.progress import Means, Meter, Progress, account_metrics
+from machina.launch.run_view import RunView
 from machina.launch.saved_state import SavedState, identity_of, own_state
+from machina.launch.self_play import League
 from machina.launch.signals import handled_signals
-from machina.launch.skipped import SkippedUpdates
-from machina.launch.watching import RunView
+from machina.learner.learner_group import Lost, Updated
 from machina.metrics import EpisodeTracker, MetricsWriter, TimeShares
-from machina.runtime.batches import Batch
-from machina.runtime.hardware import resident_memory
-from machina.runtime.learners import Lost, Updated
 from machina.types import Array
 
 LOOK_S = 1.0

@@ -1,1 +1,1 @@
-"""Self-play against past selves: the opponent pool, who plays which seat, matches and ratings."""
+"""Self-play against past selves: the opponent pool, its snapshots, ratings and tables."""

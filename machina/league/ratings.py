@@ -1,7 +1,7 @@
 """Ratings of players from the results of their games.
 
 Only rating games may be recorded here: games that were set up beforehand (who, how often, on which seats), such as
-``machina.league.matches`` plays. Training games are not: the pool draws their opponents by how hard they still are to
+``machina.play.matches`` plays. Training games are not: the pool draws their opponents by how hard they still are to
 beat, and the present self changes while they last.
 """
 

@@ -1,1 +1,1 @@
-"""Networks, and what a learner needs around them: precision, frame stacks, PopArt, optimisers."""
+"""Networks, what they read, the distributions of actions, precision, frame stacks."""

@@ -9,6 +9,10 @@ from torch import Tensor, nn
 
 from machina.errors import UserError
 
+POPART = "popart."
+FILTER = "filter."
+"""Prefixes of what a checkpoint's "model" holds besides parameters: the statistics that the learner keeps."""
+
 _REMEDY = "network, actions and tasks must equal the run's"
 
 

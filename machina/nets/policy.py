@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from machina.nets.build import build_network
 from machina.nets.config import NetworkConfig
 from machina.nets.distributions import distribution_of
 from machina.nets.network import NetworkInput, NetworkOutput
-from machina.nets.parameters import check_names, load_flat, load_tensors
+from machina.nets.parameters import FILTER, POPART, check_names, load_flat, load_tensors
 from machina.nets.precision import resolve_device, resolve_precision
-from machina.nets.register import build_network
-from machina.nets.trained import FILTER, POPART
 from machina.specs import EnvSpec
 from machina.types import ActorInput, ActorOutput, Array, CoreState
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
+from machina.nets.build import build_network
 from machina.nets.config import NetworkConfig
 from machina.nets.reading import read, sizes_after_convolutions
-from machina.nets.register import build_network
 from machina.specs import EnvSpec
 
 

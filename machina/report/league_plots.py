@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from machina.errors import UserError
+from machina.league.table import CrossTable, League, SnapshotRow
 from machina.report.figures import COLOURS, STYLE, compact, empty_figure, write_png
-from machina.report.league import CrossTable, League, SnapshotRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from machina.checkpoint.files import write_atomically
 from machina.errors import RunFailedError
+from machina.league.table import SHOWN_RATINGS, League, games_line, rating_text
 from machina.report.evaluation import EvaluationResult, aggregate_line
-from machina.report.league import SHOWN_RATINGS, League, games_line, rating_text
 from machina.report.scores import human_normalized
 
 

@@ -72,7 +72,7 @@ class Snapshot(NamedTuple):
     """What went wrong and was repaired; empty when nothing."""
     tasks: Sequence[TaskRow]
     league: Mapping[str, Any] | None = None
-    """Ratings and pool of a league, see ``machina.report.league``."""
+    """Ratings and pool of a league, see ``machina.league.table``."""
 
 
 class _Column(NamedTuple):

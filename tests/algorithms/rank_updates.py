@@ -10,12 +10,12 @@ from rank_processes import PATIENCE_S
 from torch import Tensor, device, nn, ones
 from unrolls import random_unroll
 
+from machina.buffers.unrolls import slice_slots
 from machina.interfaces import LearnerState, Ranks
+from machina.learner.sums import join_ranks
 from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, PolicyNetwork
-from machina.nets.ranks import join_ranks
 from machina.registry import algorithm_entry
-from machina.runtime.unrolls import slice_slots
 from machina.specs import ArraySpec, EnvSpec, discrete
 from machina.types import Array, Unroll
 

@@ -16,7 +16,7 @@ from rank_processes import Ended, free_rendezvous, run_ranks
 from rank_updates import CASES, Course, all_courses, course
 from torch import Tensor
 
-from machina.nets.ranks import SINGLE_RANK
+from machina.learner.sums import SINGLE_RANK
 
 STATE_TOLERANCE = 2e-6
 METRICS_TOLERANCE = 2e-5

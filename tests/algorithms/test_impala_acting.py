@@ -6,9 +6,9 @@ from machina.algorithms.impala.builder import build
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
 from machina.errors import UserError
+from machina.learner.sums import SINGLE_RANK
 from machina.nets.config import NetworkConfig
 from machina.nets.policy import SampledPolicy
-from machina.nets.ranks import SINGLE_RANK
 from machina.specs import EnvSpec
 from machina.types import NO_ACTION, ActorInput, ActorOutput, CoreState, IntArray
 

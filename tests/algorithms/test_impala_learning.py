@@ -14,13 +14,13 @@ from machina.algorithms.impala.builder import build
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
 from machina.algorithms.impala_popart.config import ImpalaPopArtConfig
+from machina.buffers.unrolls import concatenate_slots
 from machina.errors import UserError
 from machina.interfaces import LearnerState
+from machina.learner.sums import SINGLE_RANK
 from machina.nets.config import NetworkConfig
 from machina.nets.distributions import Categorical
 from machina.nets.network import NetworkOutput
-from machina.nets.ranks import SINGLE_RANK
-from machina.runtime.unrolls import concatenate_slots
 from machina.specs import ArraySpec, EnvSpec, discrete
 from machina.types import NO_ACTION, ActorInput, Array, Unroll
 

@@ -25,7 +25,7 @@ from by_hand import (
 
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
-from machina.nets.ranks import SINGLE_RANK
+from machina.learner.sums import SINGLE_RANK
 from machina.types import Array, Unroll
 
 TOTAL = 400

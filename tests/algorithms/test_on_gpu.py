@@ -16,9 +16,9 @@ from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
+from machina.learner.sums import SINGLE_RANK, join_ranks
 from machina.nets.policy import SampledPolicy
 from machina.nets.precision import resolve_precision
-from machina.nets.ranks import SINGLE_RANK, join_ranks
 from machina.specs import ArraySpec, EnvSpec, discrete
 from machina.types import ActorInput, Array, Unroll
 

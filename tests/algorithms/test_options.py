@@ -22,8 +22,8 @@ from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.algorithms.ppo.metrics import BatchSums, StepSums, batch_metrics, step_metrics
 from machina.algorithms.ppo.minibatches import Share, minibatches, share_of
-from machina.nets.ranks import SINGLE_RANK
-from machina.runtime.unrolls import slice_slots
+from machina.buffers.unrolls import slice_slots
+from machina.learner.sums import SINGLE_RANK
 
 POPART = {"popart": False, "popart_beta": 3e-4, "popart_sigma_min": 1e-4, "popart_sigma_max": 1e6}
 IMPALA: dict[str, Any] = POPART | {

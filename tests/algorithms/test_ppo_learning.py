@@ -15,12 +15,12 @@ from unrolls import random_unroll
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.algorithms.ppo.minibatches import Share, minibatches
+from machina.buffers.unrolls import concatenate_slots, slice_slots
 from machina.errors import UserError
+from machina.learner.sums import SINGLE_RANK
 from machina.losses.alignment import aligned
 from machina.nets.policy import SampledPolicy
-from machina.nets.ranks import SINGLE_RANK
 from machina.nets.unroll_tensors import to_device
-from machina.runtime.unrolls import concatenate_slots, slice_slots
 from machina.specs import ActionSpec, ArraySpec, EnvSpec, Seat, discrete
 from machina.types import ActorInput, Array, Unroll
 

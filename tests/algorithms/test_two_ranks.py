@@ -16,9 +16,9 @@ from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
+from machina.buffers.unrolls import slice_slots
 from machina.interfaces import Ranks
-from machina.nets.ranks import SINGLE_RANK
-from machina.runtime.unrolls import slice_slots
+from machina.learner.sums import SINGLE_RANK
 
 
 class ThreadRank:

@@ -18,9 +18,9 @@ from own_wrapper import BONUS
 
 from machina.checkpoint import RunDirectory, load_checkpoint
 from machina.cli.main import COMMANDS
-from machina.launch.ceiling import cached_ceiling
+from machina.jobs.ceiling import cached_ceiling
 from machina.launch.configuration import saved_config
-from machina.launch.parts import build_parts
+from machina.launch.plan import build_parts
 from machina.metrics import read_metrics
 from machina.nets.policy import SampledPolicy
 from machina.registry import ALGORITHMS, shipped_configurations

@@ -13,9 +13,9 @@ from commands import SMALL_NET, TINY
 from processes import start, wait_until
 
 import machina
+from machina.actors.inline import InlinePlane
+from machina.buffers.buffer import Batch
 from machina.checkpoint import RunDirectory
-from machina.runtime.batches import Batch
-from machina.runtime.inline import InlinePlane
 
 SLOTS = 4
 NAMES = ("--envs-per-task", str(SLOTS), "--processes", "False", "--runs-dir", "runs", "--name", "run")

@@ -14,7 +14,7 @@ import yaml
 from commands import SMALL_NET, TINY, Command
 
 from machina.cli import league_command
-from machina.envs.games import GAMES
+from machina.envs.games.table import GAMES
 from machina.registry import shipped_configurations
 
 SNAPSHOTS = ("u000002", "u000004", "u000006")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from machina.runtime.ray_access import make_token, stay_on_loopback, use_authentication
+from machina.cluster.access import make_token, stay_on_loopback, use_authentication
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -21,15 +21,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_nodes import start_nodes
 
 import machina
+from machina.cluster.access import describe
+from machina.cluster.cluster import Cluster, Node, connect, gpus_per_learner, num_actors
 from machina.envs.builders import ENVIRONMENTS, parse_environment
 from machina.errors import UserError
 from machina.launch.configuration import job_config
 from machina.launch.registrations import modules_of, registrations
-from machina.nets.register import NETWORKS
+from machina.launch.user_modules import user_modules
+from machina.nets.build import NETWORKS
 from machina.registry import ALGORITHMS, algorithm_entry
-from machina.runtime.cluster import Cluster, Node, connect, gpus_per_learner, num_actors
-from machina.runtime.ray_access import describe
-from machina.runtime.user_modules import user_modules
 
 TASK_TIMEOUT_S = 120.0
 REFUSAL_S = 15.0
@@ -71,7 +71,7 @@ def test_a_cluster_of_our_own_is_guarded_and_quiet_and_ends_with_us() -> None:
         import json, os
         from pathlib import Path
         from drivers import open_ports, processes_of
-        from machina.runtime.cluster import connect
+        from machina.cluster.cluster import connect
 
         cluster = connect(None, cores=3)
         import ray
@@ -114,7 +114,7 @@ def test_nothing_waits_for_frozen_processes_of_ray() -> None:
     program = """
         import os, signal, time
         from machina.errors import RunFailedError
-        from machina.runtime import cluster as module
+        from machina.cluster import cluster as module
 
         module.ANSWER_TIMEOUT_S = module.CLOSE_TIMEOUT_S = 2.0
         cluster = module.connect(None, cores=1)
@@ -227,8 +227,8 @@ def test_a_wrong_address_is_refused_at_once() -> None:
 def test_a_cluster_without_authentication_is_joined_unless_the_environment_forbids_it() -> None:
     program = """
         from machina.errors import UserError
-        from machina.runtime.cluster import connect
-        from machina.runtime.ray_access import make_token, stay_on_loopback, use_authentication
+        from machina.cluster.cluster import connect
+        from machina.cluster.access import make_token, stay_on_loopback, use_authentication
         from ray_nodes import start_nodes
 
         stay_on_loopback(True)
@@ -343,7 +343,7 @@ def test_what_the_program_registered_is_known_on_another_node(two_nodes: RayNode
         cluster = connect(two_nodes.address, 1, user_modules(modules_of(config, registered)))
 
         def look(prepare: Any) -> Any:
-            from machina.nets.register import NETWORKS
+            from machina.nets.build import NETWORKS
             from machina.registry import ALGORITHMS
 
             prepare()

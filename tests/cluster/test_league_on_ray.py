@@ -12,7 +12,7 @@ import torch
 
 import machina
 from machina.checkpoint import RunDirectory
-from machina.launch.league import snapshots_folder
+from machina.launch.self_play import snapshots_folder
 from machina.league.pool import Snapshot
 from machina.metrics import read_metrics
 

@@ -19,13 +19,13 @@ from processes import running
 
 import machina
 import machina.checkpoint
+from machina.actors.stepping import ThreadStepper, fault_at_hang
 from machina.envs.builders import parse_environment
 from machina.envs.config import GymnasiumConfig
 from machina.envs.slots import GymnasiumSlots
 from machina.errors import EnvironmentFaultError, UserError
 from machina.interfaces import SlotEnv
 from machina.processes import seed_generators
-from machina.runtime.stepping import ThreadStepper, fault_at_hang
 
 NOTHING = np.zeros(2, np.int64)
 

@@ -15,14 +15,14 @@ import hanging_tasks
 import numpy as np
 import pytest
 
+from machina.actors import stepping
+from machina.actors.stepping import ThreadStepper, fault_at_hang
 from machina.envs.builders import parse_environment
 from machina.envs.config import GymnasiumConfig
 from machina.envs.slots import GymnasiumSlots
 from machina.envs.worker_process import ORPHAN_S
 from machina.errors import EnvironmentFaultError
 from machina.interfaces import SlotEnv
-from machina.runtime import stepping
-from machina.runtime.stepping import ThreadStepper, fault_at_hang
 
 SLOTS = 3
 HANGS = np.array([0, 1, 0])

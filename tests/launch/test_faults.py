@@ -18,9 +18,9 @@ from safetensors.numpy import load_file
 import machina
 from machina.checkpoint import load_checkpoint
 from machina.metrics import read_metrics
+from machina.nets.build import NETWORKS
 from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, CoreTensors, NetworkInput, NetworkOutput
-from machina.nets.register import NETWORKS
 from machina.specs import EnvSpec
 
 ENVS = 4
@@ -50,7 +50,7 @@ def register(tmp_path: Path) -> Iterator[Register]:
     gymnasium.registry.pop("Faulty-v0", None)
 
 
-def train(environment: str, runs_dir: Path, **options: Any) -> machina.launch.api.TrainedRun:
+def train(environment: str, runs_dir: Path, **options: Any) -> machina.jobs.api.TrainedRun:
     defaults = {**SMALL, "processes": False, "envs_per_task": ENVS, "total_frames": FRAMES, "batch_size": 4}
     return machina.train("impala", environment, name="run", runs_dir=runs_dir, **{**defaults, **options})
 

@@ -16,7 +16,7 @@ from runs import assert_same_content, checkpoints, content, last_checkpoint, sig
 import machina
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.checkpoint import RunDirectory, load_checkpoint
-from machina.launch.league import snapshots_folder
+from machina.launch.self_play import snapshots_folder
 from machina.launch.training import Trainer
 from machina.league.pool import Snapshot
 from machina.league.snapshots import sha256

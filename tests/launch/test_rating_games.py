@@ -21,8 +21,8 @@ from runs import last_checkpoint, signal_at
 import machina
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.checkpoint import load_checkpoint
-from machina.launch.cross_play import cross_play
-from machina.launch.matching import RunPlayers, match
+from machina.jobs.cross_table import cross_play
+from machina.jobs.match import RunPlayers, match
 from machina.metrics import read_metrics
 from machina.types import Array, Unroll
 

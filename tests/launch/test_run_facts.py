@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from machina.checkpoint import RunDirectory
+from machina.jobs.train import _facts
 from machina.launch.configuration import job_config
-from machina.launch.jobs import _facts
-from machina.launch.parts import build_parts
+from machina.launch.plan import build_parts
 
 
 @pytest.mark.parametrize(

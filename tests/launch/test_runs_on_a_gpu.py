@@ -12,7 +12,7 @@ from runs import content, last_checkpoint, signal_at
 
 import machina
 from machina.algorithms.ppo.learning import PPOLearner
-from machina.launch.api import TrainedRun
+from machina.jobs.api import TrainedRun
 
 pytestmark = pytest.mark.gpu
 

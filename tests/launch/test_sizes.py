@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import nn
 
+from machina.buffers.unrolls import UnrollBuffer, to_arrays, unroll_bytes
 from machina.envs.builders import describe, parse_environment
 from machina.errors import UserError
+from machina.hardware import available_memory
 from machina.launch.configuration import job_config
-from machina.launch.parts import build_parts
+from machina.launch.plan import build_parts
 from machina.launch.sizes import check_batch_fills, check_memory, forecast
+from machina.nets.build import build_network
 from machina.nets.config import NetworkConfig
-from machina.nets.register import build_network
 from machina.nets.sizes import network_size
 from machina.nets.torsos import Encoder
-from machina.runtime.hardware import available_memory
-from machina.runtime.unrolls import UnrollBuffer, to_arrays, unroll_bytes
 from machina.specs import ArraySpec, EnvSpec, discrete
 
 GIB = 2**30

@@ -14,14 +14,14 @@ from runs import SMALL
 import machina
 from machina.checkpoint import RunDirectory
 from machina.launch.ending import Ending
+from machina.launch.not_finite import SkippedUpdates
+from machina.launch.run_view import RunView
 from machina.launch.signals import handled_signals
-from machina.launch.skipped import SkippedUpdates
-from machina.launch.watching import RunView
+from machina.learner.trained_network import TrainedNetwork
 from machina.metrics import read_metrics
+from machina.nets.build import NETWORKS
 from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, CoreTensors, NetworkInput, NetworkOutput
-from machina.nets.register import NETWORKS
-from machina.nets.trained import TrainedNetwork
 from machina.specs import EnvSpec
 
 WAYS: dict[str, tuple[type[Any], str, BaseException]] = {
@@ -86,7 +86,7 @@ def test_a_learner_in_a_process_that_raises(tmp_path: Path, monkeypatch: pytest.
     def build(spec: EnvSpec, config: NetworkConfig) -> Failing:
         return Failing(spec, config)
 
-    monkeypatch.setattr("machina.runtime.learners.KEPT_STATE_S", 0.0)
+    monkeypatch.setattr("machina.learner.learner_group.KEPT_STATE_S", 0.0)
     monkeypatch.setitem(NETWORKS, "failing", build)
     options = SMALL | {"place": "local", "learners": 2, "network_name": "failing"}
     started = time.monotonic()

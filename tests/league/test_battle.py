@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from machina.actors.seating import Seating
 from machina.envs.config import GameConfig
-from machina.envs.games import game_factory
-from machina.envs.games_battle import MOVES
-from machina.envs.scripted import SCRIPTED
+from machina.envs.games.battle import MOVES
+from machina.envs.games.scripted import SCRIPTED
+from machina.envs.games.table import game_factory
 from machina.interfaces import SlotEnv
-from machina.league.matches import ScriptedPlayer, play_match
 from machina.league.results import winner
-from machina.runtime.seating import Seating
+from machina.play.matches import ScriptedPlayer, play_match
 from machina.types import Array, GameResult, StepResult
 
 FIGHTERS = 6

@@ -14,11 +14,11 @@ ONE_THREAD: dict[str, Any] = {"learner_threads": 1, "actor_threads": 1, "precisi
 QUICK: dict[str, Any] = {**ONE_THREAD, "optimizer": "adam", "learning_rate": 3e-3, "batch_size": 8}
 
 
-def train(algorithm: str, environment: str, runs_dir: Path, **options: Any) -> machina.launch.api.TrainedRun:
+def train(algorithm: str, environment: str, runs_dir: Path, **options: Any) -> machina.jobs.api.TrainedRun:
     return machina.train(algorithm, environment, name="run", runs_dir=runs_dir, **options)
 
 
-def scores(run: machina.launch.api.TrainedRun, episodes: int) -> dict[str, float]:
+def scores(run: machina.jobs.api.TrainedRun, episodes: int) -> dict[str, float]:
     return machina.evaluate(run.path, episodes=episodes, seed=1).mean_returns
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import machina
 from machina.checkpoint import RunDirectory
-from machina.launch.api import TrainedRun
+from machina.jobs.api import TrainedRun
 from machina.metrics import read_metrics
 
 ONE_THREAD: dict[str, Any] = {"learner_threads": 1, "actor_threads": 1, "precision": "float32"}

@@ -38,12 +38,12 @@ TESTS = {
     "algorithms/impala_popart/": ["algorithms/test_options.py"],
     "algorithms/ppo/": [*PPO, "algorithms/test_ppo_learning.py"],
     "machina/losses/": ["losses/test_vtrace.py", "losses"],
-    "machina/nets/popart.py": ["nets/test_popart.py", "algorithms/test_impala_learning.py"],
-    "machina/nets/optimizers.py": ["nets/test_optimizers.py", "algorithms/test_impala_numbers.py"],
+    "machina/learner/popart.py": ["learner/test_popart.py", "algorithms/test_impala_learning.py"],
+    "machina/learner/optimizers.py": ["learner/test_optimizers.py", "algorithms/test_impala_numbers.py"],
     "envs/atari.py": ["envs/test_atari_options.py", "envs/test_atari.py"],
     "envs/slots.py": ["envs/test_vector_adapter.py", "envs/test_env_builders.py"],
     "envs/actions.py": ["envs/test_actions.py", "envs/test_vector_adapter.py"],
-    "machina/launch/evaluation.py": ["launch/test_evaluation_by_hand.py"],
+    "machina/play/evaluation.py": ["play/test_evaluation_by_hand.py"],
     "machina/report/evaluation.py": ["report/test_evaluation.py"],
 }
 """Files of a module, or a folder of modules, to the tests that it is held to, those that catch most first."""

@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from machina.errors import UserError
+from machina.nets.build import build_network
 from machina.nets.config import NetworkConfig
 from machina.nets.distributions import FORBIDDEN, distribution_of
 from machina.nets.network import ActorCritic, NetworkInput, NetworkOutput
-from machina.nets.register import build_network
 from machina.specs import ArraySpec
 from machina.types import ACTION_MASK, NO_ACTION
 

@@ -8,10 +8,10 @@ from network_cases import ACTIONS, DISCRETE, make_spec, random_inputs, spec_of, 
 from torch import nn
 
 from machina.errors import RunFailedError, UserError
+from machina.nets.build import NETWORKS, build_network, register_network
 from machina.nets.config import NetworkConfig
 from machina.nets.distributions import FORBIDDEN
 from machina.nets.network import CoreTensors, NetworkInput, NetworkOutput, PolicyNetwork
-from machina.nets.register import NETWORKS, build_network, register_network
 from machina.specs import ArraySpec, EnvSpec
 from machina.types import ACTION_MASK
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from machina.errors import RunFailedError, UserError
+from machina.nets.build import NETWORKS, build_network, register_network
 from machina.nets.config import NetworkConfig
 from machina.nets.network import CoreTensors, NetworkInput, NetworkOutput, PolicyNetwork
-from machina.nets.register import NETWORKS, build_network, register_network
 from machina.specs import ArraySpec, EnvSpec, discrete
 
 SPEC = EnvSpec(

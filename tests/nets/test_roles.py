@@ -17,11 +17,11 @@ from network_cases import (
 )
 from torch import Tensor, nn
 
+from machina.learner.popart import PopArt
+from machina.nets.build import build_network
 from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, NetworkInput
 from machina.nets.parameters import flattened, load_flat
-from machina.nets.popart import PopArt
-from machina.nets.register import build_network
 from machina.nets.roles import RoleNetworks
 from machina.specs import ArraySpec, EnvSpec
 

@@ -5,10 +5,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from machina.errors import UserError
+from machina.nets.build import build_network
 from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, NetworkInput
 from machina.nets.reading import ImageShape, image_shape, read
-from machina.nets.register import build_network
 from machina.nets.torsos import Encoder, ImageConvolution, JoinedTorso, UnitsTorso
 from machina.specs import ArraySpec, EnvSpec
 

@@ -7,9 +7,9 @@ import pytest
 
 from machina.envs.builders import parse_environment
 from machina.envs.config import GameConfig
-from machina.envs.games_pettingzoo import AecGames, ParallelGames
-from machina.envs.multi_agent import MultiAgentSlots
-from machina.envs.pettingzoo_envs import read_spec
+from machina.envs.games.multi_agent import MultiAgentSlots
+from machina.envs.games.pettingzoo_game import AecGames, ParallelGames
+from machina.envs.games.pettingzoo_specs import read_spec
 from machina.types import OBSERVATION
 
 pytestmark = pytest.mark.packages

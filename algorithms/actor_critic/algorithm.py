@@ -1,0 +1,74 @@
+"""The parts of an actor-critic algorithm for an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from machina.algorithms.actor_critic.config import ActorCriticConfig
+from machina.interfaces import Learner, LearningFacts, Ranks
+from machina.learner.popart import PopArt
+from machina.learner.trained_network import TrainedNetwork
+from machina.nets.build import build_network
+from machina.nets.policy import SampledPolicy
+from machina.nets.reading import read
+from machina.specs import EnvSpec
+
+LearnerMaker = Callable[[EnvSpec, int, str, str, int, Ranks], Learner]
+"""From spec, total env steps, device, precision, seed and ranks."""
+
+
+class ActorCriticAlgorithm:
+    """Implements ``machina.interfaces.Algorithm``: a sampled policy, and the learner of the algorithm."""
+
+    def __init__(self, config: ActorCriticConfig, make_learner: LearnerMaker) -> None:
+        self.config = config
+        self._make_learner = make_learner
+
+    def make_policy(self, spec: EnvSpec, device: str, precision: str) -> SampledPolicy:
+        """A behaviour policy; it acts sensibly once parameters are loaded."""
+        return SampledPolicy(self.config.network, spec, device, precision)
+
+    def make_learner(
+        self, spec: EnvSpec, total_env_steps: int, device: str, precision: str, seed: int, ranks: Ranks
+    ) -> Learner:
+        """A learner whose schedules end after ``total_env_steps``; one of ``ranks`` that share every batch."""
+        return self._make_learner(spec, total_env_steps, device, precision, seed, ranks)
+
+    def core_state_shapes(self, spec: EnvSpec) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the core state's arrays for one slot."""
+        return build_network(spec, self.config.network, seed=0).core_state_shapes
+
+    def describe(self, spec: EnvSpec) -> LearningFacts:
+        """How the network reads observations, and what is done with rewards."""
+        network = self.config.network
+        if network.network_name is not None:
+            told = f"{network.network_name} (your own)"
+        else:
+            told = read(spec, network).told(spec)
+            if network.lstm_size:
+                told += f"; then an LSTM of {network.lstm_size}"
+            if network.separate_roles:
+                told += f"; one for each of {spec.num_tasks}"
+        rewards = "clipped to [-1, 1]" if self.config.clips_rewards(spec) else "as the environment gives them"
+        if self.config.popart:
+            rewards += "; value targets normalized by PopArt"
+        return LearningFacts(told, rewards)
+
+
+def trained_network(
+    config: ActorCriticConfig,
+    spec: EnvSpec,
+    make_optimizer: Callable[[Iterable[Tensor]], Optimizer],
+    device: torch.device,
+    seed: int,
+    ranks: Ranks,
+) -> TrainedNetwork:
+    """Network and optimiser, with PopArt's statistics if they are asked for; see ``TrainedNetwork``."""
+    popart: PopArt | None = None
+    if config.popart:
+        popart = PopArt(spec.num_tasks, config.popart_beta, config.popart_sigma_min, config.popart_sigma_max, device)
+    return TrainedNetwork(spec, config.network, make_optimizer, popart, device, seed, ranks)

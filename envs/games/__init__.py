@@ -1,0 +1,1 @@
+"""Games for several agents, shipped ones and those of PettingZoo."""

@@ -1,0 +1,135 @@
+"""The place ``inline``: everything one after the other, in a fixed order."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, wait
+
+import numpy as np
+
+from machina.actors.actor import Actor, Fault
+from machina.actors.actor_builder import ActorSetup, opponents_key
+from machina.actors.actor_group import InProcessPlane, PlaneConfig
+from machina.actors.slot_group import group_key
+from machina.actors.stepping import InlineStepper, Stepper
+from machina.buffers.buffer import Batch, Handover
+from machina.buffers.unrolls import from_arrays, num_slots, slice_slots, to_arrays
+from machina.config import RuntimeConfig
+from machina.interfaces import SlotEnv
+from machina.types import Array, Episode, GameResult, section
+
+CLOSE_TIMEOUT_S = 10.0
+"""How long environments that are being built are waited for at the end."""
+
+
+class InlinePlane(InProcessPlane):
+    """Runs the actors when the queue runs dry: the same seed gives the same run, bit for bit."""
+
+    def __init__(self, setup: ActorSetup, runtime: RuntimeConfig, config: PlaneConfig) -> None:
+        def make_stepper(env: SlotEnv) -> Stepper:
+            return InlineStepper(env, lambda message: self._note_fault(Fault(message)))
+
+        super().__init__(setup, runtime, config, make_stepper, bounded=False)
+        self._has_begun = False
+        self._built: Future[None] = Future()
+        self._stopping = threading.Event()
+        self._round: deque[Actor] = deque()
+        """Actors that are still to play their part of the round under way."""
+
+    def start(self, state: dict[str, Array]) -> None:
+        """Begin to build the environments, and go on from ``state`` (empty: a new run)."""
+        self._initial = state
+        self._has_begun = True
+        # Beside the caller, who can be stopped meanwhile: environments may take minutes to start.
+        threading.Thread(target=self._build, name="build", daemon=True).start()
+
+    def _build(self) -> None:
+        try:
+            for slots in self._slots:
+                self._actors.append(self._builder.build(slots, self._initial, self.store.latest().opponents))
+                if self._stopping.is_set():
+                    break
+            else:
+                self._refill_queue(section(self._initial, "queue/"))
+            self._built.set_result(None)
+        except BaseException as error:
+            self._built.set_exception(error)
+
+    def _refill_queue(self, waiting: dict[str, Array]) -> None:
+        if not waiting:
+            return
+        self._actors[0].groups[0].check_unrolls(waiting)
+        unroll = from_arrays(waiting)
+        # Those of one version together, as they were handed over: by it they are dropped.
+        bounds = np.flatnonzero(np.diff(unroll.policy_version)) + 1
+        for start, stop in itertools.pairwise([0, *bounds.tolist(), num_slots(unroll)]):
+            part = slice_slots(unroll, start, stop)
+            self.queue.put(Handover(part, stop - start, int(part.policy_version[0]), lambda: None))
+
+    def next_batch(self, timeout_s: float) -> Batch | None:
+        """The next batch; runs a round of every actor while the queue is short.
+
+        When time runs out between two steps, the next call goes on with the round.
+        """
+        deadline = time.monotonic() + timeout_s
+        wait([self._built], timeout_s)
+        if not self._built.done():
+            return None
+        self._built.result()
+        while True:
+            if not self._round:
+                batch = self._batch_from_queue(timeout_s=0)
+                if batch is not None:
+                    return batch
+                self._round.extend(self._actors)
+            while self._round:
+                if not self._round[0].run_round(self.store.latest(), deadline):
+                    return None
+                self._round.popleft()
+
+    def drain_episodes(self) -> Iterator[Episode]:
+        """Episodes that ended since the last call; none in the middle of a round, so that their order repeats."""
+        if not self._round:
+            yield from super().drain_episodes()
+
+    def drain_games(self) -> Iterator[GameResult]:
+        """The same of games."""
+        if not self._round:
+            yield from super().drain_games()
+
+    def state(self) -> dict[str, Array]:
+        """Every group's state and the unrolls that wait, as named arrays; an unroll that is open is not kept."""
+        if len(self._actors) < len(self._slots) or not self._built.done():
+            return dict(self._initial)
+        state: dict[str, Array] = {}
+        self._rest()
+        for slots, actor in zip(self._slots, self._actors, strict=False):
+            for group in actor.groups:
+                kept = group.counters() if actor.is_broken else group.state()
+                state |= {group_key(group.slots) + key: array for key, array in kept.items()}
+            if actor.opponents is not None:
+                key = opponents_key(slots)
+                state |= {key + name: array for name, array in actor.opponents.state().items()}
+        waiting = self.queue.waiting()
+        if waiting is not None:
+            state |= {f"queue/{key}": array for key, array in to_arrays(waiting).items()}
+        return state
+
+    def unrolls_at_hand(self) -> int:
+        """Those that are open: none but in the middle of a round. Those that wait are in ``state``."""
+        return self._rest()
+
+    def _rest(self) -> int:
+        return sum(actor.rest() for actor in self._actors) if self._built.done() else 0
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._stopping.set()
+        if self._has_begun:
+            wait([self._built], CLOSE_TIMEOUT_S)
+        for actor in self._actors:
+            actor.close()

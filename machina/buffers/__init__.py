@@ -1,0 +1,1 @@
+"""What passes between actors and learner: unrolls one way, parameters the other."""

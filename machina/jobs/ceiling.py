@@ -1,0 +1,200 @@
+"""The serial ceiling of a job on this machine: each part measured alone, with all cores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+
+from machina.actors.actor_group import assign_slots
+from machina.buffers.unrolls import UnrollBuffer
+from machina.config import cache_folder
+from machina.envs.actions import random_actions
+from machina.hardware import torch_threads
+from machina.launch.configuration import AnyRunConfig
+from machina.launch.plan import MachinePlan, Parts, policy_maker
+from machina.learner.sums import SINGLE_RANK
+from machina.types import ACTION_MASK, ActorInput, Array, Unroll
+
+SECONDS_PER_PART = 4.0
+WINDOWS = 8
+"""Parts of a measurement; the best counts."""
+
+BUSY = 0.25
+"""Load per core from which on others are taken to compute beside a measurement."""
+
+CEILINGS = "ceilings.json"
+
+
+Rate = Annotated[float, Field(gt=0, le=1e100)]
+
+
+class Ceiling(NamedTuple):
+    """Env steps per second of each part alone, at the run's own batch sizes."""
+
+    environment: Rate
+    acting: Rate
+    learning: Rate
+
+    @property
+    def serial(self) -> float:
+        """What one after the other gives: 1 / (1/environment + 1/acting + 1/learning)."""
+        return 1 / sum(1 / rate for rate in self)
+
+    @property
+    def limit(self) -> str:
+        """The slowest part."""
+        return min(zip(self, self._fields, strict=True))[1]
+
+
+_FILE = TypeAdapter(dict[str, Ceiling])
+
+
+def measure_ceiling(config: AnyRunConfig, parts: Parts, seconds: float = SECONDS_PER_PART) -> Ceiling:
+    """Measure and remember the ceiling of a job; takes three times ``seconds`` and the environments' start.
+
+    Each part's rate is that of the best of ``WINDOWS``: another job takes cores for a while, and nothing makes a part
+    faster than it is. What was measured on a busy machine never replaces a higher ceiling.
+    """
+    busy = load_per_core() > BUSY
+    with torch_threads(parts.machine.cores):
+        machine = parts.machine
+        actors = assign_slots(parts.factory.spec, config.env.envs_per_task, machine.actors, machine.groups_per_actor)
+        slots = actors[0][0]
+        task_ids = [parts.factory.spec.task_of(int(slot)) for slot in slots]
+        ceiling = Ceiling(
+            _environment(parts, task_ids, seconds),
+            _acting(config, parts, len(slots), seconds),
+            _learning(config, parts, seconds),
+        )
+    file = cache_folder() / CEILINGS
+    known, key = _known_ceilings(), _key(config, parts.machine)
+    former = cached_ceiling(config, parts.machine)
+    if busy and former is not None and former > ceiling.serial:
+        return ceiling
+    known[key] = ceiling
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps({key: each._asdict() for key, each in known.items()}, indent=1), encoding="utf-8")
+    partial.replace(file)
+    return ceiling
+
+
+def load_per_core() -> float:
+    """Programs that want a core, per core, over the last minute: the load average of the whole machine."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+
+def cached_ceiling(config: AnyRunConfig, machine: MachinePlan) -> float | None:
+    """The serial ceiling measured earlier for the same job on this machine, in env steps/s."""
+    known = _known_ceilings().get(_key(config, machine))
+    return None if known is None else known.serial
+
+
+def _known_ceilings() -> dict[str, Ceiling]:
+    """What was measured so far; empty when the file is not there or is damaged: all of it can be measured again."""
+    try:
+        return _FILE.validate_json((cache_folder() / CEILINGS).read_bytes(), strict=True)
+    except (OSError, ValidationError):
+        return {}
+
+
+def _key(config: AnyRunConfig, machine: MachinePlan) -> str:
+    """Everything that the speeds depend on, as a short name."""
+    parts = {
+        "algorithm": config.algorithm,
+        "environment": config.environment,
+        "algo": config.algo.model_dump(mode="json"),
+        "env": config.env.model_dump(mode="json"),
+        "actors": config.runtime.actors,
+        "wrapper": config.wrapper,
+        "machine": [machine.device, machine.actor_device, str(machine.precision.dtype), machine.cores],
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _rate(work: Callable[[], int], seconds: float) -> float:
+    """Env steps per second of ``work``, which answers how many it did, in the best of several windows.
+
+    The first two calls are not counted; a window has one call at least.
+    """
+    work()
+    work()
+    best, end = 0.0, time.perf_counter() + seconds
+    while best == 0 or time.perf_counter() < end:
+        done, started = 0, time.perf_counter()
+        while done == 0 or time.perf_counter() - started < seconds / WINDOWS:
+            done += work()
+        best = max(best, done / (time.perf_counter() - started))
+    return best
+
+
+def _environment(parts: Parts, task_ids: list[int], seconds: float) -> float:
+    env = parts.factory.make(task_ids)
+    generator = np.random.default_rng(0)
+    try:
+        observation = env.reset(list(range(len(task_ids)))).observation
+
+        def step() -> int:
+            nonlocal observation
+            actions = random_actions(parts.factory.spec.action, len(task_ids), generator, observation.get(ACTION_MASK))
+            observation = env.step(actions).observation
+            return len(task_ids)
+
+        return _rate(step, seconds)
+    finally:
+        env.close()
+
+
+def _acting(config: AnyRunConfig, parts: Parts, num_slots: int, seconds: float) -> float:
+    policy = policy_maker(config, parts)()
+    observation = {
+        key: np.zeros((num_slots, *array.shape), array.dtype) for key, array in parts.factory.spec.observation.items()
+    }
+    reward, action = np.zeros(num_slots, np.float32), parts.factory.spec.action.none(num_slots)
+    first, task_ids = np.zeros(num_slots, np.bool_), np.zeros(num_slots, np.int64)
+    uniforms = np.full(action.shape, 0.5, np.float32)
+    core = policy.initial_core_state(num_slots)
+    inputs = ActorInput(observation, reward, action, first, task_ids, core, uniforms)
+
+    def act() -> int:
+        policy.act(inputs)
+        return num_slots
+
+    return _rate(act, seconds)
+
+
+def _learning(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
+    spec = parts.factory.spec
+    learner = parts.algorithm.make_learner(spec, 10**9, config.runtime.device, config.runtime.precision, 0, SINGLE_RANK)
+    batch = random_batch(config, parts)
+    steps: int = parts.batch_size * config.algo.unroll_length
+
+    def update() -> int:
+        learner.update(batch)
+        return steps
+
+    return _rate(update, seconds)
+
+
+def random_batch(config: AnyRunConfig, parts: Parts) -> Unroll[Array]:
+    """A batch of the run's shape with random observations, for measurements."""
+    spec = parts.factory.spec
+    size = parts.batch_size
+    slots = np.arange(size)
+    core = policy_maker(config, parts)().initial_core_state(size)
+    task_ids = np.array([spec.task_of(int(slot)) for slot in slots])
+    batch = UnrollBuffer(spec, config.algo.unroll_length, slots, task_ids, core).unroll
+    batch.on_turn[...] = True
+    generator = np.random.default_rng(0)
+    for array in batch.observation.values():
+        array[...] = generator.random(array.shape) * (255 if array.dtype == np.uint8 else 1)
+    return batch

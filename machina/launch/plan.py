@@ -1,0 +1,159 @@
+"""Builds the parts of a run from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from machina.actors.actor_group import GROUPS_PER_ACTOR
+from machina.actors.stepping import build_timeout_s
+from machina.config import EnvConfig, RuntimeConfig
+from machina.envs.builders import GymnasiumFactory, RegisteredFactory, parse_environment
+from machina.envs.games.table import GAMES
+from machina.hardware import available_cores
+from machina.interfaces import Algorithm, EnvFactory, Policy
+from machina.launch.configuration import AnyRunConfig
+from machina.nets.precision import Precision, resolve_device, resolve_precision
+from machina.processes import seed_generators
+from machina.registry import algorithm_entry
+from machina.specs import EnvSpec
+from machina.waiting import within
+
+LARGE_OBSERVATION = 16_384
+"""Bytes of an observation from which on all cores help a learner of several passes. Below, threads mostly wait for each
+other: on boards of Connect Four two were 5 % slower than one, and five times slower beside another job."""
+
+
+class MachinePlan(NamedTuple):
+    """Devices, precision and threads of a run, resolved for this machine."""
+
+    device: str
+    actor_device: str
+    precision: Precision
+    actor_precision: Precision
+    cores: int
+    actors: int
+    actor_threads: int
+    learner_threads: int
+    env_threads: int
+    groups_per_actor: int
+
+    def line(self) -> str:
+        """One line for the user."""
+        acting = ""
+        if self.actor_device != self.device:
+            acting = f"; acting on {self.actor_device}, {self.actor_precision.reason}"
+        return (
+            f"{self.cores} cores; learning on {self.device}, {self.precision.reason}{acting}; threads: "
+            f"learner {self.learner_threads}, actor {self.actor_threads}, environments {self.env_threads}"
+        )
+
+
+class Parts(NamedTuple):
+    """What a run is made of."""
+
+    factory: EnvFactory
+    algorithm: Algorithm
+    machine: MachinePlan
+    batch_size: int
+    """Unrolls per update."""
+
+
+def plan_machine(config: AnyRunConfig, spec: EnvSpec) -> MachinePlan:
+    """Choose devices, precision and numbers of threads.
+
+    On a CPU the learner and the actors share the cores: every thread that waits leaves its core to
+    another, so each part gets what it can use rather than a share (measured in docs/benchmarks.md)."""
+    runtime = config.runtime
+    cores = available_cores()
+    device = resolve_device(runtime.device)
+    inline, in_cluster = runtime.place == "inline", runtime.place == "ray"
+    # In a cluster the GPUs are the learner's; its nodes with actors may have none.
+    actor_device = resolve_device(runtime.actor_device or ("cpu" if in_cluster else runtime.device))
+    # How many "auto" means is known when the cluster is joined.
+    actors = 1 if runtime.actors == "auto" else runtime.actors
+    shared = cores if inline else max(1, cores // (2 * actors))
+    learner_does_most = config.algo.passes > 1 and spec.observation_bytes >= LARGE_OBSERVATION
+    for_learners = cores if inline or learner_does_most else cores // 2
+    return MachinePlan(
+        device=str(device),
+        actor_device=str(actor_device),
+        precision=resolve_precision(runtime.precision, device, spec.observation_bytes),
+        actor_precision=resolve_precision(runtime.precision, actor_device, spec.observation_bytes),
+        cores=cores,
+        actors=actors,
+        actor_threads=runtime.actor_threads or (max(1, int(runtime.cpus_per_actor)) if in_cluster else shared),
+        learner_threads=runtime.learner_threads or max(1, for_learners // runtime.learners),
+        env_threads=_env_threads(runtime),
+        # Where the learner keeps all cores busy, nothing is gained by acting while environments step, and larger
+        # batches of both take a quarter less time. It must not depend on the machine or the place: lock-step repeats.
+        groups_per_actor=1 if learner_does_most else GROUPS_PER_ACTOR,
+    )
+
+
+def shares_generators(factory: EnvFactory) -> bool:
+    """Whether its environments, or a wrapper, run code that is not ours in the process that steps them.
+
+    Then they share the process's global generators (``random``, ``numpy.random``, ``torch``).
+    """
+    if getattr(factory, "wrapper", None) is not None:
+        return True
+    if isinstance(factory, GymnasiumFactory):
+        return not factory.in_workers
+    return isinstance(factory, RegisteredFactory) or (bool(factory.spec.seats) and factory.spec.name not in GAMES)
+
+
+def seed_shared_generators(factory: EnvFactory, *entropy: int) -> None:
+    """Called where environments are about to be played: what they draw from this process's generators repeats."""
+    if shares_generators(factory):
+        seed_generators(*entropy)
+
+
+def _env_threads(runtime: RuntimeConfig) -> int:
+    """Threads that step one game's environments."""
+    all_of_actor = max(1, int(runtime.cpus_per_actor)) if runtime.place == "ray" else available_cores()
+    return runtime.env_threads or all_of_actor
+
+
+def env_factory(
+    name: str, config: EnvConfig, step_timeout_s: float, wrapper: str | None = None, env_threads: int = 1
+) -> EnvFactory:
+    """See ``parse_environment``; one of its environments is built, to read its spaces, in time.
+
+    Raises:
+        UserError: name, configuration class, wrapper or environment is unusable.
+        EnvironmentFaultError: building it takes longer.
+    """
+    return within(
+        build_timeout_s(step_timeout_s),
+        lambda: parse_environment(name, config, wrapper, env_threads),
+        f"environment {name!r}: building it",
+    )
+
+
+def build_parts(config: AnyRunConfig) -> Parts:
+    """Environment factory and algorithm; nothing heavy is started.
+
+    Raises:
+        UserError: the environment, the wrapper or the device can't be had, or the batch is too small.
+        EnvironmentFaultError: building one of its environments takes too long.
+    """
+    runtime = config.runtime
+    factory = env_factory(config.environment, config.env, runtime.step_timeout_s, config.wrapper, _env_threads(runtime))
+    batch_size = config.algo.batch_size or factory.spec.num_slots(config.env.envs_per_task)
+    config.algo.check_batch(batch_size)
+    algorithm = algorithm_entry(config.algorithm).build(config.algo)
+    return Parts(factory, algorithm, plan_machine(config, factory.spec), batch_size)
+
+
+def total_env_steps(config: AnyRunConfig, factory: EnvFactory) -> int:
+    """Length of the run and of its schedules, in env steps."""
+    spec = factory.spec
+    frames = config.total_frames or config.env.frames_per_task * spec.num_tasks
+    return max(1, frames // spec.frames_per_step)
+
+
+def policy_maker(config: AnyRunConfig, parts: Parts) -> Callable[[], Policy]:
+    """Builds behaviour policies on the actors' device."""
+    device, precision = parts.machine.actor_device, config.runtime.precision
+    return lambda: parts.algorithm.make_policy(parts.factory.spec, device, precision)

@@ -1,0 +1,256 @@
+"""Self-play against past selves, as the training loop drives it: snapshots, the pool, ratings."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from machina.checkpoint import RunDirectory
+from machina.checkpoint.files import write_atomically
+from machina.envs.games.scripted import POINTS, SCRIPTED, random_player
+from machina.envs.games.teams import two_teams
+from machina.errors import RunFailedError, UserError
+from machina.launch.configuration import AnyRunConfig
+from machina.launch.places import Place
+from machina.launch.plan import Parts, policy_maker
+from machina.launch.rating_games import RatingGames
+from machina.launch.saved_state import SavedLeague
+from machina.league.pool import Pool, PoolView, Snapshot
+from machina.league.ratings import Ratings
+from machina.league.snapshots import SnapshotStore
+from machina.types import PRESENT_SELF, GameResult
+
+
+def snapshots_folder(run: RunDirectory) -> SnapshotStore:
+    """The snapshots of a run."""
+    return SnapshotStore(run.path / "league" / "snapshots")
+
+
+class League:
+    """The pool of past selves of one run, and their ratings.
+
+    Ratings come from games of their own, never from training games: a new snapshot plays ``rating_games`` games, the
+    same number against each scripted player, the snapshot before and others that are drawn evenly, both sides equally
+    often. A thread plays them beside training; with ``beside=False`` they are played at once, so that a run
+    repeats.
+
+    Args:
+        config: of the run; ``config.league.snapshot_updates`` is set.
+        parts: built from it.
+        run: where snapshots are written.
+        place: where the learner publishes parameters, and actors get a snapshot's from.
+        notice: shows the user an event.
+        beside: whether ratings may come later than their snapshots.
+
+    Raises:
+        UserError: the environment is no game of two teams.
+    """
+
+    def __init__(
+        self,
+        config: AnyRunConfig,
+        parts: Parts,
+        run: RunDirectory,
+        place: Place,
+        notice: Callable[[str], None],
+        *,
+        beside: bool,
+    ) -> None:
+        spec = parts.factory.spec
+        if spec.num_teams != 2:
+            example = two_teams([seat.agent for seat in spec.seats])
+            hint = f", such as --teams {example}" if example else "; see machina list for games"
+            raise UserError(
+                f"environment={config.environment!r} has {spec.num_teams} teams, a league needs a game of two{hint}"
+            )
+        self._config = config
+        self._run = run
+        self._place = place
+        self._notice = notice
+        self._store = snapshots_folder(run)
+        self._make_policy = policy_maker(config, parts)
+        scripted = SCRIPTED.get(config.environment, {"random": random_player(spec.action)})
+        self.pool = Pool(config.league.quality_step)
+        self.ratings = Ratings({name: POINTS[name] for name in scripted})
+        self.faults = 0
+        """Environments that failed in rating games, in this session."""
+        self._shared: list[Any] = []
+        self._games: Counter[str] = Counter()
+        self._rated: list[str] = []
+        self._table_is_stale = False
+        """Whether the disk refused the latest one."""
+        self._told = (0, 0.0)
+        """``_met`` when the metrics were asked for last."""
+        self._rating_games = RatingGames(config, parts, self._store, scripted, beside=beside)
+
+    # What the training loop does
+
+    def view(self) -> PoolView:
+        """What actors draw their opponents from."""
+        return self.pool.view(self._shared, self._config.league.pool_share)
+
+    def record(self, game: GameResult) -> None:
+        """Count a training game; a win against a snapshot lowers its quality."""
+        self._games["self" if set(game.players) == {PRESENT_SELF} else "pool"] += 1
+        self.pool.record(game)
+
+    def is_due(self, updates: int) -> bool:
+        """Whether a snapshot is taken after this update."""
+        every = self._config.league.snapshot_updates
+        return every is not None and updates % every == 0
+
+    def add_snapshot(self, updates: int, env_steps: int, parameters: Any) -> None:
+        """The policy as it is now joins the pool; when the disk refuses, the league goes on without this snapshot.
+
+        Args:
+            updates: that made it.
+            env_steps: of the run.
+            parameters: as the learner published them.
+        """
+        try:
+            snapshot = self._store.save(updates, env_steps, self._place.flat(parameters))
+        except RunFailedError as error:
+            self._notice(f"{error}; the run goes on")
+            return
+        self.pool.add(snapshot)
+        self._shared.append(self._place.share(snapshot, self._store))
+        self._rate(snapshot)
+        self.write_table()
+
+    def collect(self) -> bool:
+        """Take in the rating games that are over, and tell their faults; whether there is a new rating.
+
+        Raises:
+            UserError: a snapshot's file is missing or damaged.
+        """
+        found = False
+        try:
+            for snapshot, games in self._rating_games.finished():
+                if games is None:
+                    continue  # a resumed run tries again
+                if not self._rated:
+                    self._tell_if_without_sides(snapshot, games)
+                for game in games:
+                    self.ratings.record(game.players, game.scores)
+                self._rated.append(snapshot.name)
+                found = True
+        finally:
+            for fault in self._rating_games.drain_faults():
+                self.faults += 1
+                self._notice(fault.message)
+                self._run.log_fault(fault.message, fault.details)
+        if found:
+            self.write_table()
+        return found
+
+    def _tell_if_without_sides(self, snapshot: Snapshot, games: Sequence[GameResult]) -> None:
+        """Say so when both teams got the same in every game: a game played together has no winner."""
+        if not all(math.isclose(*game.scores, rel_tol=1e-6) for game in games):
+            return
+        cut = sum(game.cut for game in games)
+        scored = any(any(game.scores) for game in games)
+        self._notice(
+            f"both teams got the same in all {len(games)} rating games of {snapshot.name}"
+            + (f", of which a limit of steps cut {cut}" if cut else "")
+            + ": this game has no sides, or others than these (--teams)"
+            + ("; nobody wins it, and ratings say nothing" if scored else ", or nobody has scored yet")
+        )
+
+    @property
+    def unrated(self) -> int:
+        """Snapshots whose rating games are under way."""
+        return self._rating_games.under_way
+
+    def close(self) -> None:
+        """Give up rating games that are under way."""
+        self._rating_games.close()
+
+    def _rate(self, snapshot: Snapshot) -> None:
+        earlier = [each for each in self.pool.snapshots if each.updates < snapshot.updates]
+        self._rating_games.begin(snapshot, earlier)
+
+    # What is kept and shown
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the league depends on, for JSON."""
+        return {
+            "pool": self.pool.state(),
+            "ratings": self.ratings.state(),
+            "rated": list(self._rated),
+            "games": dict(self._games),
+        }
+
+    def load_state(self, state: SavedLeague) -> None:
+        """Go on from ``state``; ratings that were not finished are begun again.
+
+        Raises:
+            UserError: a snapshot's file is missing, damaged or of another network.
+        """
+        self.pool.load_state(state.pool.model_dump())
+        self.ratings.load_state(state.ratings.model_dump())
+        self._rated = list(state.rated)
+        self._games = Counter(state.model_dump()["games"])
+        self._told = self._met()
+        self._shared = []
+        policy = self._make_policy()
+        for snapshot in self.pool.snapshots:
+            self._store.load_into(policy, snapshot)  # a bad one is told now, not in the middle of a game
+            self._shared.append(self._place.share(snapshot, self._store))
+        for snapshot in self.pool.snapshots:
+            if snapshot.name not in self._rated:
+                self._rate(snapshot)
+
+    def table(self) -> dict[str, Any]:
+        """What ``league.json`` holds, see ``machina.league.table``."""
+        snapshots = [
+            {**snapshot._asdict(), "quality": quality, "probability": probability, **met._asdict()}
+            for snapshot, quality, probability, met in zip(
+                self.pool.snapshots,
+                self.pool.qualities,
+                self.pool.probabilities,
+                self.pool.meetings,
+                strict=True,
+            )
+        ]
+        return {
+            "pool_share": self._config.league.pool_share,
+            "snapshots": snapshots,
+            "ratings": [rating._asdict() for rating in self.ratings.table()],
+            "games": {kind: self._games[kind] for kind in ("self", "pool")},
+        }
+
+    def write_table(self) -> None:
+        """Write ``league.json``; when the disk refuses, the former one stays. Checkpoints hold all of it as well."""
+        file = self._run.path / "league" / "league.json"
+        try:
+            file.parent.mkdir(exist_ok=True)
+            write_atomically(file, json.dumps(self.table()).encode())
+            self._table_is_stale = False
+        except OSError as error:
+            if not self._table_is_stale:  # told once, not at every line of the metrics
+                self._notice(f"'{file}' could not be written: {error.strerror or error}; the former one stays")
+            self._table_is_stale = True
+
+    def _met(self) -> tuple[int, float]:
+        """Games against the pool, and how many of them the present self won, a draw counting half."""
+        met = self.pool.meetings
+        return sum(each.games for each in met), sum(each.wins + each.draws / 2 for each in met)
+
+    def metrics(self) -> dict[str, float]:
+        """What the metrics show: the pool since the former call, and the newest rating."""
+        values: dict[str, float] = {
+            "league/snapshots": float(len(self.pool.snapshots)),
+            "league/games_self": float(self._games["self"]),
+            "league/games_pool": float(self._games["pool"]),
+        }
+        games, won = self._met()
+        if games > self._told[0]:  # since the former line: over the whole run it would hardly move
+            values["league/win_rate_pool"] = (won - self._told[1]) / (games - self._told[0])
+            self._told = games, won
+        ratings = {rating.name: rating for rating in self.ratings.table()} if self._rated else {}
+        if self._rated and (newest := ratings.get(self._rated[-1])) is not None:
+            values |= {"league/rating": newest.mu, "league/rating_sigma": newest.sigma}
+        return values

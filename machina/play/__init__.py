@@ -1,0 +1,1 @@
+"""A policy at play, with nothing learned: evaluations, matches, one player with its memory."""

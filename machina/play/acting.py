@@ -1,0 +1,130 @@
+"""A player with its memory: what evaluation, films and Python users act with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from machina.envs.actions import native_actions, without_choice
+from machina.envs.declared import lossless
+from machina.envs.observations import flat_observation
+from machina.errors import EnvironmentFaultError, UserError
+from machina.interfaces import Policy
+from machina.play.matches import Player, PolicyPlayer
+from machina.specs import EnvSpec
+from machina.streams import SlotStreams
+from machina.types import (
+    ACTION_MASK,
+    ActorInput,
+    Array,
+    BoolArray,
+    CoreState,
+    FloatArray,
+    IntArray,
+    Observation,
+    where_slots,
+)
+
+
+class ActingPlayer:
+    """A player with what acting needs between steps: core state and previous action.
+
+    Args:
+        player: answers for B slots.
+        spec: of the environment.
+        slots: ``[B]``, those that it plays.
+        task_ids: ``[B]``.
+        seed: seeds action sampling, one stream per slot.
+    """
+
+    def __init__(self, player: Player, spec: EnvSpec, slots: IntArray, task_ids: IntArray, seed: int) -> None:
+        self.player = player
+        self.slots = slots
+        self._task_ids = task_ids
+        self._none = spec.action.none(len(slots))
+        self._streams = SlotStreams(seed, slots, spec.action.shape)
+        self.reset(np.ones(len(slots), np.bool_))
+
+    def reset(self, slots: Array) -> None:
+        """Forget what came before in the slots where ``slots`` ``[B]`` is true."""
+        self._first = slots.copy()
+        if slots.all():
+            self._core_state: CoreState = self.player.initial_core_state(len(self.slots))
+            self._previous_action = self._none
+            return
+        self._previous_action = where_slots(slots, self._none, self._previous_action)
+        self._core_state = tuple(where_slots(slots, np.zeros_like(array), array) for array in self._core_state)
+
+    def act(self, observation: Observation, reward: FloatArray, on_turn: BoolArray) -> Array:
+        """Sample an action per slot, ``[B, *action.shape]``; those of slots not ``on_turn`` ``[B]`` are ignored."""
+        action, self._core_state = self.player.act(
+            ActorInput(
+                observation,
+                reward,
+                self._previous_action,
+                self._first,
+                self._task_ids,
+                self._core_state,
+                self._streams.next(),
+            )
+        )
+        self._previous_action = where_slots(on_turn, action, self._previous_action)
+        self._first = np.zeros_like(self._first)
+        return action
+
+
+class LoadedPolicy:
+    """A run's policy for one environment of your own, on plain numpy observations.
+
+    ::
+
+        policy = machina.load_policy("runs/pong")
+        policy.reset()
+        action = policy.act(observation)
+    """
+
+    def __init__(self, policy: Policy, spec: EnvSpec, seed: int, task_id: int = 0) -> None:
+        self._spec = spec
+        self._acting = ActingPlayer(PolicyPlayer("policy", policy), spec, np.arange(1), np.full(1, task_id), seed)
+
+    def reset(self) -> None:
+        """Start an episode."""
+        self._acting.reset(np.ones(1, np.bool_))
+
+    def act(self, observation: npt.ArrayLike | Mapping[str, Any] | tuple[Any, ...], reward: float = 0.0) -> Any:
+        """Sample an action: an integer, or an array of integers or of numbers, as the environment takes it.
+
+        Args:
+            observation: one observation as the environment gives it, without batch axis; an image stack as
+                ``[stack, H, W]`` uint8. An array or a number, or dictionaries and tuples of them; what the policy was
+                not trained on is passed over.
+            reward: the reward that came with it; recurrent policies read it.
+
+        Raises:
+            UserError: an array is missing, not finite, of another shape than the run's environment gave or of numbers
+                that its dtype can't hold (parts of 1 for bytes), a number is none of its choices, or the action mask
+                allows nothing.
+        """
+        try:
+            arrays = flat_observation(self._spec.observation, observation, batched=False)
+        except ValueError as error:
+            raise UserError(f"{error}; the policy needs {', '.join(self._spec.observation)}") from error
+        batch: dict[str, Array] = {}
+        for key, expected in self._spec.observation.items():
+            try:
+                array = np.array(lossless(arrays[key], np.dtype(expected.dtype), f"observation {key!r}"), order="C")
+            except EnvironmentFaultError as error:
+                raise UserError(f"{error}; the policy was trained on {expected.dtype}") from error
+            if not np.isfinite(array).all():
+                raise UserError(f"observation {key!r} is not finite")
+            if array.shape != expected.shape:
+                raise UserError(f"observation {key!r} has shape {array.shape}, the policy needs {expected.shape}")
+            batch[key] = array[None]
+        if ACTION_MASK in batch and without_choice(self._spec.action, batch[ACTION_MASK]).any():
+            raise UserError(f"observation {ACTION_MASK!r} allows no action")
+        action = self._acting.act(batch, np.full(1, reward, np.float32), np.ones(1, np.bool_))
+        native = native_actions(self._spec.action, action)[0]
+        return int(native) if self._spec.action.kind == "discrete" else native

@@ -1,0 +1,37 @@
+"""How the cores of a machine are shared out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from machina.launch.configuration import job_config
+from machina.launch.plan import build_parts
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "environment", "runtime", "threads", "groups"),
+    [
+        ("impala", "pong", {}, 4, 2),
+        ("impala", "pong", {"place": "inline"}, 8, 2),
+        ("impala", "pong", {"learners": 2}, 2, 2),
+        ("ppo", "pong", {}, 8, 1),
+        ("ppo", "pong", {"learners": 2}, 4, 1),
+        ("ppo", "pong", {"learner_threads": 3}, 3, 1),
+        ("ppo", "connect_four", {}, 4, 2),
+    ],
+)
+def test_a_learner_of_several_passes_over_images_gets_all_cores(
+    algorithm: str,
+    environment: str,
+    runtime: dict[str, Any],
+    threads: int,
+    groups: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then actors gain nothing by two groups, and lose by small batches."""
+    monkeypatch.setattr("machina.launch.plan.available_cores", lambda: 8)
+    config, _ = job_config(algorithm, environment, "defaults", runtime=runtime)
+    machine = build_parts(config).machine
+    assert (machine.learner_threads, machine.groups_per_actor) == (threads, groups)

@@ -1,0 +1,102 @@
+"""The learner group with real rank processes: equal to one rank, and alive after a kill."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+
+import machina
+from machina.checkpoint import RunDirectory
+from machina.errors import RunFailedError
+from machina.launch.configuration import job_config
+from machina.launch.places import OneMachine
+from machina.launch.plan import build_parts
+from machina.learner.learner_group import Lost, Updated
+
+UPDATES = 25
+ALGO = {"batch_size": 8, "unroll_length": 5}
+
+
+def model_of(tmp_path: Path, **options: int) -> dict[str, torch.Tensor]:
+    """The model after some updates in lock-step."""
+    name = f"{options}"
+    frames = UPDATES * ALGO["batch_size"] * ALGO["unroll_length"]
+    common = {"envs_per_task": 8, "lock_step": True, "precision": "float32", "learner_threads": 1, **ALGO}
+    run = machina.train(
+        "impala_popart", "catch", "defaults", runs_dir=tmp_path, name=name, total_frames=frames, **common, **options
+    )
+    assert run.updates == UPDATES
+    return dict(RunDirectory.open(tmp_path / name).latest().checkpoint.tensors["model"])
+
+
+def test_two_ranks_in_processes_train_as_one(tmp_path: Path) -> None:
+    one = model_of(tmp_path)
+    two = model_of(tmp_path, learners=2)
+    assert one.keys() == two.keys()
+    for key, tensor in one.items():
+        # The same sums in another order, 25 updates of RMSProp.
+        torch.testing.assert_close(two[key], tensor, rtol=1e-4, atol=1e-5)
+
+
+def kill_rank(name: str) -> None:
+    """End a rank's process as an out-of-memory killer does."""
+    process = next(child for child in multiprocessing.active_children() if child.name == name)
+    process.kill()
+    process.join(10)
+
+
+def test_a_killed_rank_restarts_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("machina.learner.learner_group.KEPT_STATE_S", 0.0)
+    faults: list[str] = []
+    config, _ = job_config(
+        "impala", "catch", "defaults", algo=ALGO, runtime={"learners": 2, "learner_threads": 1, "max_restarts": 1}
+    )
+    place = OneMachine(config, build_parts(config))
+    inline = config.runtime.model_copy(update={"place": "inline"})
+    learners = place.make_learners(faults.append)
+    plane = OneMachine(config.model_copy(update={"runtime": inline}), build_parts(config)).make_plane()
+    try:
+        plane.publish(0, learners.parameters())
+        plane.start({})
+
+        def update() -> list[Updated | Lost]:
+            batch = plane.next_batch(60)
+            assert batch is not None
+            return learners.submit(batch)
+
+        made = [answer for _ in range(6) for answer in update()] + learners.drain()
+        assert all(isinstance(answer, Updated) for answer in made)
+        assert len(made) == 6
+        state = learners.state()
+        kill_rank("learner rank 1")
+        lost = update() + learners.drain()
+        assert lost, "the batch went down with the ranks"
+        assert all(isinstance(answer, Lost) for answer in lost)
+        assert learners.restarts == 1
+        assert len(faults) == 1
+        assert faults[0].startswith("learner rank 1 was killed by SIGKILL (out of memory?)")
+        assert learners.state().values == state.values
+        torch.testing.assert_close(learners.state().tensors["model"], state.tensors["model"], rtol=0, atol=0)
+        monkeypatch.setattr(
+            "machina.learner.learner_group.KEPT_STATE_S", 1000.0
+        )  # keeping the state would wait as well
+        assert not update()
+        assert learners.skipped_batch() is None, "asked while an update is under way, it waits for that one"
+        again = update() + learners.drain()
+        assert [type(answer) for answer in again] == [Updated]
+
+        kill_rank("learner rank 1")
+        with pytest.raises(RunFailedError, match=r"learner rank 1 was killed .* 2 times \(max_restarts\)"):  # noqa: PT012
+            update()
+            learners.drain()
+        assert not learners.drain()
+        saved = learners.state()
+        assert saved.values == state.values, "what was kept last is there for a checkpoint"
+        torch.testing.assert_close(saved.tensors["model"], state.tensors["model"], rtol=0, atol=0)
+    finally:
+        plane.close()
+        learners.close()
+    assert not multiprocessing.active_children()

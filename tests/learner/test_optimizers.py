@@ -1,0 +1,56 @@
+import math
+
+import pytest
+import torch
+
+from machina.learner.optimizers import RMSPropTF
+
+LR, DECAY, EPSILON = 0.1, 0.9, 0.02
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_equals_a_scalar_transcription_of_tensorflow_1(momentum: float) -> None:
+    starts = [[0.5, -2.0, 3.0], [1e-3]]
+    params = [torch.tensor(start, dtype=torch.float64).requires_grad_() for start in starts]
+    optimizer = RMSPropTF(params, lr=LR, decay=DECAY, epsilon=EPSILON, momentum=momentum)
+    weights = [w for start in starts for w in start]
+    squares, moments = [1.0] * len(weights), [0.0] * len(weights)
+    for step in range(6):
+        lr = LR / (1 + step)
+        optimizer.param_groups[0]["lr"] = lr
+        for parameter in params:
+            parameter.grad = (parameter.detach() ** 2) * (step - 2)
+        optimizer.step()
+        for i, weight in enumerate(weights):
+            gradient = weight**2 * (step - 2)
+            squares[i] = DECAY * squares[i] + (1 - DECAY) * gradient**2
+            moments[i] = momentum * moments[i] + lr * gradient / math.sqrt(squares[i] + EPSILON)
+            weights[i] = weight - moments[i]
+    got = [w for parameter in params for w in parameter.tolist()]
+    assert got == pytest.approx(weights, rel=1e-12)
+
+
+def test_the_first_step_is_small_unlike_pytorchs() -> None:
+    """s = 0.99 + 0.01 g^2, so a gradient of 1 moves the weight by lr / sqrt(1 + 0.01)."""
+    weight = torch.zeros(1, requires_grad=True)
+    weight.grad = torch.ones(1)
+    RMSPropTF([weight], lr=1.0).step()
+    assert weight.item() == pytest.approx(-1 / math.sqrt(1.01))
+
+
+def test_a_parameter_without_gradient_stays() -> None:
+    used, unused = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    used.grad = torch.ones(2)
+    RMSPropTF([used, unused], lr=0.1).step()
+    assert torch.equal(unused, torch.ones(2))
+    assert not torch.equal(used, torch.ones(2))
+
+
+def test_default_constants_are_those_of_the_paper() -> None:
+    (group,) = RMSPropTF([torch.zeros(1, requires_grad=True)], 0.1).param_groups
+    assert {name: group[name] for name in ("lr", "decay", "epsilon", "momentum")} == {
+        "lr": 0.1,
+        "decay": 0.99,
+        "epsilon": 0.01,
+        "momentum": 0.0,
+    }
