@@ -17,7 +17,7 @@ from machina.algorithms.impala.learning import ImpalaLearner
 from machina.buffers.buffer import joined
 from machina.cli.options import parse
 from machina.interfaces import LearnerState
-from machina.jobs.train import load_run
+from machina.jobs.loaded_run import load_run
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.places import OneMachine
 from machina.launch.plan import Parts

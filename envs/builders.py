@@ -12,7 +12,7 @@ from machina.envs.config import AtariConfig, GameConfig, GymnasiumConfig, ToyCon
 from machina.envs.games.table import GAMES, game_factory, is_game
 from machina.envs.names import meant
 from machina.envs.wrappers import refuse_learning, wrapped
-from machina.errors import RAISED, EnvironmentFaultError, UserError, told_with_place
+from machina.errors import RAISED, EnvironmentFaultError, UserError, in_one_line_with_place
 from machina.interfaces import EnvFactory, SlotEnv
 from machina.specs import ArraySpec, EnvSpec, discrete
 from machina.types import OBSERVATION
@@ -240,7 +240,7 @@ def _built(name: str, build: Callable[[], AnyVectorEnv]) -> AnyVectorEnv:
     except RAISED as error:
         from machina.envs.pictures import remedy_for_opengl
 
-        told = told_with_place(error, name.partition(":")[0])
+        told = in_one_line_with_place(error, name.partition(":")[0])
         raise UserError(f"environment {name!r} can't be built: {told}{remedy_for_opengl(error)}") from error
     if not isinstance(env, VectorEnv):
         raise UserError(f"environment {name!r} must be a gymnasium.vector.VectorEnv, got {type(env).__name__}")

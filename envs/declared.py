@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 
-from machina.errors import RAISED, EnvironmentFaultError, raised
+from machina.errors import RAISED, EnvironmentFaultError, environment_fault
 from machina.processes import seed_generators
 from machina.types import ACTION_MASK, Array
 from machina.waiting import within
@@ -154,7 +154,7 @@ class DeclaredEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             observation, infos = self.env.reset(seed=seed, options=options)
         except RAISED as error:
-            raise raised(self._name, self._name, "reset", error) from error
+            raise environment_fault(self._name, self._name, "reset", error) from error
         return as_declared(self._space, observation, self._what["observation"]), self._kept(infos)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -162,7 +162,7 @@ class DeclaredEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             observation, reward, terminated, truncated, infos = self.env.step(action)
         except RAISED as error:
-            raise raised(self._name, self._name, "step", error) from error
+            raise environment_fault(self._name, self._name, "step", error) from error
         return (
             as_declared(self._space, observation, self._what["observation"]),
             as_number(reward, self._what["reward"]),

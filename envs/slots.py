@@ -17,7 +17,7 @@ from machina.envs.declared import as_declared
 from machina.envs.observations import flat_observation
 from machina.envs.pictures import as_picture, remedy_for_opengl, stated_fps
 from machina.envs.workers import WorkerEnvs, end_workers
-from machina.errors import RAISED, EnvironmentFaultError, UserError, raised, told
+from machina.errors import RAISED, EnvironmentFaultError, UserError, environment_fault, in_one_line
 from machina.specs import ActionSpec, EnvSpec
 from machina.types import (
     ACTION_MASK,
@@ -181,7 +181,7 @@ class GymnasiumSlots:
             raise no_picture from error
         except RAISED as error:
             if remedy := remedy_for_opengl(error):
-                raise UserError(f"environment {name!r} can't be drawn: {told(error)}{remedy}") from error
+                raise UserError(f"environment {name!r} can't be drawn: {in_one_line(error)}{remedy}") from error
             raise self._fault("render", error) from error
         picture = as_picture(frames[0]) if isinstance(frames, tuple | list | np.ndarray) and len(frames) else None
         if picture is None:
@@ -327,7 +327,7 @@ class GymnasiumSlots:
     def _fault(self, call: str, error: BaseException) -> EnvironmentFaultError:
         if isinstance(error, EnvironmentFaultError):
             return error
-        return raised(self.spec.name, self.waiting_for, call, error)
+        return environment_fault(self.spec.name, self.waiting_for, call, error)
 
 
 def _is_arithmetic(env: AnyVectorEnv) -> bool:

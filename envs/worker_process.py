@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.async_vector_env import _async_worker
 
 from machina.envs.declared import DeclaredEnv
-from machina.errors import RAISED, EnvironmentFaultError, told_with_place
+from machina.errors import RAISED, EnvironmentFaultError, in_one_line_with_place
 from machina.plugins import load_module
 from machina.processes import WORKER_MARK, end_started_by, seed_generators
 
@@ -62,7 +62,7 @@ class Maker:
             env = gymnasium.make(cloudpickle.loads(self._pickled))
         except RAISED as error:
             trace = "".join(traceback.format_exception(error))
-            told = told_with_place(error, module)
+            told = in_one_line_with_place(error, module)
             raise EnvironmentFaultError(f"environment {self.name!r} can't be built: {told}", trace) from error
         return DeclaredEnv(env, self.name, keep_infos=self._keep_infos, own_process=True)
 

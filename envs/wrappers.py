@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from machina.errors import RAISED, UserError, told_with_place
+from machina.errors import RAISED, UserError, in_one_line_with_place
 from machina.plugins import load_function
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def wrapped(env: AnyVectorEnv, wrapper: str | None) -> AnyVectorEnv:
     try:
         result = function(env)
     except RAISED as error:
-        raise UserError(f"wrapper {wrapper!r} raised {told_with_place(error, wrapper.partition(':')[0])}") from error
+        reason = in_one_line_with_place(error, wrapper.partition(":")[0])
+        raise UserError(f"wrapper {wrapper!r} raised {reason}") from error
     if not isinstance(result, VectorEnv):
         raise UserError(f"wrapper {wrapper!r} must return a gymnasium.vector.VectorEnv, got {type(result).__name__}")
     return result

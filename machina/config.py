@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tyro.conf import Suppress
 
-from machina.errors import UserError, nearest, told
+from machina.errors import UserError, in_one_line, nearest
 from machina.ranges import OUT_OF_RANGE, number_range
 
 LARGEST_SEED = 2**32 - 1
@@ -358,7 +358,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text)
     except Exception as error:  # besides its own errors it lets through those of int(), of dates, of its recursion
-        reason = str(error).splitlines()[0] if isinstance(error, yaml.YAMLError) else told(error)
+        reason = str(error).splitlines()[0] if isinstance(error, yaml.YAMLError) else in_one_line(error)
         raise UserError(f"configuration {str(path)!r} is not valid YAML: {reason}") from error
     if not isinstance(content, dict):
         raise UserError(f"configuration {str(path)!r} must be a mapping of sections, got {type(content).__name__}")

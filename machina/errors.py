@@ -55,7 +55,7 @@ RAISED = (Exception, SystemExit)
 """What code that is not ours may raise: a sys.exit in it must not end the run."""
 
 
-def told(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     """An error of code that is not ours in one line: ``RuntimeError: the engine stalled``."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
@@ -63,11 +63,11 @@ def told(error: BaseException) -> str:
 
 def stopped(what: str, error: BaseException) -> RunFailedError:
     """The end of a run by an error that nobody foresaw: ``the learner stopped: ValueError: ...``, with its stack."""
-    return RunFailedError(f"{what} stopped: {told(error)}", "".join(traceback.format_exception(error)))
+    return RunFailedError(f"{what} stopped: {in_one_line(error)}", "".join(traceback.format_exception(error)))
 
 
-def told_with_place(error: BaseException, module: str) -> str:
-    """``told``, and the last line of a user's code that led to it: ``KeyError: 'left' (/home/me/mine.py:12)``.
+def in_one_line_with_place(error: BaseException, module: str) -> str:
+    """``in_one_line``, and the last line of a user's code that led to it: ``KeyError: 'left' (/home/me/mine.py:12)``.
 
     Args:
         error: as caught.
@@ -79,10 +79,10 @@ def told_with_place(error: BaseException, module: str) -> str:
         for frame, line in traceback.walk_tb(error.__traceback__)
         if str(frame.f_globals.get("__name__")).partition(".")[0] == package
     ]
-    return told(error) + (places[-1] if places else "")
+    return in_one_line(error) + (places[-1] if places else "")
 
 
-def raised(name: str, waiting_for: str, call: str, error: BaseException) -> EnvironmentFaultError:
+def environment_fault(name: str, waiting_for: str, call: str, error: BaseException) -> EnvironmentFaultError:
     """What an environment raised, with the line of the user's code and the stack.
 
     Args:
@@ -93,7 +93,7 @@ def raised(name: str, waiting_for: str, call: str, error: BaseException) -> Envi
     """
     details = "".join(traceback.format_exception(error))
     return EnvironmentFaultError(
-        f"environment {waiting_for!r}: {call} raised {told_with_place(error, name.partition(':')[0])}", details
+        f"environment {waiting_for!r}: {call} raised {in_one_line_with_place(error, name.partition(':')[0])}", details
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from machina.errors import RAISED, UserError, nearest, told_with_place
+from machina.errors import RAISED, UserError, in_one_line_with_place, nearest
 
 
 def load_module(module: str, what: str) -> ModuleType:
@@ -36,7 +36,7 @@ def load_module(module: str, what: str) -> ModuleType:
     except UserError:
         raise
     except RAISED as error:  # the module is there, its code or another release of what it imports fails
-        raise UserError(f"{what}: module {module!r} raised {told_with_place(error, module)}") from error
+        raise UserError(f"{what}: module {module!r} raised {in_one_line_with_place(error, module)}") from error
 
 
 def load_function(path: str, field: str) -> Callable[..., Any]:

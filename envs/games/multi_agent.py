@@ -15,7 +15,7 @@ import numpy as np
 
 from machina.envs.actions import checked_actions, native_actions, without_choice
 from machina.envs.pictures import as_picture
-from machina.errors import RAISED, EnvironmentFaultError, UserError, raised
+from machina.errors import RAISED, EnvironmentFaultError, UserError, environment_fault
 from machina.specs import EnvSpec
 from machina.types import ACTION_MASK, Array, BoolArray, FloatArray, IntArray, StepResult, copies, section
 
@@ -284,7 +284,7 @@ class MultiAgentSlots:
     def _fault(self, call: str, error: BaseException) -> EnvironmentFaultError:
         if isinstance(error, EnvironmentFaultError):
             return error
-        return raised(self.spec.name, self.waiting_for, call, error)
+        return environment_fault(self.spec.name, self.waiting_for, call, error)
 
 
 def _generator_state(generator: np.random.Generator) -> Array:

@@ -19,7 +19,7 @@ from machina.envs.declared import close_in_time
 from machina.envs.games.pettingzoo_oddities import reading
 from machina.envs.games.teams import group, team_numbers
 from machina.envs.observations import flat_observation, leaves, observation_specs
-from machina.errors import RAISED, UserError, nearest, told
+from machina.errors import RAISED, UserError, in_one_line, nearest
 from machina.plugins import load_module
 from machina.specs import ActionSpec, ArraySpec, EnvSpec, Seat, discrete
 from machina.types import ACTION_MASK, OBSERVATION
@@ -87,7 +87,7 @@ def build(name: str, **options: Any) -> AnyGame:
     try:
         env = builder(**options)
     except RAISED as error:
-        raise UserError(f"environment {name!r} can't be built: {told(error)}") from error
+        raise UserError(f"environment {name!r} can't be built: {in_one_line(error)}") from error
     if not isinstance(env, (AECEnv, ParallelEnv)):
         raise UserError(f"environment {name!r} must be a PettingZoo AECEnv or ParallelEnv, got {type(env).__name__}")
     if not getattr(env, "possible_agents", None):

@@ -47,3 +47,9 @@ def free_space(folder: Path) -> str:
             return f"{free:.0f} {unit} free"
         free /= 1024
     return f"{free:.1f} TiB free"
+
+
+def as_file_name(name: str) -> str:
+    """An environment's or a task's name as part of the name of a file or folder."""
+    short = name if name.count(",") < 3 else f"{name.count(',') + 1}games"
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in short)

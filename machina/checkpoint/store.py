@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 
 from machina.checkpoint.files import free_space, sync, write_synced
 from machina.checkpoint.typed import Count, SavedFile, parsed
-from machina.errors import RunFailedError, UserError, told
+from machina.errors import RunFailedError, UserError, in_one_line
 from machina.types import Array
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _state(file: Path, content: bytes, manifest: Manifest) -> dict[str, Any]:
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"checkpoint file '{file}' can't be read: {told(error)}; {_REMEDY}") from error
+        raise UserError(f"checkpoint file '{file}' can't be read: {in_one_line(error)}; {_REMEDY}") from error
     if not isinstance(values, dict):
         raise UserError(f"checkpoint file '{file}' holds no named values; {_REMEDY}")
     if values.pop(_MARK, None) != manifest.checkpoint:
@@ -185,7 +185,7 @@ def _tensors(file: Path, content: bytes, manifest: Manifest) -> dict[str, Tensor
         tensors: dict[str, Tensor] = safetensors.torch.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"checkpoint file '{file}' can't be read: {told(error)}; {_REMEDY}") from error
+        raise UserError(f"checkpoint file '{file}' can't be read: {in_one_line(error)}; {_REMEDY}") from error
     if (header.get("__metadata__") or {}).get(_MARK) != manifest.checkpoint:
         raise UserError(f"checkpoint file '{file}' is of another checkpoint: its mark '{_MARK}' differs; {_REMEDY}")
     listed = manifest.tensors.get(file.stem, {})

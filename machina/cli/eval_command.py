@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> int:
     from rich.console import Console
 
     from machina.cli.progress_bar import progress_of
-    from machina.jobs.train import evaluate_run
+    from machina.jobs.eval import evaluate_run
     from machina.report.evaluation import evaluation_table
 
     console = Console()

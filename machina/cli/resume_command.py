@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     """Continue a run."""
     options = parse(ResumeOptions, arguments, "machina resume")
 
-    from machina.jobs.train import resume
+    from machina.jobs.resume import resume
 
     resume(options.run, options.minutes, options.total_frames)
     return 0

@@ -28,7 +28,7 @@ from machina.cluster.cluster import ray_nodes, room_for_actors
 from machina.cluster.remote_actor import Death, RemoteActor
 from machina.cluster.workers import Life, RolloutWorker, RoundReport
 from machina.config import RuntimeConfig
-from machina.errors import RunFailedError, UserError, stopped, told
+from machina.errors import RunFailedError, UserError, in_one_line, stopped
 from machina.metrics import merged_seconds
 from machina.types import Array, Episode, GameResult, IntArray
 
@@ -144,7 +144,8 @@ class RayPlane(Plane):
             if isinstance(error.cause, UserError):
                 raise error.cause from None
             failed = isinstance(error.cause, RunFailedError)  # an environment, which it names
-            self._lose(remote, str(error.cause) if failed else told(error.cause), str(error), its_process=not failed)
+            reason = str(error.cause) if failed else in_one_line(error.cause)
+            self._lose(remote, reason, str(error), its_process=not failed)
             return
         except ray.exceptions.RayActorError as error:
             self._lose(remote, "its process died", str(error))

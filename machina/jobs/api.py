@@ -9,7 +9,10 @@ from pydantic import BaseModel
 
 from machina.config import option_paths
 from machina.errors import UserError, nearest
-from machina.jobs import train as jobs
+from machina.jobs.eval import evaluate_run
+from machina.jobs.loaded_run import load_run
+from machina.jobs.resume import resume as resume_run
+from machina.jobs.train import train as train_run
 from machina.launch.configuration import job_config
 from machina.play.acting import LoadedPolicy
 from machina.processes import refuse_second_run
@@ -49,7 +52,7 @@ def train(
     for name, value in options.items():
         _place(run_config_type(base.algorithm, base.environment), changes, name, value)
     resolved, _ = job_config(base.algorithm, base.environment, config, **changes)
-    run, outcome = jobs.train(resolved, source)
+    run, outcome = train_run(resolved, source)
     return TrainedRun(run.path, outcome.reason, outcome.env_steps, outcome.updates)
 
 
@@ -66,14 +69,14 @@ def resume(run: str | Path, minutes: float | None = None, total_frames: int | No
         RunFailedError: the run stopped for a fault; its last checkpoint is good.
     """
     refuse_second_run()
-    directory, outcome = jobs.resume(Path(run), minutes, total_frames)
+    directory, outcome = resume_run(Path(run), minutes, total_frames)
     return TrainedRun(directory.path, outcome.reason, outcome.env_steps, outcome.updates)
 
 
 def evaluate(run: str | Path, episodes: int = 30, seed: int = 0) -> EvaluationResult:
     """Score a run with exactly ``episodes`` episodes per task, as ``machina eval`` does."""
     refuse_second_run()
-    return jobs.evaluate_run(Path(run), episodes, seed=seed)
+    return evaluate_run(Path(run), episodes, seed=seed)
 
 
 def load_policy(run: str | Path, best: bool = False, seed: int = 0, task: str | None = None) -> LoadedPolicy:
@@ -88,7 +91,7 @@ def load_policy(run: str | Path, best: bool = False, seed: int = 0, task: str | 
     Raises:
         UserError: no such run or task, or each role has a network of its own and none is named.
     """
-    loaded = jobs.load_run(Path(run), best)
+    loaded = load_run(Path(run), best)
     spec = loaded.parts.factory.spec
     if task is None and getattr(getattr(loaded.config.algo, "network", None), "separate_roles", False):
         raise UserError(f"task: each role has its own network; name one of {', '.join(spec.tasks)}")

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from machina.actors.stepping import ThreadStepper, build_env, fault_at_hang
+from machina.checkpoint.files import as_file_name
 from machina.envs.games.table import GAMES
 from machina.envs.pictures import draw_without_display
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError
 from machina.hardware import torch_threads
+from machina.jobs.loaded_run import task_index
 from machina.jobs.match import BEST, Lineup, PlayerName, RunPlayers, lineup, parse_player, short_name, team_labels
-from machina.jobs.train import file_name, task_index
 from machina.launch.plan import seed_shared_generators
 from machina.play.acting import ActingPlayer
 from machina.report.video import write_mp4
@@ -155,7 +156,7 @@ def _file(chosen: Lineup, host: RunPlayers, task: int, seed: int) -> Path:
     if own.env_steps is None:
         raise UserError(f"snapshot={own.player.name!r} is a scripted player; film it with --against")
     spec = chosen.factory.spec
-    name = file_name(spec.name if spec.seats else spec.tasks[task])
+    name = as_file_name(spec.name if spec.seats else spec.tasks[task])
     opponent = "".join(f"-vs-{short_name(other.player.name)}" for other in others)
     return host.run.videos / f"{name}-{own.env_steps:012d}{opponent}-seed{seed}.mp4"
 

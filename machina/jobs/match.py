@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from machina.checkpoint import RunDirectory
-from machina.checkpoint.files import write_atomically
+from machina.checkpoint.files import as_file_name, write_atomically
 from machina.config import RuntimeConfig
 from machina.envs.builders import describe
 from machina.envs.games.scripted import SCRIPTED, random_player
@@ -16,7 +16,7 @@ from machina.envs.games.teams import group
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nearest
 from machina.hardware import torch_threads
 from machina.interfaces import EnvFactory
-from machina.jobs.train import file_name, load_run
+from machina.jobs.loaded_run import load_run
 from machina.launch.configuration import config_for_acting
 from machina.launch.plan import build_parts, env_factory, policy_maker, seed_shared_generators
 from machina.launch.self_play import snapshots_folder
@@ -161,7 +161,7 @@ def play_timed(
 
 def short_name(player: str) -> str:
     """A player's name as part of a file's name, without the folder of its run."""
-    return file_name(Path(player).name)
+    return as_file_name(Path(player).name)
 
 
 def match_rows(result: MatchResult, spec: EnvSpec) -> list[MatchRow]:

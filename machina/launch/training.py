@@ -14,7 +14,7 @@ from torch import Tensor
 from machina.buffers.buffer import Batch
 from machina.checkpoint import Checkpoint, CheckpointError, RunDirectory
 from machina.checkpoint.status import Status, steady_clock
-from machina.errors import RunFailedError, UserError, told
+from machina.errors import RunFailedError, UserError, in_one_line
 from machina.hardware import resident_memory
 from machina.interfaces import LearnerState
 from machina.launch.configuration import AnyRunConfig
@@ -231,7 +231,7 @@ class Trainer:
         try:
             self._save_or_notice("the run ends here")
         except Exception as error:
-            self._view.notice(f"no checkpoint of this moment ({told(error)}); those before it are good")
+            self._view.notice(f"no checkpoint of this moment ({in_one_line(error)}); those before it are good")
 
     def _end_session(self) -> None:
         """Tell the last faults, write the last metrics and close everything."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from machina.checkpoint.files import free_space, write_atomically
 from machina.checkpoint.store import check_finite
-from machina.errors import RunFailedError, UserError, told
+from machina.errors import RunFailedError, UserError, in_one_line
 from machina.interfaces import Policy
 from machina.league.pool import Snapshot
 
@@ -82,7 +82,7 @@ class SnapshotStore:
         except OSError as error:
             raise UserError(f"snapshot '{file}' can't be read: {error.strerror}; {_REMEDY}") from error
         except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise UserError(f"snapshot '{file}' is damaged: {told(error)}; {_REMEDY}") from error
+            raise UserError(f"snapshot '{file}' is damaged: {in_one_line(error)}; {_REMEDY}") from error
         if found != snapshot.sha256:
             raise UserError(f"snapshot '{file}' is damaged: its parameters are not those that were saved; {_REMEDY}")
         check_finite(f"snapshot '{file}'", flat, _REMEDY)

@@ -10,11 +10,12 @@ from torch.optim import Adam, Optimizer
 
 from machina.errors import UserError
 from machina.interfaces import Ranks
+from machina.learner.filter_statistics import FilterStatistics
 from machina.learner.popart import PopArt, rescale_head
 from machina.nets.build import build_network
 from machina.nets.config import NetworkConfig
 from machina.nets.network import NetworkInput
-from machina.nets.observation_filter import FilterStatistics, ObservationFilter
+from machina.nets.observation_filter import ObservationFilter
 from machina.nets.parameters import FILTER, POPART, check_alike, check_names, load_tensors
 from machina.specs import EnvSpec
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from machina.errors import RAISED, RunFailedError, UserError, nearest, told_with_place
+from machina.errors import RAISED, RunFailedError, UserError, in_one_line_with_place, nearest
 from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, NetworkContract, NetworkInput, PolicyNetwork
 from machina.nets.roles import RoleNetworks
@@ -90,7 +90,7 @@ def _built(name: str, build: NetworkBuilder, spec: EnvSpec, config: NetworkConfi
     except UserError:
         raise
     except RAISED as error:
-        reason = told_with_place(error, getattr(build, "__module__", ""))
+        reason = in_one_line_with_place(error, getattr(build, "__module__", ""))
         raise UserError(f"network {name!r}: the builder raised {reason}") from error
     _check_parts(name, network, spec)
     network.contract = NetworkContract(name, spec.action.num_parameters, spec.num_tasks)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from machina.errors import RAISED, RunFailedError, told_with_place
+from machina.errors import RAISED, RunFailedError, in_one_line_with_place
 from machina.nets.config import NetworkConfig
 from machina.nets.distributions import masked
 from machina.nets.observation_filter import ObservationFilter
@@ -110,7 +110,7 @@ class PolicyNetwork(nn.Module):
         try:
             output = super().__call__(inputs, core_state)
         except RAISED as error:
-            reason = told_with_place(error, type(self).__module__)
+            reason = in_one_line_with_place(error, type(self).__module__)
             raise RunFailedError(f"network {self.contract.name!r}: forward raised {reason}") from error
         return self.contract.checked(output, inputs, core_state)
 

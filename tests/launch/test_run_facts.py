@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from machina.checkpoint import RunDirectory
-from machina.jobs.train import _facts
+from machina.jobs.session import run_facts
 from machina.launch.configuration import job_config
 from machina.launch.plan import build_parts
 
@@ -39,5 +39,5 @@ def test_how_observations_and_rewards_are_read(
     algorithm: str, environment: str, options: dict[str, Any], network: str, rewards: str, tmp_path: Path
 ) -> None:
     config, source = job_config(algorithm, environment, "defaults", algo=options)
-    facts = _facts(config, build_parts(config), RunDirectory.create(tmp_path, "run", ""), source)
+    facts = run_facts(config, build_parts(config), RunDirectory.create(tmp_path, "run", ""), source)
     assert (facts.network, facts.rewards) == (network, rewards)

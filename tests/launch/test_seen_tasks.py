@@ -16,7 +16,7 @@ from machina.checkpoint import load_checkpoint
 from machina.envs.builders import ENVIRONMENTS, parse_environment, register_environment
 from machina.envs.config import GymnasiumConfig
 from machina.errors import EnvironmentFaultError, UserError
-from machina.jobs.train import evaluate_run
+from machina.jobs.eval import evaluate_run
 
 QUICK: dict[str, Any] = {**SMALL, "processes": False, "envs_per_task": 4}
 DROPPED = ("mission", "more/pair/1")

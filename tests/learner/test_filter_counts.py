@@ -16,8 +16,8 @@ import machina
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.checkpoint import RunDirectory, load_checkpoint
 from machina.interfaces import Policy
-from machina.jobs.train import load_run
-from machina.nets.observation_filter import EPSILON
+from machina.jobs.loaded_run import load_run
+from machina.learner.filter_statistics import EPSILON
 from machina.types import OBSERVATION, ActorInput, Array, FloatArray, Unroll
 
 ENVIRONMENT = "InvertedPendulum-v5"

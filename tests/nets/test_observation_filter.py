@@ -12,11 +12,12 @@ from torch import Tensor
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.errors import UserError
+from machina.learner.filter_statistics import EPSILON, FilterStatistics
 from machina.learner.sums import SINGLE_RANK
 from machina.nets.build import NETWORKS, build_network, register_network
 from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, PolicyNetwork
-from machina.nets.observation_filter import EPSILON, FilterStatistics, ObservationFilter
+from machina.nets.observation_filter import ObservationFilter
 from machina.nets.parameters import flattened, load_flat
 from machina.specs import ArraySpec, EnvSpec
 

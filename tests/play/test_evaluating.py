@@ -121,7 +121,7 @@ def test_tasks_can_be_chosen(tmp_path: Path) -> None:
     path = train(tmp_path)
     everything = machina.evaluate(path, episodes=37)  # 32 slots for each of the two
     assert {task: len(returns) for task, returns in everything.episodes.items()} == {"small": 37, "large": 37}
-    from machina.jobs.train import evaluate_run
+    from machina.jobs.eval import evaluate_run
 
     assert evaluate_run(path, 5, ["large"]).episodes.keys() == {"large"}
     assert evaluate_run(path, 5, ["large,small"]).episodes.keys() == {"large", "small"}

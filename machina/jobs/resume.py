@@ -1,0 +1,72 @@
+"""`machina resume`: a run continues from its last good checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from machina.checkpoint import Checkpoint, RunDirectory
+from machina.config import to_yaml
+from machina.errors import UserError
+from machina.jobs.loaded_run import checked
+from machina.jobs.session import run_session
+from machina.launch.configuration import AnyRunConfig, changed_config, saved_config
+from machina.launch.ending import Outcome
+from machina.launch.plan import Parts, build_parts, total_env_steps
+from machina.launch.saved_state import own_state
+from machina.launch.sizes import check_batch_fills, check_memory
+from machina.report.output import steady_output
+
+
+def resume(path: Path, minutes: float | None = None, total_frames: int | None = None) -> tuple[RunDirectory, Outcome]:
+    """Go on from a run's last good checkpoint.
+
+    Args:
+        path: run directory.
+        minutes: of this session, and of those after it; None leaves it as it was.
+        total_frames: length of the run and its schedules from now on; None leaves it as it was.
+
+    Raises:
+        UserError: ``path`` is no run, is being trained, none of its checkpoints is good, or a value is out of range.
+        RunFailedError: see ``train``.
+    """
+    run = RunDirectory.open(path)
+    config = saved_config(run.path)
+    asked = {"minutes": minutes, "total_frames": total_frames}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    if changes:
+        config = changed_config(config, changes)
+    with run.held(), steady_output():
+        run.best()  # a damaged name would cost the best checkpoint
+        checkpoint = checked(run.latest())
+        parts = build_parts(config)
+        check_batch_fills(config, parts)
+        check_memory(config, parts)
+        own_state(checkpoint, config, parts.factory.spec)
+        if changes:
+            _check_longer(config, parts, checkpoint)
+            _save_config(run, config)
+        return run, run_session(config, parts, run, checkpoint, None, f"run {path}")
+
+
+def _check_longer(config: AnyRunConfig, parts: Parts, checkpoint: Checkpoint) -> None:
+    """Refuse a schedule that is over.
+
+    Raises:
+        UserError: the run has learned from so many frames.
+    """
+    if checkpoint.step >= total_env_steps(config, parts.factory):
+        learned = checkpoint.step * parts.factory.spec.frames_per_step
+        schedule = "its schedule" if config.total_frames is None else f"total_frames={config.total_frames}"
+        raise UserError(f"{schedule}: the run has learned from {learned:,} frames already; give it more --total-frames")
+
+
+def _save_config(run: RunDirectory, config: AnyRunConfig) -> None:
+    """So that every later command knows of the changes.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    try:
+        run.write_config(to_yaml(config))
+    except OSError as error:
+        raise UserError(f"'{run.config_file}' could not be written: {error.strerror or error}") from error
