@@ -16,16 +16,15 @@ import numpy as np
 
 from machina.envs.builders import parse_environment
 from machina.envs.config import GameConfig
-from machina.envs.games.scripted import SCRIPTED, ScriptedPlayer
+from machina.envs.games.scripted import SCRIPTED, Rule
 from machina.league.ratings import Ratings
-from machina.play.matches import ScriptedPlayer as Scripted
-from machina.play.matches import play_match
+from machina.play.matches import RulePlayer, play_match
 from machina.types import Array, FloatArray, GameResult, IntArray, Observation
 
 SHARES = (0.0, 1 / 64, 1 / 32, 1 / 16, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
 
-def diluted(heuristic: ScriptedPlayer, random: ScriptedPlayer, share: float) -> ScriptedPlayer:
+def diluted(heuristic: Rule, random: Rule, share: float) -> Rule:
     """Follows the heuristic in ``share`` of its moves."""
 
     def choose(observation: Observation, task_id: IntArray, uniforms: FloatArray) -> Array:
@@ -42,7 +41,7 @@ def step(game: str, games: int, weaker: int) -> tuple[GameResult, ...]:
     """The games of one share against the next."""
     random = SCRIPTED[game]["random"]
     heuristic = list(SCRIPTED[game].values())[-1]
-    players = [Scripted(f"{share:g}", diluted(heuristic, random, share)) for share in SHARES[weaker : weaker + 2]]
+    players = [RulePlayer(f"{share:g}", diluted(heuristic, random, share)) for share in SHARES[weaker : weaker + 2]]
     return play_match(parse_environment(game, GameConfig()), players, games, weaker).games
 
 

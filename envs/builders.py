@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from machina.envs.slots import AnyVectorEnv
 
-Wrapper = Callable[["AnyVectorEnv"], "AnyVectorEnv"]
 Progress = Callable[[int], None]
 
 TOY_TASKS: dict[str, tuple[str, ...]] = {

@@ -37,7 +37,7 @@ class MetricsWriter:
     """Appends metrics to a run: one JSON line and one TensorBoard event per ``write``.
 
     A disk that refuses (full) does not stop the run: what could not be written is dropped whole, so both files
-    stay readable, and ``warning`` holds one line until writing works again.
+    stay readable, and the first time stderr gets a line.
 
     TensorBoard events are written here and not by torch's SummaryWriter, whose thread dies for good, with a
     traceback, at the first refused write and leaves a torn record that hides everything after it.
@@ -52,7 +52,6 @@ class MetricsWriter:
         """
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 
-        self.warning: str | None = None
         self._warned = False
         metrics = run_dir / METRICS_FILE
         if metrics.exists():
@@ -83,26 +82,25 @@ class MetricsWriter:
         line = {"env_steps": env_steps, "frames": frames, "wall_s": round(wall_s, 3), **finite}
         points = [Summary.Value(tag=tag, simple_value=value) for tag, value in finite.items() if value is not None]
         event = Event(wall_time=time.time(), step=env_steps, summary=Summary(value=points))
-        written = self._append(self._lines, json.dumps(line).encode() + b"\n")
-        written = self._append(self._events, _record(event)) and written
-        if written:
-            self.warning = None
+        self._append(self._lines, json.dumps(line).encode() + b"\n")
+        self._append(self._events, _record(event))
 
     def close(self) -> None:
         """Close the files."""
         self._lines.close()
         self._events.close()
 
-    def _append(self, file: _AppendFile, content: bytes) -> bool:
+    def _append(self, file: _AppendFile, content: bytes) -> None:
         try:
             file.append(content)
         except OSError as error:
-            self.warning = f"metrics can't be written to '{file.path}': {error.strerror or error}; the run goes on"
-            if not self._warned:
-                self._warned = True
-                print(self.warning, file=sys.stderr, flush=True)
-            return False
-        return True
+            if self._warned:
+                return
+            self._warned = True
+            reason = error.strerror or error
+            print(
+                f"metrics can't be written to '{file.path}': {reason}; the run continues", file=sys.stderr, flush=True
+            )
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, float | None]]:

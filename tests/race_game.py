@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from machina.errors import EnvironmentFaultError
 from machina.interfaces import SlotEnv
+from machina.league.opponents import PoolOpponents
 from machina.league.pool import PoolView
 from machina.nets.parameters import load_flat, load_tensors
 from machina.specs import ArraySpec, EnvSpec, Seat, discrete
@@ -21,6 +22,7 @@ from machina.types import (
     CoreState,
     IntArray,
     StepResult,
+    names_of,
 )
 
 STUMBLE, WALK, RUN = 0, 1, 2
@@ -170,3 +172,8 @@ def view_of(probabilities: Sequence[float], pool_share: float = 1.0) -> PoolView
     numbers = range(1, len(probabilities) + 1)
     names = tuple(f"u{number}" for number in numbers)
     return PoolView(names, tuple(probabilities), tuple(numbers), pool_share)
+
+
+def in_memory(opponents: PoolOpponents) -> tuple[str, ...]:
+    """Opponents whose parameters are loaded."""
+    return tuple(names_of(opponents.state()["in_memory"]))

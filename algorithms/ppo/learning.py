@@ -33,7 +33,7 @@ CPU_CHUNK_BYTES = 256 * 4 * 84 * 84
 learner)."""
 
 
-class Knobs(NamedTuple):
+class Scheduled(NamedTuple):
     """The values that schedules give to one update."""
 
     learning_rate: float
@@ -108,7 +108,7 @@ class PPOLearner:
         self.updates = 0
 
     @property
-    def knobs(self) -> Knobs:
+    def scheduled(self) -> Scheduled:
         """Linear in the env steps learned from, over the run."""
         config = self.config
         done = min(1.0, self.env_steps / self.total_env_steps)
@@ -116,7 +116,7 @@ class PPOLearner:
         def at(start: float, end: float | None) -> float:
             return start if end is None else start + (end - start) * done
 
-        return Knobs(
+        return Scheduled(
             at(config.learning_rate, config.learning_rate_final),
             at(config.clip, config.clip_final),
             at(config.entropy_cost, config.entropy_cost_final),
@@ -135,12 +135,12 @@ class PPOLearner:
         Raises:
             RanksBrokenError: another rank is gone; part of the update may have been made.
         """
-        model, knobs = self.model, self.knobs
+        model, scheduled = self.model, self.scheduled
         unroll = to_device(batch, self.device)
         steps = aligned(unroll)
         inputs = network_input(unroll, steps.first, steps.previous_actions, self.spec)
         share = share_of(unroll.reward.shape[1], model.ranks, self.device)
-        samples, sums, statistics = self._samples(unroll, steps, inputs, knobs)
+        samples, sums, statistics = self._samples(unroll, steps, inputs, scheduled)
         filter_sums = model.filter_sums(inputs, steps.mask)
         if model.ranks.size > 1:
             model.ranks.add_up([sums, statistics, filter_sums])
@@ -161,12 +161,12 @@ class PPOLearner:
                 )
             )
             packed = Packed(steps.actions.flatten(0, 1), torch.stack(samples))
-            finite = self._learn(packed, inputs, unroll, parts, knobs, metrics)
+            finite = self._learn(packed, inputs, unroll, parts, scheduled, metrics)
             model.update_filter(filter_sums)
         metrics |= {
             "learner/skipped": 0.0 if finite else 1.0,
-            "learner/learning_rate": knobs.learning_rate,
-            "learner/team_spirit": knobs.team_spirit,
+            "learner/learning_rate": scheduled.learning_rate,
+            "learner/team_spirit": scheduled.team_spirit,
         }
         self.env_steps += share.num_slots * len(steps.mask)
         self.updates += 1
@@ -180,7 +180,7 @@ class PPOLearner:
 
     @torch.no_grad()
     def _samples(
-        self, unroll: Unroll[Tensor], steps: Steps, inputs: NetworkInput, knobs: Knobs
+        self, unroll: Unroll[Tensor], steps: Steps, inputs: NetworkInput, scheduled: Scheduled
     ) -> tuple[Samples, Tensor, Tensor]:
         """What is learned, the fields of ``BatchSums`` as a float64 vector, and PopArt's sums.
 
@@ -189,7 +189,7 @@ class PPOLearner:
         config, model = self.config, self.model
         _, values = model.values_of(self._values(inputs, unroll.core_state), unroll.task_id)
         rewards = team_spirit_rewards(
-            steps.rewards, steps.team_rewards, steps.enemy_rewards, knobs.team_spirit, config.zero_sum
+            steps.rewards, steps.team_rewards, steps.enemy_rewards, scheduled.team_spirit, config.zero_sum
         )
         if config.clips_rewards(self.spec):
             rewards = rewards.clamp(-1, 1)
@@ -256,7 +256,7 @@ class PPOLearner:
         inputs: NetworkInput,
         unroll: Unroll[Tensor],
         parts: list[Tensor],
-        knobs: Knobs,
+        scheduled: Scheduled,
         metrics: dict[str, float],
     ) -> bool:
         """The optimiser's steps; fills in ``metrics`` and answers whether all was finite."""
@@ -273,7 +273,7 @@ class PPOLearner:
         shown: dict[str, float] = {}
         for index, found in enumerate(counts.tolist()):
             steps = (max(found[0], 1.0), max(found[1], 1.0))
-            sums = self._step(packed, inputs, unroll.core_state, items[index], steps, knobs, learns=any(found))
+            sums = self._step(packed, inputs, unroll.core_state, items[index], steps, scheduled, learns=any(found))
             if sums is None:
                 return False
             done.append(sums)
@@ -293,7 +293,7 @@ class PPOLearner:
         core_state: tuple[Tensor, ...],
         items: Tensor,
         counts: tuple[float, float],
-        knobs: Knobs,
+        scheduled: Scheduled,
         *,
         learns: bool,
     ) -> StepSums | None:
@@ -307,7 +307,7 @@ class PPOLearner:
         entries = len(inputs.reward) - 1
         for chunk in torch.split(items, self._chunk(entries if core_state else 1)):
             if len(chunk):
-                loss, parts = self._losses(packed, inputs, core_state, chunk, counts, knobs)
+                loss, parts = self._losses(packed, inputs, core_state, chunk, counts, scheduled)
                 loss.backward()  # type: ignore[no-untyped-call]
                 sums += parts
         model.add_up_over_ranks([sums])
@@ -316,7 +316,7 @@ class PPOLearner:
         if not all(math.isfinite(number) for number in numbers):
             return None
         if learns:
-            model.step(knobs.learning_rate, self.config.max_grad_norm, grad_norm)
+            model.step(scheduled.learning_rate, self.config.max_grad_norm, grad_norm)
         return numbers
 
     def _losses(
@@ -326,7 +326,7 @@ class PPOLearner:
         core_state: tuple[Tensor, ...],
         items: Tensor,
         counts: tuple[float, float],
-        knobs: Knobs,
+        scheduled: Scheduled,
     ) -> tuple[Tensor, Tensor]:
         """Loss of some items, divided by the minibatch's counts, and ``[5]`` sums that are shown."""
         num_slots = inputs.reward.shape[1]
@@ -344,7 +344,7 @@ class PPOLearner:
         values = self.model.values_of(output.values, task_id)[0].flatten()
         log_probs = self._distribution.log_probs(parameters, actions) * taken.acted
         log_ratios = log_probs - taken.behaviour_log_probs
-        policy = clipped_policy_loss(log_probs, taken.behaviour_log_probs, taken.advantages, knobs.clip)
+        policy = clipped_policy_loss(log_probs, taken.behaviour_log_probs, taken.advantages, scheduled.clip)
         if self.config.value_clip is None:
             squared = value_loss(values, taken.targets)
         else:
@@ -352,11 +352,11 @@ class PPOLearner:
         entropies = self._distribution.entropies(parameters)
 
         with torch.no_grad():
-            shown = [approximate_kl(log_ratios), outside_clip(log_ratios, knobs.clip).to(values)]
+            shown = [approximate_kl(log_ratios), outside_clip(log_ratios, scheduled.clip).to(values)]
         per_step = torch.stack([policy, squared, entropies, *shown])
         sums = per_step @ taken.acted
         value_sum = squared @ taken.counted
-        loss = (sums[0] - knobs.entropy_cost * sums[2]) / counts[0] + self.config.value_cost * value_sum / counts[1]
+        loss = (sums[0] - scheduled.entropy_cost * sums[2]) / counts[0] + self.config.value_cost * value_sum / counts[1]
         sums = sums.detach().clone()
         sums[1] = value_sum.detach()
         return loss, sums.double()

@@ -16,8 +16,6 @@ from machina.types import OBSERVATION, Array
 FRAME_SKIP = 4
 FRAME_STACK = 4
 FRAME_SIZE = 84
-NUM_ACTIONS = 6
-"""Nothing, serve, up, down, up and serve, down and serve."""
 
 MAX_NOOPS = 30
 """Frames at most that pass before the players take over; without them every game would begin alike."""

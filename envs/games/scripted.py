@@ -14,12 +14,12 @@ from machina.envs.games.table import GAMES
 from machina.specs import ActionSpec
 from machina.types import ACTION_MASK, OBSERVATION, Array, BoolArray, FloatArray, IntArray, Observation
 
-ScriptedPlayer = Callable[[Observation, IntArray, FloatArray], Array]
+Rule = Callable[[Observation, IntArray, FloatArray], Array]
 """Takes what B slots see, their roles ``[B]`` and numbers ``[B, *action.shape]`` in [0, 1); answers their actions
 ``[B, *action.shape]``. Slots that are not on turn get an answer of no meaning."""
 
 
-def random_player(action: ActionSpec) -> ScriptedPlayer:
+def random_player(action: ActionSpec) -> Rule:
     """Every allowed choice is as likely as the others; real numbers are uniform between their bounds."""
     return functools.partial(_random, action)
 
@@ -130,11 +130,11 @@ def _mean_row(pixels: Array) -> Array:
     return means
 
 
-def _players(game: str, name: str, player: ScriptedPlayer) -> dict[str, ScriptedPlayer]:
+def _players(game: str, name: str, player: Rule) -> dict[str, Rule]:
     return {"random": random_player(GAMES[game].action), name: player}
 
 
-SCRIPTED: dict[str, dict[str, ScriptedPlayer]] = {
+SCRIPTED: dict[str, dict[str, Rule]] = {
     "connect_four": _players("connect_four", "one_ply", one_ply),
     "simple_tag": _players("simple_tag", "chase", chase),
     "battle": _players("battle", "nearest", nearest),

@@ -97,10 +97,6 @@ class Cluster:
             )
         return found
 
-    def free_cpus(self) -> float:
-        """CPUs that nothing has taken."""
-        return sum(node.free_cpus for node in self.nodes())
-
     def num_actors(self, actors: int | Literal["auto"], cpus_per_actor: float) -> int:
         """How many actors to start, see ``num_actors``; waits a little for CPUs that become free.
 

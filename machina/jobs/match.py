@@ -22,7 +22,7 @@ from machina.launch.plan import build_parts, env_factory, policy_maker, seed_sha
 from machina.launch.self_play import snapshots_folder
 from machina.league.pool import Snapshot
 from machina.league.table import League, MatchRow, read_league
-from machina.play.matches import MatchResult, Player, PolicyPlayer, Progress, ScriptedPlayer, play_match
+from machina.play.matches import MatchResult, Player, PolicyPlayer, Progress, RulePlayer, play_match
 from machina.play.timed import TimedFactory
 from machina.specs import EnvSpec
 
@@ -191,10 +191,10 @@ def _span(stem: str, agents: list[str]) -> str:
     return ", ".join(agents) if len(agents) < 3 else f"{agents[0]}–{agents[-1].removeprefix(f'{stem}_')}"
 
 
-def scripted_players(spec: EnvSpec) -> dict[str, ScriptedPlayer]:
+def scripted_players(spec: EnvSpec) -> dict[str, RulePlayer]:
     """The scripted players of a game, by name; random play exists for every one."""
     rules = SCRIPTED.get(spec.name) or {"random": random_player(spec.action)}
-    return {name: ScriptedPlayer(name, rule) for name, rule in rules.items()}
+    return {name: RulePlayer(name, rule) for name, rule in rules.items()}
 
 
 def heuristic(spec: EnvSpec) -> str:

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from machina.actors.actor import Fault
-from machina.envs.games.scripted import ScriptedPlayer as Rule
+from machina.envs.games.scripted import Rule
 from machina.errors import EnvironmentFaultError, UserError
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.plan import Parts, policy_maker
 from machina.league.pool import Snapshot
 from machina.league.snapshots import SnapshotStore
-from machina.play.matches import MatchResult, Player, PolicyPlayer, ScriptedPlayer, play_match
+from machina.play.matches import MatchResult, Player, PolicyPlayer, RulePlayer, play_match
 from machina.play.timed import TimedFactory
 from machina.types import GameResult
 
@@ -135,7 +135,7 @@ class RatingGames:
         # The one before ties the ratings of a climb together; the others are drawn evenly.
         drawn = random.permutation(len(earlier) - 1)[: FORMER_SELVES - 1].tolist() if earlier else []
         met = [earlier[index] for index in sorted(drawn)] + list(earlier[-1:])
-        opponents: list[Player] = [ScriptedPlayer(name, choose) for name, choose in self._scripted.items()]
+        opponents: list[Player] = [RulePlayer(name, choose) for name, choose in self._scripted.items()]
         opponents += [self._player(each) for each in met]
         pairs = self._config.league.rating_games // 2  # of games, one on each side
         opponents = opponents[:pairs]

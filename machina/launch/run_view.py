@@ -10,7 +10,7 @@ from machina.launch.progress import Meter, Progress
 from machina.metrics import EpisodeTracker
 from machina.report.live import LiveView, StartupProgress
 from machina.report.scores import human_normalized
-from machina.report.screen import RunFacts, Snapshot, TaskRow
+from machina.report.screen import RunFacts, RunMoment, TaskRow
 from machina.specs import EnvSpec
 
 SPEED_WINDOW_S = 15.0
@@ -63,14 +63,14 @@ class RunView:
             self._meter.restart(progress, seconds)
         if not self.live.due:
             return
-        self.live.update(self._snapshot(progress, seconds, episodes))
+        self.live.update(self._moment(progress, seconds, episodes))
         if self._meter.age_s > SPEED_WINDOW_S:
             self._meter.restart(progress, seconds)
 
-    def _snapshot(self, progress: Progress, seconds: dict[str, float], episodes: EpisodeTracker) -> Snapshot:
+    def _moment(self, progress: Progress, seconds: dict[str, float], episodes: EpisodeTracker) -> RunMoment:
         speeds = self._meter.speeds(progress, seconds)
         faults = f"{progress.faults} environments replaced" if progress.faults else ""
-        return Snapshot(
+        return RunMoment(
             env_steps=progress.env_steps,
             frames=progress.env_steps * self._spec.frames_per_step,
             total_frames=self._total_env_steps * self._spec.frames_per_step,

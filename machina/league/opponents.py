@@ -64,11 +64,6 @@ class PoolOpponents:
         """Whether ``draw`` can answer anything but None."""
         return self._view is not None and bool(self._view.names) and self._view.pool_share > 0
 
-    @property
-    def in_memory(self) -> tuple[str, ...]:
-        """Opponents whose parameters are loaded."""
-        return tuple(self._places)
-
     def draw(self, uniforms: Sequence[float]) -> Drawn | None:
         """The opponent of a new game, held until ``release``; None is the present self.
 

@@ -91,7 +91,7 @@ class PolicyPlayer:
 Choose = Callable[[Observation, IntArray, FloatArray], Array]
 
 
-class ScriptedPlayer:
+class RulePlayer:
     """A rule without memory as a player.
 
     Args:

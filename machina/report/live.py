@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from machina.report.screen import RunFacts, Snapshot, TaskRow, final_lines, plain_line, render
+from machina.report.screen import RunFacts, RunMoment, TaskRow, final_lines, plain_line, render
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -77,8 +77,8 @@ class LiveView:
         self._facts = facts
         self._notices: deque[str] = deque(maxlen=NOTICES)
         self._shown_at = -LINE_PERIOD_S
-        self._snapshot: Snapshot | None = None
-        self._shown: Snapshot | None = None
+        self._moment: RunMoment | None = None
+        self._shown: RunMoment | None = None
         self._live: Live | None = None
         if not is_screen(self.console):
             for name, value in facts._asdict().items():
@@ -94,20 +94,20 @@ class LiveView:
 
     @property
     def due(self) -> bool:
-        """Whether ``update`` would show anything now; saves making a snapshot that nobody sees."""
+        """Whether ``update`` would show anything now; saves making a moment that nobody sees."""
         period = SCREEN_PERIOD_S if is_screen(self.console) else LINE_PERIOD_S
         return time.monotonic() - self._shown_at >= period
 
-    def update(self, snapshot: Snapshot) -> None:
-        """Show ``snapshot`` when the next picture or line is due."""
-        self._snapshot = snapshot
+    def update(self, moment: RunMoment) -> None:
+        """Show ``moment`` when the next picture or line is due."""
+        self._moment = moment
         if not self.due:
             return
         self._shown_at = time.monotonic()
         if is_screen(self.console):
-            self._draw(snapshot)
+            self._draw(moment)
         else:
-            self._print_line(snapshot)
+            self._print_line(moment)
 
     def notice(self, text: str) -> None:
         """Show an event at once: a replaced environment, a best evaluation, a full disk."""
@@ -115,19 +115,19 @@ class LiveView:
             _print_plain(self.console, text)
             return
         self._notices.append(text)
-        if self._snapshot is not None:
-            self._draw(self._snapshot)
+        if self._moment is not None:
+            self._draw(self._moment)
 
     def close(self) -> None:
-        """Show the last snapshot and give the terminal back."""
-        snapshot, self._snapshot = self._snapshot, None
+        """Show the last moment and give the terminal back."""
+        moment, self._moment = self._moment, None
         if self._live is not None:
-            if snapshot is not None:
-                self._draw(snapshot)
+            if moment is not None:
+                self._draw(moment)
             self._live.stop()
             self._live = None
-        elif snapshot is not None and snapshot is not self._shown:
-            self._print_line(snapshot)
+        elif moment is not None and moment is not self._shown:
+            self._print_line(moment)
 
     def final(self, run: Path, reason: str, tasks: Sequence[TaskRow], *, league: bool = False) -> None:
         """Close, then print why the run ended, its training returns and what can be done with it."""
@@ -135,11 +135,11 @@ class LiveView:
         for line in final_lines(self._facts, run, reason, tasks, self.console.width, league=league):
             self.console.print(line, soft_wrap=True)
 
-    def _print_line(self, snapshot: Snapshot) -> None:
-        self._shown = snapshot
-        _print_plain(self.console, plain_line(snapshot))
+    def _print_line(self, moment: RunMoment) -> None:
+        self._shown = moment
+        _print_plain(self.console, plain_line(moment))
 
-    def _draw(self, snapshot: Snapshot) -> None:
+    def _draw(self, moment: RunMoment) -> None:
         from rich.live import Live
 
         if self._live is None:
@@ -147,7 +147,7 @@ class LiveView:
             self._live = Live(console=self.console, auto_refresh=False, vertical_overflow="crop")
             self._live.start()
         width, height = self.console.size
-        picture = render(self._facts, snapshot, list(self._notices), width, height - 1)
+        picture = render(self._facts, moment, list(self._notices), width, height - 1)
         self._live.update(picture, refresh=True)
 
 

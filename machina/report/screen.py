@@ -1,4 +1,4 @@
-"""How a running or finished run looks on a terminal: pure functions from a snapshot to text."""
+"""How a running or finished run looks on a terminal: pure functions from a moment of the run to text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TaskRow(NamedTuple):
     """PopArt's scale of the task."""
 
 
-class Snapshot(NamedTuple):
+class RunMoment(NamedTuple):
     """One moment of a run."""
 
     env_steps: int
@@ -102,33 +102,33 @@ def league_lines(table: Mapping[str, Any]) -> list[Text]:
     ]
 
 
-def render(facts: RunFacts, snapshot: Snapshot, notices: Sequence[str], width: int, height: int) -> Text:
+def render(facts: RunFacts, moment: RunMoment, notices: Sequence[str], width: int, height: int) -> Text:
     """The live view, at most ``height`` lines of at most ``width`` cells."""
-    lines = [*_head(facts, snapshot, width), *(_labelled("", notice, "yellow") for notice in notices)]
-    if snapshot.league is not None:
-        lines += league_lines(snapshot.league)
+    lines = [*_head(facts, moment, width), *(_labelled("", notice, "yellow") for notice in notices)]
+    if moment.league is not None:
+        lines += league_lines(moment.league)
     room = height - len(lines) - 1
     if room >= 2:
-        lines += [Text(""), *task_lines(snapshot.tasks, width, room, page=int(snapshot.elapsed_s // PAGE_S))]
+        lines += [Text(""), *task_lines(moment.tasks, width, room, page=int(moment.elapsed_s // PAGE_S))]
     for line in lines:
         line.no_wrap = True
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True).join(lines[:height])
 
 
-def plain_line(snapshot: Snapshot) -> str:
+def plain_line(moment: RunMoment) -> str:
     """One line for a log file."""
     parts = [
-        clock(snapshot.elapsed_s),
-        f"env steps {snapshot.env_steps:,} ({snapshot.done:.2%})",
-        f"{snapshot.env_steps_per_s:,.0f}/s",
-        f"updates {snapshot.updates_per_s:.1f}/s",
+        clock(moment.elapsed_s),
+        f"env steps {moment.env_steps:,} ({moment.done:.2%})",
+        f"{moment.env_steps_per_s:,.0f}/s",
+        f"updates {moment.updates_per_s:.1f}/s",
     ]
-    if snapshot.policy_lag_mean is not None:
-        parts.append(f"lag {snapshot.policy_lag_mean:.1f}")
-    parts.append(summary_of_returns(snapshot.tasks))
-    if snapshot.eta_s is not None:
-        parts.append(f"eta {duration(snapshot.eta_s)}")
+    if moment.policy_lag_mean is not None:
+        parts.append(f"lag {moment.policy_lag_mean:.1f}")
+    parts.append(summary_of_returns(moment.tasks))
+    if moment.eta_s is not None:
+        parts.append(f"eta {duration(moment.eta_s)}")
     return "  ".join(parts)
 
 
@@ -236,7 +236,7 @@ def _labelled(label: str, value: str | Text, style: str = "") -> Text:
     return Text().append(f"{label:<11}", style="dim").append_text(value)
 
 
-def _head(facts: RunFacts, snapshot: Snapshot, width: int) -> list[Text]:
+def _head(facts: RunFacts, moment: RunMoment, width: int) -> list[Text]:
     title = Text(f"{facts.algorithm} on {facts.environment}", style="bold")
     name: list[Text] = []
     if title.cell_len + len(facts.name) + 2 <= width - _CLOCK_WIDTH:
@@ -244,15 +244,15 @@ def _head(facts: RunFacts, snapshot: Snapshot, width: int) -> list[Text]:
     else:  # a line of its own rather than half of it
         name = [_labelled("run", facts.name, "cyan")]
     title.truncate(max(0, width - _CLOCK_WIDTH), overflow="ellipsis", pad=True)
-    title.append(clock(snapshot.elapsed_s).rjust(_CLOCK_WIDTH), style="bold")
-    speed = f"{snapshot.env_steps_per_s:,.0f} env steps/s · {snapshot.frames_per_s:,.0f} frames/s · "
-    if snapshot.ceiling is None:
+    title.append(clock(moment.elapsed_s).rjust(_CLOCK_WIDTH), style="bold")
+    speed = f"{moment.env_steps_per_s:,.0f} env steps/s · {moment.frames_per_s:,.0f} frames/s · "
+    if moment.ceiling is None:
         speed += "limit unknown: machina doctor"
     else:
-        speed += f"{snapshot.ceiling:.0%} of this machine's limit"
-    learner = f"{snapshot.updates_per_s:,.1f} updates/s · {snapshot.updates:,} updates"
-    if snapshot.policy_lag_mean is not None and snapshot.policy_lag_max is not None:
-        learner += f" · policy lag {snapshot.policy_lag_mean:.1f} (max {snapshot.policy_lag_max:.0f})"
+        speed += f"{moment.ceiling:.0%} of this machine's limit"
+    learner = f"{moment.updates_per_s:,.1f} updates/s · {moment.updates:,} updates"
+    if moment.policy_lag_mean is not None and moment.policy_lag_max is not None:
+        learner += f" · policy lag {moment.policy_lag_mean:.1f} (max {moment.policy_lag_max:.0f})"
     lines = [
         title,
         *name,
@@ -261,19 +261,19 @@ def _head(facts: RunFacts, snapshot: Snapshot, width: int) -> list[Text]:
         _labelled("rewards", facts.rewards),
         _labelled("machine", facts.machine),
         _labelled("goal", facts.goal),
-        _progress(snapshot, width),
+        _progress(moment, width),
         _labelled("speed", speed),
         _labelled("learner", learner),
-        _shares(snapshot.shares, width),
-        _labelled("checkpoint", str(snapshot.checkpoint) if snapshot.checkpoint else "none yet"),
+        _shares(moment.shares, width),
+        _labelled("checkpoint", str(moment.checkpoint) if moment.checkpoint else "none yet"),
     ]
-    return [*lines, _labelled("faults", snapshot.faults, "red")] if snapshot.faults else lines
+    return [*lines, _labelled("faults", moment.faults, "red")] if moment.faults else lines
 
 
-def _progress(snapshot: Snapshot, width: int) -> Text:
-    done = snapshot.done
-    eta = "" if snapshot.eta_s is None else f" · eta {duration(snapshot.eta_s)}"
-    total = f"{snapshot.frames:,} of {snapshot.total_frames:,} frames{eta}"  # as the goal is given
+def _progress(moment: RunMoment, width: int) -> Text:
+    done = moment.done
+    eta = "" if moment.eta_s is None else f" · eta {duration(moment.eta_s)}"
+    total = f"{moment.frames:,} of {moment.total_frames:,} frames{eta}"  # as the goal is given
     text = f" {done:.2%} · {total}"
     room = max(10, min(40, width - 11 - len(text)))
     return _labelled("progress", _bar([(done, "green"), (1 - done, "bright_black")], room).append(text))

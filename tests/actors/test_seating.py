@@ -4,7 +4,17 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from race_game import THREE_TEAMS, TWO_TEAMS, Race, StampingPolicy, parameters_of, race_spec, stamping_policy, view_of
+from race_game import (
+    THREE_TEAMS,
+    TWO_TEAMS,
+    Race,
+    StampingPolicy,
+    in_memory,
+    parameters_of,
+    race_spec,
+    stamping_policy,
+    view_of,
+)
 
 from machina.actors.seating import Seating
 from machina.errors import UserError
@@ -134,7 +144,7 @@ def test_players_stay_from_a_game_s_first_entry_to_its_last_with_memories_of_the
         np.testing.assert_array_equal(moment.foreign, stamps != OWN_STAMP)
         met |= set(stamps.tolist())
     assert len(met) > 6  # the later pool was played too
-    assert len(opponents.in_memory) == 2
+    assert len(in_memory(opponents)) == 2
 
 
 def game_opens(former: StepResult, seats: int) -> BoolArray:
@@ -266,7 +276,7 @@ def test_games_in_progress_go_on_exactly() -> None:
     for group, same in zip(groups, again, strict=True):
         assert list(group.seating.finished_games) == list(same.seating.finished_games)
         assert len(group.seating.finished_games) > 50
-    assert again_opponents.in_memory == opponents.in_memory
+    assert in_memory(again_opponents) == in_memory(opponents)
 
 
 def test_new_games_after_a_restart_are_not_those_of_before() -> None:

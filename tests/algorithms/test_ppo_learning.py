@@ -178,9 +178,9 @@ def test_schedules_are_linear_in_env_steps() -> None:
         team_spirit_final=1.0,
     )
     learner.env_steps = TOTAL // 4
-    assert learner.knobs == pytest.approx((0.008, 0.15, 0.0075, 0.25))
+    assert learner.scheduled == pytest.approx((0.008, 0.15, 0.0075, 0.25))
     learner.env_steps = 2 * TOTAL
-    assert learner.knobs == pytest.approx((0.002, 0.0, 0.0, 1.0))
+    assert learner.scheduled == pytest.approx((0.002, 0.0, 0.0, 1.0))
 
 
 def test_the_kl_bound_ends_the_epochs() -> None:

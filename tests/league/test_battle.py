@@ -15,16 +15,16 @@ from machina.envs.games.scripted import SCRIPTED
 from machina.envs.games.table import game_factory
 from machina.interfaces import SlotEnv
 from machina.league.results import winner
-from machina.play.matches import ScriptedPlayer, play_match
+from machina.play.matches import RulePlayer, play_match
 from machina.types import Array, GameResult, StepResult
 
 FIGHTERS = 6
 """Of each team."""
 
 PLAYERS = {
-    **{name: ScriptedPlayer(name, choose) for name, choose in SCRIPTED["battle"].items()},
-    "still": ScriptedPlayer("still", lambda _, task_id, __: np.full(len(task_id), MOVES.index((0, 0)))),
-    "twin": ScriptedPlayer("twin", SCRIPTED["battle"]["nearest"]),
+    **{name: RulePlayer(name, choose) for name, choose in SCRIPTED["battle"].items()},
+    "still": RulePlayer("still", lambda _, task_id, __: np.full(len(task_id), MOVES.index((0, 0)))),
+    "twin": RulePlayer("twin", SCRIPTED["battle"]["nearest"]),
 }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from race_game import StampingPolicy, parameters_of, race_spec, stamping_policy, view_of
+from race_game import StampingPolicy, in_memory, parameters_of, race_spec, stamping_policy, view_of
 from torch import Tensor
 
 from machina.errors import UserError
@@ -104,7 +104,7 @@ def test_the_one_needed_least_recently_makes_room_and_its_policy_is_reused() -> 
         opponents.release(name)
     assert memory.fetched == [1, 2, 3, 2]  # u1 was needed in between and stayed
     assert len(memory.policies) == 2
-    assert opponents.in_memory == ("u1", "u2")
+    assert in_memory(opponents) == ("u1", "u2")
 
 
 def test_a_long_game_keeps_its_opponent_recent() -> None:
@@ -115,7 +115,7 @@ def test_a_long_game_keeps_its_opponent_recent() -> None:
     opponents.release("u2")
     opponents.release("u1")
     opponents.draw((SOMEBODY, uniform_for("u3", p)))
-    assert opponents.in_memory == ("u1", "u3")
+    assert in_memory(opponents) == ("u1", "u3")
 
 
 def test_who_was_idle_is_needed_only_since_its_next_game() -> None:
@@ -138,7 +138,7 @@ def test_memory_is_bounded_and_running_games_keep_their_opponents() -> None:
             opponents.release(running.pop(rng.integers(len(running))).name)
         elif drawn := opponents.draw(rng.random(2).tolist()):
             running.append(drawn)
-        assert len(opponents.in_memory) <= 3
+        assert len(in_memory(opponents)) <= 3
         for name in {drawn.name for drawn in running}:
             assert stamp(opponents, name) == 1.0 + int(name[1:])
     assert len(memory.policies) == 3
@@ -154,7 +154,7 @@ def test_with_all_places_needed_a_draw_is_among_those_in_memory_but_the_one_long
     assert opponents.draw((SOMEBODY, 0.34)) == Drawn("u2", 0.2 / (0.1 + 0.2))
     opponents.release("u3")  # its place is free: everybody can come
     assert opponents.draw((SOMEBODY, 0.99)) == Drawn("u4", 0.4)
-    assert opponents.in_memory == ("u1", "u2", "u4")
+    assert in_memory(opponents) == ("u1", "u2", "u4")
     assert memory.fetched == [3, 1, 2, 4]
 
 
@@ -206,7 +206,7 @@ def test_an_opponent_that_left_the_pool_plays_its_game_to_the_end_and_no_other()
     assert opponents.draw((SOMEBODY, 0.9)) == Drawn("u2", 1.0)
     opponents.release("u1")
     assert opponents.draw((SOMEBODY, 0.9)) == Drawn("u3", 0.5)
-    assert opponents.in_memory == ("u2", "u3")
+    assert in_memory(opponents) == ("u2", "u3")
 
 
 def test_a_failed_fetch_loses_nobody() -> None:
@@ -221,7 +221,7 @@ def test_a_failed_fetch_loses_nobody() -> None:
     with pytest.raises(OSError, match="2"):
         opponents.draw((SOMEBODY, 0.9))
     opponents._fetch = fetch
-    assert opponents.in_memory == ("u1",)
+    assert in_memory(opponents) == ("u1",)
     assert opponents.draw((SOMEBODY, 0.1)) == Drawn("u1", 0.5)
     assert memory.fetched == [1]
 
@@ -235,7 +235,7 @@ def test_saved_games_hold_their_opponents_again_in_the_same_order() -> None:
     after.load_state(before.state())
     for name in ("u2", "u3", "u4"):  # in the order of the games
         after.hold(name)
-    assert after.in_memory == before.in_memory == ("u3", "u4", "u2")
+    assert in_memory(after) == in_memory(before) == ("u3", "u4", "u2")
     for uniform in (0.1, 0.4, 0.6, 0.9):
         assert after.draw((SOMEBODY, uniform)) == before.draw((SOMEBODY, uniform))
     assert memory.fetched == [3, 4, 2]

@@ -19,7 +19,7 @@ from machina.envs.builders import parse_environment
 from machina.envs.config import GameConfig
 from machina.envs.games.scripted import random_player
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError
-from machina.play.matches import MatchResult, Player, PolicyPlayer, ScriptedPlayer, play_match, wilson
+from machina.play.matches import MatchResult, Player, PolicyPlayer, RulePlayer, play_match, wilson
 from machina.specs import discrete
 from machina.types import (
     ActorInput,
@@ -32,17 +32,17 @@ from machina.types import (
 )
 
 
-def always(action: int) -> ScriptedPlayer:
+def always(action: int) -> RulePlayer:
     def choose(observation: Observation, task_id: IntArray, uniforms: FloatArray) -> Array:
         assert len(observation["observation"]) == len(task_id) == len(uniforms)
         assert (observation["observation"][:, 2] % 2 == task_id).all()
         return np.full(len(task_id), action, np.int64)
 
-    return ScriptedPlayer(("stumbler", "walker", "runner")[action], choose)
+    return RulePlayer(("stumbler", "walker", "runner")[action], choose)
 
 
-def scattered(name: str) -> ScriptedPlayer:
-    return ScriptedPlayer(name, lambda _observation, _task_id, uniforms: (uniforms * 3).astype(np.int64))
+def scattered(name: str) -> RulePlayer:
+    return RulePlayer(name, lambda _observation, _task_id, uniforms: (uniforms * 3).astype(np.int64))
 
 
 def test_the_better_player_wins_every_game_on_both_sides() -> None:
@@ -82,7 +82,7 @@ def test_three_teams_take_turns_on_every_side() -> None:
 
 
 def test_equal_players_draw_and_a_repeated_match_is_the_same() -> None:
-    drawn = play_match(RaceFactory(race_spec()), [always(RUN), ScriptedPlayer("twin", always(RUN)._choose)], 6, seed=1)
+    drawn = play_match(RaceFactory(race_spec()), [always(RUN), RulePlayer("twin", always(RUN)._choose)], 6, seed=1)
     assert drawn.win_rate("twin") == wilson(0, 6, 0)
     players = [scattered("a"), scattered("b")]
     one, same, other = (play_match(RaceFactory(race_spec()), players, 20, seed=seed) for seed in (1, 1, 2))
@@ -91,7 +91,7 @@ def test_equal_players_draw_and_a_repeated_match_is_the_same() -> None:
 
 
 def test_draws_of_a_limit_are_told_from_those_of_the_rules() -> None:
-    players = [ScriptedPlayer(name, random_player(discrete(7))) for name in ("one", "other")]
+    players = [RulePlayer(name, random_player(discrete(7))) for name in ("one", "other")]
     short = play_match(parse_environment("connect_four", GameConfig(max_steps=6)), players, 4, seed=1)
     assert [game.cut for game in short.games] == [True] * 4
     assert [(rate.draws, rate.cut_draws) for rate in map(short.win_rate, ("one", "other"))] == [(4, 4)] * 2

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from machina.report.live import LiveView, StartupProgress
 from machina.report.scores import human_normalized, score_table
-from machina.report.screen import RunFacts, Snapshot, TaskRow, duration, number, plain_line, render, task_lines
+from machina.report.screen import RunFacts, RunMoment, TaskRow, duration, number, plain_line, render, task_lines
 
 FACTS = RunFacts(
     name="atari57-1",
@@ -38,8 +38,8 @@ def rows(count: int) -> list[TaskRow]:
     return result
 
 
-def snapshot(tasks: list[TaskRow], elapsed_s: float = 80.0) -> Snapshot:
-    return Snapshot(
+def moment(tasks: list[TaskRow], elapsed_s: float = 80.0) -> RunMoment:
+    return RunMoment(
         env_steps=123_456,
         frames=493_824,
         total_frames=11_400_000_000,
@@ -64,7 +64,7 @@ def snapshot(tasks: list[TaskRow], elapsed_s: float = 80.0) -> Snapshot:
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50), (120, 40), (40, 12), (80, 6)])
 def test_never_wider_or_higher_than_the_terminal(width: int, height: int, tasks: int) -> None:
     notices = ["pong did not answer in 60 s:\nTraceback [red]" + "x" * 300]
-    picture = render(FACTS, snapshot(rows(tasks)), notices, width, height)
+    picture = render(FACTS, moment(rows(tasks)), notices, width, height)
     console = Console(width=width, height=height, record=True, file=io.StringIO())
     console.print(picture)
     lines = console.export_text().rstrip("\n").split("\n")
@@ -73,14 +73,14 @@ def test_never_wider_or_higher_than_the_terminal(width: int, height: int, tasks:
 
 
 def test_everything_shows_on_a_large_terminal() -> None:
-    text = render(FACTS, snapshot(rows(57)), [], 200, 50).plain
+    text = render(FACTS, moment(rows(57)), [], 200, 50).plain
     for game in score_table():
         assert game in text
     for part in ("84% of this machine's limit", "policy lag 1.4 (max 5)", "env 50%", "eta 1h02m", "000000120000"):
         assert part in text
     for part in ("return", "human", "episodes", "sigma", "1 environment replaced"):
         assert part in text
-    unknown = render(FACTS, snapshot(rows(1))._replace(ceiling=None), [], 80, 24).plain
+    unknown = render(FACTS, moment(rows(1))._replace(ceiling=None), [], 80, 24).plain
     assert "limit unknown: machina doctor" in unknown
 
 
@@ -90,9 +90,9 @@ def test_a_terminal_of_80_columns_shows_clock_name_and_one_unit(name: str, algor
     facts = FACTS._replace(
         name=name, algorithm=algorithm, environment="atari57, 57 tasks, 228 environments, place local"
     )
-    moment = snapshot(rows(57), 3 * 3600 + 25 * 60 + 7.9)
+    late = moment(rows(57), 3 * 3600 + 25 * 60 + 7.9)
     console = Console(width=80, height=24, record=True, file=io.StringIO())
-    console.print(render(facts, moment, ["evaluation at 12,000,000 env steps: 0.43"], 80, 23))
+    console.print(render(facts, late, ["evaluation at 12,000,000 env steps: 0.43"], 80, 23))
     text = console.export_text()
     lines = text.rstrip("\n").split("\n")
     assert len(lines) <= 23
@@ -110,13 +110,13 @@ def test_a_terminal_of_80_columns_shows_clock_name_and_one_unit(name: str, algor
 def test_only_labels_are_dim() -> None:
     file = io.StringIO()
     Console(width=200, height=50, file=file, force_terminal=True, _environ={"TERM": "xterm"}).print(
-        render(FACTS, snapshot(rows(3)), [], 200, 50)
+        render(FACTS, moment(rows(3)), [], 200, 50)
     )
     assert "\x1b[2mspeed      \x1b[0m1,540 env steps/s" in file.getvalue()
 
 
 def test_pages_show_every_game_on_a_small_terminal() -> None:
-    seen = "".join(render(FACTS, snapshot(rows(57), 6.0 * page), [], 80, 24).plain for page in range(12))
+    seen = "".join(render(FACTS, moment(rows(57), 6.0 * page), [], 80, 24).plain for page in range(12))
     for game in score_table():
         assert game in seen
 
@@ -128,12 +128,12 @@ def test_a_task_without_an_episode_has_a_dash() -> None:
 
 
 def test_plain_lines() -> None:
-    one = plain_line(snapshot([TaskRow("pong", 10, 12.34)]))
+    one = plain_line(moment([TaskRow("pong", 10, 12.34)]))
     assert one == (
         "00:01:20  env steps 123,456 (25.00%)  1,540/s  updates 8.1/s  lag 1.4  return 12.34 (pong)  eta 1h02m"
     )
-    assert "human-normalized median" in plain_line(snapshot(rows(57)))
-    assert "no episode has ended" in plain_line(snapshot([TaskRow("pong", 0, None)]))
+    assert "human-normalized median" in plain_line(moment(rows(57)))
+    assert "no episode has ended" in plain_line(moment([TaskRow("pong", 0, None)]))
 
 
 def test_without_a_terminal_lines_are_rare_and_final_says_what_next() -> None:
@@ -141,7 +141,7 @@ def test_without_a_terminal_lines_are_rare_and_final_says_what_next() -> None:
     tasks = rows(57)
     with LiveView(FACTS, console) as view:
         for step in range(50):
-            view.update(snapshot(tasks)._replace(env_steps=step))
+            view.update(moment(tasks)._replace(env_steps=step))
         view.notice("replaced: [pong]")
         view.final(Path("runs/atari57-1"), "3 minutes are over", tasks)
     text = console.export_text()
@@ -160,8 +160,8 @@ def test_on_a_terminal_it_redraws_and_gives_the_terminal_back() -> None:
     file = io.StringIO()
     console = Console(width=80, height=24, file=file, force_terminal=True, _environ={"TERM": "xterm"})
     with LiveView(FACTS, console) as view:
-        view.update(snapshot(rows(57)))
-        view.update(snapshot(rows(57)))
+        view.update(moment(rows(57)))
+        view.update(moment(rows(57)))
         view.notice("best evaluation so far: 3.5")
     text = file.getvalue()
     assert "best evaluation so far: 3.5" in text

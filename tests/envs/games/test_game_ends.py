@@ -20,7 +20,7 @@ from machina.errors import EnvironmentFaultError, RunFailedError, UserError
 from machina.interfaces import SlotEnv
 from machina.jobs.match import match, play_timed
 from machina.play.evaluation import evaluate
-from machina.play.matches import ScriptedPlayer
+from machina.play.matches import RulePlayer
 
 
 def make(kind: str, num_games: int = 1) -> SlotEnv:
@@ -128,7 +128,7 @@ def test_an_evaluation_of_a_game_without_flags_ends(kind: str, length: int, paid
 
 def test_a_match_repeats_whatever_its_game_draws_from() -> None:
     factory = GameFactory(spec=read_spec("ending_games:Dice", "names", {}), max_steps=None)
-    players = [ScriptedPlayer(name, random_player(factory.spec.action)) for name in ("one", "other")]
+    players = [RulePlayer(name, random_player(factory.spec.action)) for name in ("one", "other")]
     one, same, different = (play_timed(factory, 60, players, 8, seed) for seed in (1, 1, 2))
     assert one == same
     assert one.games != different.games
