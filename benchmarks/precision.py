@@ -40,7 +40,7 @@ def main() -> None:
     learners = {}
     for precision in ("float32", "bfloat16"):
         learners[precision] = ImpalaLearner(
-            loaded.config.algo, loaded.parts.factory.spec, 10**9, "cpu", precision, 0, SINGLE_RANK
+            loaded.config.algo, loaded.parts.factory.spec, "cpu", precision, 0, SINGLE_RANK
         )
         learners[precision].load_state(state)
     cosines = []
@@ -48,7 +48,7 @@ def main() -> None:
         gradients = []
         for learner in learners.values():
             learner.load_state(state)
-            learner.update(batch)
+            learner.update(batch, 0.0)
             gradients.append(
                 torch.cat([p.grad.reshape(-1) for p in learner.model.network.parameters() if p.grad is not None])
             )

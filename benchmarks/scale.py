@@ -111,9 +111,18 @@ def main() -> None:
     options = parse(Options, sys.argv[1:], "benchmarks/scale.py")
     config, _ = job_config("impala", "pong", "defaults")
     parts = build_parts(config)
-    learner = parts.algorithm.make_learner(parts.factory.spec, 10**9, "cpu", "float32", 1, SINGLE_RANK)
+    learner = parts.algorithm.make_learner(parts.factory.spec, "cpu", "float32", 1, SINGLE_RANK)
     flat = learner.flat_parameters().numpy()
-    setup = ActorSetup(parts.factory, _no_policy, config.algo.unroll_length, 1, 60.0, False, 1)
+    setup = ActorSetup(
+        parts.factory,
+        _no_policy,
+        config.algo.unroll_length,
+        parts.algorithm.policy_outputs(parts.factory.spec),
+        1,
+        60.0,
+        False,
+        1,
+    )
     work = Workload(unroll_bytes(setup), flat.nbytes, options.slots, options.round_s)
     report = len(ray.cloudpickle.dumps(a_report(["slot0/", "slot8/"], 0, 0)))
     print(f"{work.unroll_bytes:,} bytes per unroll, {work.parameter_bytes:,} bytes of parameters", flush=True)
@@ -141,7 +150,7 @@ def _no_policy() -> Any:
 def unroll_bytes(setup: ActorSetup) -> int:
     """Of one slot."""
     slot = np.zeros(1, np.int64)
-    unroll = UnrollBuffer(setup.factory.spec, setup.unroll_length, slot, slot, ()).unroll
+    unroll = UnrollBuffer(setup.factory.spec, setup.policy_outputs, setup.unroll_length, slot, slot, ()).unroll
     arrays = [*unroll.observation.values(), *(array for array in unroll if isinstance(array, np.ndarray))]
     return sum(array.nbytes for array in arrays)
 
@@ -163,7 +172,9 @@ def synthetic_actor(round_s: float) -> type[Any]:
         def __init__(self, prepare: Any, setup: ActorSetup, slots: Sequence[IntArray], state: dict[str, Array]) -> None:  # noqa: ARG002
             self._keys = [group_key(group) for group in slots]
             own = np.concatenate(slots)
-            self._unroll = UnrollBuffer(setup.factory.spec, setup.unroll_length, own, 0 * own, ()).unroll
+            self._unroll = UnrollBuffer(
+                setup.factory.spec, setup.policy_outputs, setup.unroll_length, own, 0 * own, ()
+            ).unroll
             for array in self._unroll.observation.values():
                 array[...] = 1  # pages that nobody wrote are cheaper to copy
             self._parameters: Array | None = None
@@ -323,10 +334,10 @@ class Loop:
         batch = self.plane.next_batch(0.1)
         if batch is None:
             return
-        for answer in self._learners.submit(batch):
+        for answer in self._learners.submit(batch, 0.0):
             if isinstance(answer, Lost):
                 raise RuntimeError("the rank died")
-            self.plane.queue.settle(answer.batch, answer.lost)
+            self.plane.queue.settle(answer.batch, answer.learned.lost)
             self.updates += 1
             self.plane.publish(self.updates, answer.parameters)
 

@@ -68,7 +68,7 @@ def end_to_end(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
     """Env steps per second learned from, after a warm-up of ten updates."""
     tune_process(parts.machine.learner_threads)
     learner = parts.algorithm.make_learner(
-        parts.factory.spec, 10**9, config.runtime.device, config.runtime.precision, config.seed, SINGLE_RANK
+        parts.factory.spec, config.runtime.device, config.runtime.precision, config.seed, SINGLE_RANK
     )
     plane = OneMachine(config, parts).make_plane()
     plane.publish(0, learner.flat_parameters())
@@ -82,7 +82,7 @@ def end_to_end(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
                 continue
             unroll = joined(batch.parts)
             batch.release()
-            learner.update(unroll)
+            learner.update(unroll, 0.0)
             plane.queue.settle(batch)
             updates += 1
             plane.publish(updates, learner.flat_parameters())

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from machina.specs import EnvSpec
+from machina.specs import ArraySpec, EnvSpec
 from machina.types import (
     ActorInput,
     ActorOutput,
     Array,
     CoreState,
+    FloatArray,
     IntArray,
     StepResult,
     Unroll,
@@ -188,14 +189,32 @@ class LearnerState(NamedTuple):
     values: dict[str, Any]
 
 
+class Learned(NamedTuple):
+    """What one update came to."""
+
+    metrics: dict[str, float]
+    skipped: bool = False
+    """Something was not finite, and the parameters are as before."""
+    passes: float = 1.0
+    """Times that each step of the batch was learned from."""
+    lost: int = 0
+    """Unrolls of the batch that could not be fetched."""
+    priorities: FloatArray | None = None
+    """``[B]``: under which the batch's slots are sampled from now on, NaN where lost; None where nothing is sampled."""
+
+
 class Learner(Protocol):
     """Turns batches into parameters."""
 
-    def update(self, batch: Unroll[Array]) -> dict[str, float]:
-        """One update; returns its metrics. Raises nothing on NaN: ``learner/skipped`` is 1 then.
+    def update(self, batch: Unroll[Array], done: float) -> Learned:
+        """One update. Raises nothing on NaN: the update is skipped then.
 
         With several ranks ``batch`` is this rank's share of the slots, possibly none; the update and its metrics are
         those of the whole batch, on every rank.
+
+        Args:
+            batch: of B slots.
+            done: share of the run that lies behind, 0 to 1 or a little more; what schedules go by.
 
         Raises:
             RanksBrokenError: another rank is gone; a learner of several steps per update may have made some of them.
@@ -250,16 +269,25 @@ class Algorithm(Protocol):
     @property
     def config(self) -> Config: ...
 
-    def make_policy(self, spec: EnvSpec, device: str, precision: str) -> Policy: ...
+    def make_policy(self, spec: EnvSpec, device: str, precision: str, *, explores: bool, num_slots: int) -> Policy:
+        """A policy for B slots or fewer at a time.
 
-    def make_learner(
-        self, spec: EnvSpec, total_env_steps: int, device: str, precision: str, seed: int, ranks: Ranks
-    ) -> Learner:
-        """A learner whose schedules end after ``total_env_steps``; equal seeds give all ranks equal parameters."""
+        Args:
+            spec: of the environment.
+            device: that it acts on.
+            precision: ``auto``, ``float32`` or ``bfloat16``.
+            explores: whether it collects data; else it does what it has learned to be best, as in evaluations, films
+                and matches. What is learned as a distribution is sampled from in both cases.
+            num_slots: of the whole run, or of the evaluation: the range of ``ActorInput.slots``.
+        """
         ...
 
-    def core_state_shapes(self, spec: EnvSpec) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the core state's arrays for one slot; empty for a feed-forward network."""
+    def make_learner(self, spec: EnvSpec, device: str, precision: str, seed: int, ranks: Ranks) -> Learner:
+        """One of ``ranks`` that share every batch; equal seeds give all of them equal parameters."""
+        ...
+
+    def policy_outputs(self, spec: EnvSpec) -> dict[str, ArraySpec]:
+        """Arrays that its policies leave in unrolls for its learner; shapes without time and batch axes."""
         ...
 
     def describe(self, spec: EnvSpec) -> LearningFacts:

@@ -3,12 +3,12 @@
 Time and batch are called T and B everywhere: T is ``unroll_length``, B counts slots. An unroll has
 ``T + 1`` entries; entry t holds observation t, the reward and the flags that arrived with it, the
 action taken there and what the behaviour policy answered. The last entry opens the next unroll, so
-its action and logits are zero. ``machina.losses.alignment`` turns this into T aligned steps.
+its action and the policy's outputs are zero. ``machina.losses.alignment`` turns this into T aligned steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -26,6 +26,9 @@ OBSERVATION = "observation"
 
 ACTION_MASK = "action_mask"
 """The key of an observation that says which actions are allowed now; ``[sum of choices]`` bool."""
+
+BEHAVIOUR_LOGITS = "behaviour_logits"
+"""The policy output that holds the parameters of its distribution over actions, ``[..., P]`` float32."""
 
 NO_ACTION = -1
 """The previous discrete action before the first of an episode; a continuous one is zero there."""
@@ -60,8 +63,8 @@ class Unroll(NamedTuple, Generic[AnyArray]):
     """``[T + 1, B]`` bool: another player than the policy that learns acts here; nothing may be learned from it."""
     action: AnyArray
     """``[T + 1, B, *action.shape]``; off turn the agent's last own action."""
-    behaviour_logits: AnyArray
-    """``[T + 1, B, P]`` float32: parameters of the behaviour policy's distribution over actions."""
+    policy_outputs: Mapping[str, AnyArray]
+    """``[T + 1, B, ...]`` each: what the policy that acted leaves for the learner, see ``Algorithm.policy_outputs``."""
     core_state: tuple[AnyArray, ...]
     """``[B, ...]`` each: the recurrent state with which entry 0 was answered."""
     previous_action: AnyArray
@@ -74,16 +77,45 @@ class Unroll(NamedTuple, Generic[AnyArray]):
     """``[B]`` int64: index of the slot in the whole run."""
     policy_version: AnyArray
     """``[B]`` int64: the learner update whose parameters acted."""
+    start: AnyArray
+    """``[B]`` int64: numbers of the slot's action stream drawn before entry 0. Of two unrolls of a slot the second
+    follows the first at once where its start is larger by T; not where an environment was replaced between them."""
+    weight: AnyArray
+    """``[B]`` float32: of the slot in every loss, largest 1; 1 where each unroll is learned from once."""
 
 
 ARRIVING = ("reward", "team_reward", "enemy_reward", "terminated", "truncated", "life_lost", "on_turn")
 """Fields of an unroll that arrive with the observation."""
 
-TIME_MAJOR = (*ARRIVING, "foreign", "action", "behaviour_logits")
-"""Fields of an unroll with an entry per step, the observation aside."""
+TIME_MAJOR = (*ARRIVING, "foreign", "action")
+"""Fields of an unroll with an entry per step, the observation and the policy's outputs aside."""
 
-PER_SLOT = ("previous_action", "first", "task_id", "slot", "policy_version")
+PER_SLOT = ("previous_action", "first", "task_id", "slot", "policy_version", "start", "weight")
 """Fields of an unroll with an entry per slot, the core state aside."""
+
+OtherArray = TypeVar("OtherArray")
+
+
+def combined(
+    unrolls: Sequence[Unroll[AnyArray]],
+    over_time: Callable[[list[AnyArray]], OtherArray],
+    per_slot: Callable[[list[AnyArray]], OtherArray],
+) -> Unroll[OtherArray]:
+    """One unroll from several, array by array.
+
+    Args:
+        unrolls: one at least.
+        over_time: makes one ``[T + 1, B, ...]`` array of those of all unrolls.
+        per_slot: makes one ``[B, ...]`` array of those of all unrolls.
+    """
+    first = unrolls[0]
+    return Unroll(
+        observation={key: over_time([each.observation[key] for each in unrolls]) for key in first.observation},
+        policy_outputs={key: over_time([each.policy_outputs[key] for each in unrolls]) for key in first.policy_outputs},
+        core_state=tuple(per_slot([each.core_state[i] for each in unrolls]) for i in range(len(first.core_state))),
+        **{name: over_time([getattr(each, name) for each in unrolls]) for name in TIME_MAJOR},
+        **{name: per_slot([getattr(each, name) for each in unrolls]) for name in PER_SLOT},
+    )
 
 
 class StepResult(NamedTuple):
@@ -150,6 +182,8 @@ class ActorInput(NamedTuple):
     """``[B, ...]`` arrays."""
     uniforms: FloatArray
     """``[B, *action.shape]`` in [0, 1), one random stream per slot."""
+    slots: IntArray
+    """``[B]``: indices among all slots that are played, for policies that explore differently in each."""
 
     def of(self, slots: IntArray) -> ActorInput:
         """That of some slots, given by their indices."""
@@ -161,6 +195,7 @@ class ActorInput(NamedTuple):
             self.task_id[slots],
             tuple(array[slots] for array in self.core_state),
             self.uniforms[slots],
+            self.slots[slots],
         )
 
 
@@ -169,8 +204,8 @@ class ActorOutput(NamedTuple):
 
     action: Array
     """``[B, *action.shape]``."""
-    behaviour_logits: FloatArray
-    """``[B, P]``."""
+    policy_outputs: Mapping[str, Array]
+    """``[B, ...]`` each, for the unroll."""
     core_state: CoreState
 
 

@@ -16,7 +16,8 @@ from machina.launch.configuration import AnyRunConfig, job_config
 from machina.launch.places import OneMachine
 from machina.launch.plan import Parts, build_parts
 from machina.learner.sums import SINGLE_RANK
-from machina.types import PER_SLOT, TIME_MAJOR, Array, Unroll
+from machina.nets.unroll_tensors import to_device
+from machina.types import Array, Unroll
 
 TIMEOUT_S = 30.0
 
@@ -51,7 +52,7 @@ def running(
         runtime={**one_thread, "place": place, **(runtime or {})},
     )
     parts = build_parts(config)
-    learner = parts.algorithm.make_learner(parts.factory.spec, 10_000, "cpu", "float32", seed=3, ranks=SINGLE_RANK)
+    learner = parts.algorithm.make_learner(parts.factory.spec, "cpu", "float32", seed=3, ranks=SINGLE_RANK)
     plane = OneMachine(config, parts).make_plane()
     plane.publish(0, learner.flat_parameters())
     plane.start(state or {})
@@ -63,11 +64,7 @@ def running(
 
 def as_tensors(batch: Unroll[Array]) -> Unroll[Tensor]:
     """The batch as the learner computes with it."""
-    return Unroll(
-        observation={key: torch.from_numpy(array) for key, array in batch.observation.items()},
-        core_state=tuple(torch.from_numpy(array) for array in batch.core_state),
-        **{name: torch.from_numpy(getattr(batch, name)) for name in TIME_MAJOR + PER_SLOT},
-    )
+    return to_device(batch, torch.device("cpu"))
 
 
 def next_batch(plane: InProcessPlane) -> Unroll[Array]:
@@ -87,6 +84,6 @@ def take(job: Job, count: int, *, learn: bool = False) -> list[Unroll[Array]]:
     for version in range(1, count + 1):
         batches.append(next_batch(job.plane))
         if learn:
-            job.learner.update(batches[-1])
+            job.learner.update(batches[-1], 0.0)
         job.plane.publish(version, job.learner.flat_parameters())
     return batches

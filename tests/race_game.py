@@ -15,6 +15,7 @@ from machina.league.pool import PoolView
 from machina.nets.parameters import load_flat, load_tensors
 from machina.specs import ArraySpec, EnvSpec, Seat, discrete
 from machina.types import (
+    BEHAVIOUR_LOGITS,
     ActorInput,
     ActorOutput,
     Array,
@@ -147,7 +148,7 @@ class StampingPolicy(nn.Module):
             core = torch.where(torch.from_numpy(inputs.first)[:, None], 0, core) + self.values[0]
             logits = self.values[1:].expand(len(inputs.first), 3)
             action = (logits.softmax(1).cumsum(1) <= torch.from_numpy(inputs.uniforms)[:, None]).sum(1).clamp(max=2)
-            return ActorOutput(action.numpy(), logits.numpy(), (core.numpy(),))
+            return ActorOutput(action.numpy(), {BEHAVIOUR_LOGITS: logits.numpy()}, (core.numpy(),))
 
     def load_parameters(self, parameters: Tensor) -> None:
         load_flat(self, parameters)

@@ -15,7 +15,7 @@ import torch
 from machina.algorithms.impala.learning import ImpalaLearner
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.checkpoint import RunDirectory, load_checkpoint
-from machina.interfaces import Learner
+from machina.interfaces import Learned, Learner
 from machina.types import Array, Unroll
 
 SMALL: dict[str, Any] = {
@@ -78,12 +78,12 @@ def signal_at(
     """Send this process a real signal when the learner has made so many updates."""
     original = learner.update
 
-    def update_and_send(self: Learner, batch: Unroll[Array]) -> dict[str, float]:
+    def update_and_send(self: Learner, batch: Unroll[Array], done: float) -> Learned:
         assert isinstance(self, ImpalaLearner | PPOLearner)
-        metrics = original(self, batch)
+        learned = original(self, batch, done)
         if self.updates == update:
             assert threading.current_thread() is threading.main_thread()
             os.kill(os.getpid(), number)
-        return metrics
+        return learned
 
     monkeypatch.setattr(learner, "update", update_and_send)

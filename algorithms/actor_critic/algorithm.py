@@ -12,13 +12,13 @@ from machina.algorithms.actor_critic.config import ActorCriticConfig
 from machina.interfaces import Learner, LearningFacts, Ranks
 from machina.learner.popart import PopArt
 from machina.learner.trained_network import TrainedNetwork
-from machina.nets.build import build_network
 from machina.nets.policy import SampledPolicy
 from machina.nets.reading import read
-from machina.specs import EnvSpec
+from machina.specs import ArraySpec, EnvSpec
+from machina.types import BEHAVIOUR_LOGITS
 
-LearnerMaker = Callable[[EnvSpec, int, str, str, int, Ranks], Learner]
-"""From spec, total env steps, device, precision, seed and ranks."""
+LearnerMaker = Callable[[EnvSpec, str, str, int, Ranks], Learner]
+"""From spec, device, precision, seed and ranks."""
 
 
 class ActorCriticAlgorithm:
@@ -28,19 +28,25 @@ class ActorCriticAlgorithm:
         self.config = config
         self._make_learner = make_learner
 
-    def make_policy(self, spec: EnvSpec, device: str, precision: str) -> SampledPolicy:
-        """A behaviour policy; it acts sensibly once parameters are loaded."""
+    def make_policy(
+        self,
+        spec: EnvSpec,
+        device: str,
+        precision: str,
+        *,
+        explores: bool,  # noqa: ARG002 (what is learned is a distribution: evaluation samples from it, too)
+        num_slots: int,  # noqa: ARG002 (all slots act alike)
+    ) -> SampledPolicy:
+        """A policy that samples; it acts sensibly once parameters are loaded."""
         return SampledPolicy(self.config.network, spec, device, precision)
 
-    def make_learner(
-        self, spec: EnvSpec, total_env_steps: int, device: str, precision: str, seed: int, ranks: Ranks
-    ) -> Learner:
-        """A learner whose schedules end after ``total_env_steps``; one of ``ranks`` that share every batch."""
-        return self._make_learner(spec, total_env_steps, device, precision, seed, ranks)
+    def make_learner(self, spec: EnvSpec, device: str, precision: str, seed: int, ranks: Ranks) -> Learner:
+        """One of ``ranks`` that share every batch."""
+        return self._make_learner(spec, device, precision, seed, ranks)
 
-    def core_state_shapes(self, spec: EnvSpec) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the core state's arrays for one slot."""
-        return build_network(spec, self.config.network, seed=0).core_state_shapes
+    def policy_outputs(self, spec: EnvSpec) -> dict[str, ArraySpec]:
+        """The parameters of the distribution that actions were sampled from."""
+        return {BEHAVIOUR_LOGITS: ArraySpec(shape=(spec.action.num_parameters,), dtype="float32")}
 
     def describe(self, spec: EnvSpec) -> LearningFacts:
         """How the network reads observations, and what is done with rewards."""

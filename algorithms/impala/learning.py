@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Iterable
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,18 +12,18 @@ from torch.optim import Adam, Optimizer
 
 from machina.algorithms.actor_critic.algorithm import trained_network
 from machina.algorithms.impala.config import ImpalaConfig
-from machina.interfaces import LearnerState, Ranks
+from machina.interfaces import Learned, Ranks
+from machina.learner.base_learner import BaseLearner
 from machina.learner.optimizers import RMSPropTF
 from machina.losses.actor_critic import policy_gradient_loss, value_loss
 from machina.losses.alignment import aligned
 from machina.losses.vtrace import vtrace
 from machina.nets.distributions import distribution_of
 from machina.nets.network import NetworkOutput
-from machina.nets.parameters import flattened
-from machina.nets.precision import resolve_device, resolve_precision
+from machina.nets.precision import resolve_device
 from machina.nets.unroll_tensors import network_input, slots_of, to_device
 from machina.specs import EnvSpec
-from machina.types import Array, Unroll
+from machina.types import BEHAVIOUR_LOGITS, Array, Unroll
 
 CPU_CHUNK_ENTRIES = 256
 """Entries that go through the network at once on a CPU; more fall out of its caches (measured: 2,450 entries/s at
@@ -34,9 +34,6 @@ Number = TypeVar("Number", Tensor, float)
 
 class Sums(NamedTuple, Generic[Number]):
     """Sums over the counted steps of some slots, scalars each, losses without their weights."""
-
-    env_steps: Number
-    """All steps, the reset steps that are not counted included."""
 
     policy_loss: Number
     value_loss: Number
@@ -50,60 +47,41 @@ class Sums(NamedTuple, Generic[Number]):
     squared_errors: Number
 
 
-class ImpalaLearner:
-    """Implements ``machina.interfaces.Learner``.
-
-    Losses are sums over batch and time, so slots may be taken in chunks, and be shared out to ranks, whose gradients
-    add up.
-    """
+class ImpalaLearner(BaseLearner):
+    """Losses are sums over batch and time: slots may be taken in chunks, and shared out to ranks; gradients add up."""
 
     def __init__(
         self,
         config: ImpalaConfig,
         spec: EnvSpec,
-        total_env_steps: int,
         device: str,
         precision: str,
         seed: int,
         ranks: Ranks,
     ) -> None:
-        self.config = config
-        self.spec = spec
-        self.total_env_steps = total_env_steps
-        self.device = resolve_device(device)
-        self.precision = resolve_precision(precision, self.device, spec.observation_bytes)
-        self.model = trained_network(
-            config,
-            spec,
-            lambda parameters: make_optimizer(config, parameters),
-            self.device,
-            seed,
-            ranks,
+        model = trained_network(
+            config, spec, lambda parameters: make_optimizer(config, parameters), resolve_device(device), seed, ranks
         )
+        super().__init__(spec, model, precision)
+        self.config = config
         self._distribution = distribution_of(spec.action)
-        self.env_steps = 0
-        self.updates = 0
 
-    @property
-    def learning_rate(self) -> float:
-        """Linear from the configured value to 0 over the run's env steps."""
-        return self.config.learning_rate * max(0.0, 1 - self.env_steps / self.total_env_steps)
-
-    def update(self, batch: Unroll[Array]) -> dict[str, float]:
+    def update(self, batch: Unroll[Array], done: float) -> Learned:
         """One update: gradient step first, then PopArt's statistics and its output-preserving step.
 
         In that order the gradient belongs to the statistics its targets were normalized with. When a loss or the
-        gradient is not finite, parameters, optimiser and PopArt stay as they are and ``learner/skipped`` is 1.
+        gradient is not finite, parameters, optimiser and PopArt stay as they are.
 
         Args:
             batch: of several ranks, this one's share of the slots, possibly none. Ranks whose parameters are equal
                 make the same update, that of the whole batch, and return its metrics.
+            done: share of the run that lies behind; the learning rate falls linearly to 0 over the run.
 
         Raises:
             RanksBrokenError: another rank is gone; everything but the gradients is as before.
         """
         model = self.model
-        learning_rate = self.learning_rate
+        learning_rate = self.config.learning_rate * max(0.0, 1 - done)
         model.zero_grad()
         sums, statistics, filter_sums = self._accumulate_gradients(to_device(batch, self.device))
         model.add_up_over_ranks([sums, statistics, filter_sums])
@@ -115,19 +93,13 @@ class ImpalaLearner:
         metrics["learner/grad_norm"] = norm
         metrics["learner/learning_rate"] = learning_rate
         finite = math.isfinite(metrics["learner/total_loss"]) and math.isfinite(norm)
-        metrics["learner/skipped"] = 0.0 if finite else 1.0
         if finite:
             model.step(learning_rate, self.config.max_grad_norm, grad_norm)
             if model.popart is not None:
                 model.popart.update(statistics, model.network.value_head)
             model.update_filter(filter_sums)
-        self.env_steps += int(totals.env_steps)
         self.updates += 1
-        return metrics | model.popart_metrics()
-
-    def flat_parameters(self) -> Tensor:
-        """A new flat float32 CPU vector with all parameters, for publication."""
-        return flattened(self.model.network)
+        return Learned(metrics | model.popart_metrics(), skipped=not finite)
 
     def _accumulate_gradients(self, unroll: Unroll[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Backward over all slots; the fields of ``Sums`` as a float64 vector, PopArt's and the filter's sums."""
@@ -155,7 +127,7 @@ class ImpalaLearner:
         normalized, values = model.values_of(output.values, unroll.task_id)
         logits = output.logits[:-1]
         log_probs = distribution.log_probs(logits, steps.actions)
-        log_rhos = log_probs.detach() - distribution.log_probs(steps.behaviour_logits, steps.actions)
+        log_rhos = log_probs.detach() - distribution.log_probs(steps.policy_outputs[BEHAVIOUR_LOGITS], steps.actions)
         rewards = steps.rewards.clamp(-1, 1) if config.clips_rewards(self.spec) else steps.rewards
         vs, pg_advantages = vtrace(
             log_rhos,
@@ -185,7 +157,6 @@ class ImpalaLearner:
         rhos = log_rhos.exp()
         errors = targets - normalized[:-1].detach()
         sums = Sums(
-            env_steps=torch.full((), steps.mask.numel(), device=self.device),
             policy_loss=total(policy_gradient_loss(log_probs, pg_advantages)),
             value_loss=total(value_loss(normalized[:-1], targets), steps.mask),
             entropy_loss=-total(distribution.entropies(logits)),
@@ -198,25 +169,6 @@ class ImpalaLearner:
             squared_errors=total(errors.square()),
         )
         return weighted_loss(sums, config), sums, statistics, model.filter_sums(inputs, steps.mask)
-
-    def state(self) -> LearnerState:
-        """Copies of everything that the next update depends on."""
-        values: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
-        return LearnerState(tensors=self.model.state(), values=values)
-
-    def load_state(self, state: LearnerState) -> None:
-        """Continue from ``state`` bit for bit.
-
-        Raises:
-            UserError: the state belongs to another network.
-        """
-        self.model.load_state(state.tensors)
-        self.env_steps = state.values["env_steps"]
-        self.updates = state.values["updates"]
-
-    def load_initial(self, tensors: Mapping[str, Tensor], with_value: bool) -> None:
-        """Start from another run's model; see ``TrainedNetwork.load_initial``."""
-        self.model.load_initial(tensors, with_value)
 
 
 def make_optimizer(config: ImpalaConfig, parameters: Iterable[Tensor]) -> Optimizer:

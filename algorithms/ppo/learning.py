@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +13,8 @@ from machina.algorithms.actor_critic.algorithm import trained_network
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.metrics import BatchSums, StepSums, batch_metrics, step_metrics
 from machina.algorithms.ppo.minibatches import minibatches, share_of
-from machina.interfaces import LearnerState, Ranks
+from machina.interfaces import Learned, Ranks
+from machina.learner.base_learner import BaseLearner, linear
 from machina.losses.actor_critic import value_loss
 from machina.losses.alignment import Steps, aligned
 from machina.losses.gae import gae
@@ -22,11 +22,10 @@ from machina.losses.ppo import approximate_kl, clipped_policy_loss, clipped_valu
 from machina.losses.team_spirit import team_spirit_rewards
 from machina.nets.distributions import distribution_of
 from machina.nets.network import NetworkInput, NetworkOutput
-from machina.nets.parameters import flattened
-from machina.nets.precision import resolve_device, resolve_precision
+from machina.nets.precision import resolve_device
 from machina.nets.unroll_tensors import columns_of, network_input, steps_of, to_device
 from machina.specs import EnvSpec
-from machina.types import Array, Unroll
+from machina.types import BEHAVIOUR_LOGITS, Array, Unroll
 
 CPU_CHUNK_BYTES = 256 * 4 * 84 * 84
 """Observations that go through the network at once on a CPU, 256 of Atari; more fall out of its caches (see IMPALA's
@@ -70,10 +69,8 @@ class Packed(NamedTuple):
         return self.actions[steps], Samples(*self.numbers[:, steps].unbind())
 
 
-class PPOLearner:
-    """Implements ``machina.interfaces.Learner``.
-
-    Gradients are means over the steps of a minibatch: sums over this rank's steps, divided by the number of steps on
+class PPOLearner(BaseLearner):
+    """Gradients are means over the steps of a minibatch: sums over this rank's steps, divided by the number of steps on
     all ranks, so that what the ranks add up is the gradient of the whole minibatch.
     """
 
@@ -81,61 +78,50 @@ class PPOLearner:
         self,
         config: PPOConfig,
         spec: EnvSpec,
-        total_env_steps: int,
         device: str,
         precision: str,
         seed: int,
         ranks: Ranks,
     ) -> None:
-        self.config = config
-        self.spec = spec
-        self.total_env_steps = total_env_steps
-        self.seed = seed
-        self.device = resolve_device(device)
-        self.precision = resolve_precision(precision, self.device, spec.observation_bytes)
-        self.model = trained_network(
+        model = trained_network(
             config,
             spec,
             lambda parameters: Adam(parameters, lr=config.learning_rate, eps=config.adam_epsilon, fused=True),
-            self.device,
+            resolve_device(device),
             seed,
             ranks,
         )
+        super().__init__(spec, model, precision)
+        self.config = config
+        self.seed = seed
         self._distribution = distribution_of(spec.action)
         # At least as much as a hidden layer of 64 floats needs.
         self._entry_bytes = max(256, spec.observation_bytes)
-        self.env_steps = 0
-        self.updates = 0
 
-    @property
-    def scheduled(self) -> Scheduled:
-        """Linear in the env steps learned from, over the run."""
+    def scheduled_at(self, done: float) -> Scheduled:
+        """Linear over the run, of which the share ``done`` lies behind."""
         config = self.config
-        done = min(1.0, self.env_steps / self.total_env_steps)
-
-        def at(start: float, end: float | None) -> float:
-            return start if end is None else start + (end - start) * done
-
         return Scheduled(
-            at(config.learning_rate, config.learning_rate_final),
-            at(config.clip, config.clip_final),
-            at(config.entropy_cost, config.entropy_cost_final),
-            at(config.team_spirit, config.team_spirit_final),
+            linear(config.learning_rate, config.learning_rate_final, done),
+            linear(config.clip, config.clip_final, done),
+            linear(config.entropy_cost, config.entropy_cost_final, done),
+            linear(config.team_spirit, config.team_spirit_final, done),
         )
 
-    def update(self, batch: Unroll[Array]) -> dict[str, float]:
+    def update(self, batch: Unroll[Array], done: float) -> Learned:
         """One update: values, advantages and statistics of the whole batch first, then epochs of minibatches.
 
-        When something is not finite, no further step is made and ``learner/skipped`` is 1.
+        When something is not finite, no further step is made, and the update counts as skipped.
 
         Args:
             batch: of several ranks, this one's share of the slots, possibly none. Ranks whose parameters are equal
                 make the same update, that of the whole batch, and return its metrics.
+            done: share of the run that lies behind.
 
         Raises:
             RanksBrokenError: another rank is gone; part of the update may have been made.
         """
-        model, scheduled = self.model, self.scheduled
+        model, scheduled = self.model, self.scheduled_at(done)
         unroll = to_device(batch, self.device)
         steps = aligned(unroll)
         inputs = network_input(unroll, steps.first, steps.previous_actions, self.spec)
@@ -147,6 +133,7 @@ class PPOLearner:
         totals = BatchSums(*sums.tolist())
         metrics = batch_metrics(totals)
         finite = all(math.isfinite(number) for number in totals)
+        epochs: float | None = None
         if finite:
             samples = self._normalized(samples, unroll.task_id, totals, statistics)
             parts = list(
@@ -161,20 +148,15 @@ class PPOLearner:
                 )
             )
             packed = Packed(steps.actions.flatten(0, 1), torch.stack(samples))
-            finite = self._learn(packed, inputs, unroll, parts, scheduled, metrics)
+            epochs = self._learn(packed, inputs, unroll, parts, scheduled, metrics)
+            finite = epochs is not None
             model.update_filter(filter_sums)
         metrics |= {
-            "learner/skipped": 0.0 if finite else 1.0,
             "learner/learning_rate": scheduled.learning_rate,
             "learner/team_spirit": scheduled.team_spirit,
         }
-        self.env_steps += share.num_slots * len(steps.mask)
         self.updates += 1
-        return metrics | model.popart_metrics()
-
-    def flat_parameters(self) -> Tensor:
-        """A new flat float32 CPU vector with all parameters, for publication."""
-        return flattened(self.model.network)
+        return Learned(metrics | model.popart_metrics(), skipped=not finite, passes=epochs or 0.0)
 
     # Before the epochs
 
@@ -217,7 +199,9 @@ class PPOLearner:
         if model.popart is not None:
             statistics = model.popart.statistics(targets, unroll.task_id, steps.mask)
         # What is not counted may have been forbidden: its ratio must not overflow.
-        behaviour_log_probs = self._distribution.log_probs(steps.behaviour_logits, steps.actions) * acted
+        behaviour_log_probs = (
+            self._distribution.log_probs(steps.policy_outputs[BEHAVIOUR_LOGITS], steps.actions) * acted
+        )
         per_step = (behaviour_log_probs, advantages, targets, values[:-1], steps.mask.float(), acted.float())
         return Samples(*(tensor.flatten() for tensor in per_step)), torch.stack(sums), statistics
 
@@ -258,8 +242,8 @@ class PPOLearner:
         parts: list[Tensor],
         scheduled: Scheduled,
         metrics: dict[str, float],
-    ) -> bool:
-        """The optimiser's steps; fills in ``metrics`` and answers whether all was finite."""
+    ) -> float | None:
+        """The optimiser's steps; fills in ``metrics`` and returns the epochs made, None if something was not finite."""
         num_slots = unroll.reward.shape[1]
         items = [part.to(self.device) for part in parts]
         flat = [self._flat(each, num_slots, len(packed.actions)) if unroll.core_state else each for each in items]
@@ -275,7 +259,7 @@ class PPOLearner:
             steps = (max(found[0], 1.0), max(found[1], 1.0))
             sums = self._step(packed, inputs, unroll.core_state, items[index], steps, scheduled, learns=any(found))
             if sums is None:
-                return False
+                return None
             done.append(sums)
             made.append(steps)
             if (index + 1) % per_epoch:
@@ -284,7 +268,7 @@ class PPOLearner:
             if self.config.target_kl is not None and shown["learner/kl"] > self.config.target_kl:
                 break
         metrics |= shown
-        return True
+        return len(done) / per_epoch
 
     def _step(
         self,
@@ -374,24 +358,3 @@ class PPOLearner:
         """Indices of all steps of these slots among the samples, time-major."""
         first_of_step = torch.arange(0, num_samples, max(1, num_slots), device=self.device)
         return (first_of_step[:, None] + slots[None]).flatten()
-
-    # Saving and restoring
-
-    def state(self) -> LearnerState:
-        """Copies of everything that the next update depends on."""
-        values: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates}
-        return LearnerState(tensors=self.model.state(), values=values)
-
-    def load_state(self, state: LearnerState) -> None:
-        """Continue from ``state`` bit for bit.
-
-        Raises:
-            UserError: the state belongs to another network.
-        """
-        self.model.load_state(state.tensors)
-        self.env_steps = state.values["env_steps"]
-        self.updates = state.values["updates"]
-
-    def load_initial(self, tensors: Mapping[str, Tensor], with_value: bool) -> None:
-        """Start from another run's model; see ``TrainedNetwork.load_initial``."""
-        self.model.load_initial(tensors, with_value)

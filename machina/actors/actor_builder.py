@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from machina.actors.slot_group import SlotGroup, group_key
 from machina.actors.stepping import Stepper, build_env
 from machina.errors import EnvironmentFaultError, RunFailedError
 from machina.interfaces import EnvFactory, Opponents, Policy, SlotEnv
+from machina.specs import ArraySpec
 from machina.types import Array, IntArray, section
 
 
@@ -21,6 +22,8 @@ class ActorSetup(NamedTuple):
     factory: EnvFactory
     make_policy: Callable[[], Policy]
     unroll_length: int
+    policy_outputs: Mapping[str, ArraySpec]
+    """What policies leave in unrolls, see ``Algorithm.policy_outputs``."""
     seed: int
     step_timeout_s: float
     lock_step: bool
@@ -110,6 +113,7 @@ class ActorBuilder:
             slots=slots,
             seed=self._setup.seed,
             unroll_length=self._setup.unroll_length,
+            policy_outputs=self._setup.policy_outputs,
             step_timeout_s=self._setup.step_timeout_s,
             state=section(state, group_key(slots)),
         )

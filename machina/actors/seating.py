@@ -30,6 +30,7 @@ from machina.types import (
     GameResult,
     IntArray,
     StepResult,
+    copies,
     names_as_array,
     names_of,
     team_scores,
@@ -128,13 +129,14 @@ class Seating:
             return answer
         whole = ActorOutput(
             answer.action.copy(),
-            answer.behaviour_logits.copy(),
+            copies(answer.policy_outputs),
             tuple(array.copy() for array in answer.core_state),
         )
         for name, slots in self._slots_of.items():
             part = self._opponents.act(name, inputs.of(slots))
             whole.action[slots] = part.action
-            whole.behaviour_logits[slots] = part.behaviour_logits
+            for key, output in part.policy_outputs.items():
+                whole.policy_outputs[key][slots] = output
             for array, own in zip(whole.core_state, part.core_state, strict=True):
                 array[slots] = own
         return whole

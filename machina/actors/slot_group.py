@@ -15,6 +15,7 @@ from machina.actors.stepping import RESET_TIMEOUT_PER_SLOT_S, Stepper
 from machina.buffers.unrolls import UnrollBuffer, to_arrays
 from machina.errors import UserError
 from machina.interfaces import Opponents, Policy
+from machina.specs import ArraySpec
 from machina.streams import SEATING_STREAM, SlotStreams, env_seeds
 from machina.types import (
     PER_SLOT,
@@ -46,6 +47,7 @@ class SlotGroup:
         slots: ``[B]`` indices in the whole run.
         seed: the run's seed.
         unroll_length: T.
+        policy_outputs: what the policy leaves in an unroll, see ``Algorithm.policy_outputs``.
         step_timeout_s: deadline of one environment step.
         state: what ``state`` or ``counters`` gave in a former run; empty for a new one.
 
@@ -61,6 +63,7 @@ class SlotGroup:
         slots: IntArray,
         seed: int,
         unroll_length: int,
+        policy_outputs: Mapping[str, ArraySpec],
         step_timeout_s: float,
         state: dict[str, Array],
     ) -> None:
@@ -69,6 +72,7 @@ class SlotGroup:
         self.slots = slots
         self._seed = seed
         self._unroll_length = unroll_length
+        self._policy_outputs = policy_outputs
         self._timeout_s = step_timeout_s
         self.remark = ""
         """What the user should know of the environment; taken away by who tells it."""
@@ -134,13 +138,16 @@ class SlotGroup:
         self._seating.begin()
 
     def _new_buffer(self) -> UnrollBuffer:
-        return UnrollBuffer(self._spec, self._unroll_length, self.slots, self._task_ids, self._core_state)
+        return UnrollBuffer(
+            self._spec, self._policy_outputs, self._unroll_length, self.slots, self._task_ids, self._core_state
+        )
 
     def open_unroll(self, policy_version: int) -> None:
         """Start an unroll with the entry at hand and act on it."""
         self.filled = 0
         self.full = False
-        self._buffer.open(self._core_state, self._previous_action, self._first, policy_version)
+        start = self._streams.drawn
+        self._buffer.open(self._core_state, self._previous_action, self._first, policy_version, start)
         self._buffer.write_entry(0, self._entry)
 
     def act(self) -> None:
@@ -154,6 +161,7 @@ class SlotGroup:
             self._task_ids,
             self._core_state,
             self._streams.next(),
+            self.slots,
         )
         answer = self._seating.answer(self._policy, inputs)
         action = where_slots(entry.on_turn, answer.action, self._previous_action)

@@ -19,6 +19,7 @@ from machina.buffers.buffer import Handover, Part, joined
 from machina.buffers.parameters import PublishedParameters
 from machina.buffers.unrolls import slice_slots
 from machina.hardware import tune_process
+from machina.interfaces import Learned
 from machina.learner.learner_rank import LearnerRank, RankFaultError, RankSetup, as_answer, free_port
 from machina.processes import RUN_MARK, end_started_by, seed_generators
 from machina.types import Array, Episode, GameResult, IntArray, Unroll
@@ -198,7 +199,7 @@ class RankWorker:
         else:
             self._fetched.put((self._template, lost))
 
-    def update(self) -> tuple[dict[str, float], Array | None]:
+    def update(self, done: float) -> tuple[Learned, Array | None]:
         """One update from the batch that was fetched first."""
         try:
             unroll, lost = self._fetched.get(timeout=2 * FETCH_TIMEOUT_S)
@@ -206,9 +207,8 @@ class RankWorker:
             raise RankFaultError(f"the batch did not arrive within {2 * FETCH_TIMEOUT_S:g} s") from None
         if unroll is None:
             raise RankFaultError("all unrolls of the first batch were lost")
-        metrics, flat = self._learner().update_from(unroll)
-        metrics["learner/unrolls_lost"] = float(lost)
-        return metrics, None if flat is None else flat.numpy()
+        learned, flat = self._learner().update_from(unroll, done)
+        return learned._replace(lost=lost), None if flat is None else flat.numpy()
 
     def parameters(self) -> tuple[None, Array | None]:
         """The parameters as they are."""
@@ -237,8 +237,9 @@ class RayRank:
     def call(self, method: str, *arguments: Any) -> None:
         """Ask for a method; the parameters that it answers stay in the object store."""
         if method == "update":
-            self.actor.fetch.remote(*arguments)
-            self._answers.append(tuple(self.actor.update.options(num_returns=2).remote()))
+            parts, done = arguments
+            self.actor.fetch.remote(parts)
+            self._answers.append(tuple(self.actor.update.options(num_returns=2).remote(done)))
         elif method == "parameters":
             self._answers.append(tuple(self.actor.parameters.options(num_returns=2).remote()))
         else:

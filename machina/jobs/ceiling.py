@@ -155,7 +155,7 @@ def _environment(parts: Parts, task_ids: list[int], seconds: float) -> float:
 
 
 def _acting(config: AnyRunConfig, parts: Parts, num_slots: int, seconds: float) -> float:
-    policy = policy_maker(config, parts)()
+    policy = policy_maker(config, parts, explores=True)()
     observation = {
         key: np.zeros((num_slots, *array.shape), array.dtype) for key, array in parts.factory.spec.observation.items()
     }
@@ -163,7 +163,7 @@ def _acting(config: AnyRunConfig, parts: Parts, num_slots: int, seconds: float) 
     first, task_ids = np.zeros(num_slots, np.bool_), np.zeros(num_slots, np.int64)
     uniforms = np.full(action.shape, 0.5, np.float32)
     core = policy.initial_core_state(num_slots)
-    inputs = ActorInput(observation, reward, action, first, task_ids, core, uniforms)
+    inputs = ActorInput(observation, reward, action, first, task_ids, core, uniforms, np.arange(num_slots))
 
     def act() -> int:
         policy.act(inputs)
@@ -174,12 +174,12 @@ def _acting(config: AnyRunConfig, parts: Parts, num_slots: int, seconds: float) 
 
 def _learning(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
     spec = parts.factory.spec
-    learner = parts.algorithm.make_learner(spec, 10**9, config.runtime.device, config.runtime.precision, 0, SINGLE_RANK)
+    learner = parts.algorithm.make_learner(spec, config.runtime.device, config.runtime.precision, 0, SINGLE_RANK)
     batch = random_batch(config, parts)
     steps: int = parts.batch_size * config.algo.unroll_length
 
     def update() -> int:
-        learner.update(batch)
+        learner.update(batch, 0.0)
         return steps
 
     return _rate(update, seconds)
@@ -190,9 +190,11 @@ def random_batch(config: AnyRunConfig, parts: Parts) -> Unroll[Array]:
     spec = parts.factory.spec
     size = parts.batch_size
     slots = np.arange(size)
-    core = policy_maker(config, parts)().initial_core_state(size)
+    core = policy_maker(config, parts, explores=True)().initial_core_state(size)
     task_ids = np.array([spec.task_of(int(slot)) for slot in slots])
-    batch = UnrollBuffer(spec, config.algo.unroll_length, slots, task_ids, core).unroll
+    batch = UnrollBuffer(
+        spec, parts.algorithm.policy_outputs(spec), config.algo.unroll_length, slots, task_ids, core
+    ).unroll
     batch.on_turn[...] = True
     generator = np.random.default_rng(0)
     for array in batch.observation.values():

@@ -43,7 +43,7 @@ def load_run(path: Path, best: bool = False) -> LoadedRun:
     else:
         checkpoint = checked(run.latest())
     own_state(checkpoint, config, parts.factory.spec)
-    policy = policy_maker(config, parts)()
+    policy = policy_maker(config, parts, explores=False)()
     policy.load_tensors(checkpoint.tensors["model"])
     return LoadedRun(policy, config, parts, run, checkpoint)
 

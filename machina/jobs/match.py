@@ -91,7 +91,7 @@ class RunPlayers:
             hint = nearest(name, known) or f"; it has {', '.join(known[:8])}{', …' if len(known) > 8 else ''}"
             raise UserError(f"run '{self.run.path}' {among}{hint}")
         row = snapshots[name]
-        policy = policy_maker(self.config, self._parts)()
+        policy = policy_maker(self.config, self._parts, explores=False)()
         self._store.load_into(policy, Snapshot(row.name, row.updates, row.env_steps, row.sha256))
         return Entrant(PolicyPlayer(text, policy), row.env_steps)
 

@@ -16,7 +16,7 @@ from machina.checkpoint.status import NodeStatus
 from machina.errors import RunFailedError
 from machina.interfaces import Learner
 from machina.launch.configuration import AnyRunConfig
-from machina.launch.plan import Parts, policy_maker, total_env_steps
+from machina.launch.plan import Parts, policy_maker
 from machina.launch.registrations import registrations
 from machina.league.opponents import PoolOpponents
 from machina.league.pool import Snapshot
@@ -228,7 +228,7 @@ def evaluate_parameters(
     config: AnyRunConfig, parts: Parts, parameters: torch.Tensor, env_steps: int, run: str, stop: Callable[[], bool]
 ) -> EvaluationResult:
     """Play the configured number of episodes of every task with these parameters."""
-    policy = policy_maker(config, parts)()
+    policy = policy_maker(config, parts, explores=False)()
     policy.load_parameters(parameters)
     return evaluate(
         parts.factory,
@@ -256,15 +256,16 @@ def updates_ahead(config: AnyRunConfig) -> int:
 
 def actor_setup(config: AnyRunConfig, parts: Parts, fetch: Callable[[Any], torch.Tensor]) -> ActorSetup:
     """What every actor is built from; ``fetch`` turns what ``Place.share`` gave into a snapshot's parameters."""
-    make_policy = policy_maker(config, parts)
+    make_policy = policy_maker(config, parts, explores=True)
     league = config.league
     return ActorSetup(
         factory=parts.factory,
         make_policy=make_policy,
         make_opponents=None
         if league.snapshot_updates is None
-        else lambda: PoolOpponents(make_policy, league.opponents_in_memory, fetch),
+        else lambda: PoolOpponents(policy_maker(config, parts, explores=False), league.opponents_in_memory, fetch),
         unroll_length=config.algo.unroll_length,
+        policy_outputs=parts.algorithm.policy_outputs(parts.factory.spec),
         seed=config.seed,
         step_timeout_s=config.runtime.step_timeout_s,
         lock_step=config.runtime.lock_step,
@@ -287,7 +288,7 @@ def plane_config(config: AnyRunConfig, parts: Parts) -> PlaneConfig:
 def learner_maker(config: AnyRunConfig, parts: Parts) -> Callable[[int, int, str | None], Learner]:
     """Builds a rank's learner, of rank, number of ranks and meeting point."""
     algorithm, spec, runtime = parts.algorithm, parts.factory.spec, config.runtime
-    steps, seed, device = total_env_steps(config, parts.factory), config.seed, parts.machine.device
+    seed, device = config.seed, parts.machine.device
     in_cluster = runtime.place == "ray"
 
     def make(rank: int, size: int, rendezvous: str | None) -> Learner:
@@ -297,6 +298,6 @@ def learner_maker(config: AnyRunConfig, parts: Parts) -> Callable[[int, int, str
         ranks = SINGLE_RANK
         if rendezvous is not None:
             ranks = join_ranks(rank, size, rendezvous, torch.device(own), COLLECTIVE_TIMEOUT_S)
-        return algorithm.make_learner(spec, steps, own, runtime.precision, seed, ranks)
+        return algorithm.make_learner(spec, own, runtime.precision, seed, ranks)
 
     return make

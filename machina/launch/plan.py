@@ -153,7 +153,9 @@ def total_env_steps(config: AnyRunConfig, factory: EnvFactory) -> int:
     return max(1, frames // spec.frames_per_step)
 
 
-def policy_maker(config: AnyRunConfig, parts: Parts) -> Callable[[], Policy]:
-    """Builds behaviour policies on the actors' device."""
+def policy_maker(config: AnyRunConfig, parts: Parts, *, explores: bool) -> Callable[[], Policy]:
+    """Builds policies on the actors' device; those that explore collect data, the others show what was learned."""
     device, precision = parts.machine.actor_device, config.runtime.precision
-    return lambda: parts.algorithm.make_policy(parts.factory.spec, device, precision)
+    spec = parts.factory.spec
+    num_slots = spec.num_slots(config.env.envs_per_task)
+    return lambda: parts.algorithm.make_policy(spec, device, precision, explores=explores, num_slots=num_slots)

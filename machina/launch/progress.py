@@ -110,7 +110,7 @@ class Means:
 def account_metrics(account: QueueAccount, means: dict[str, float]) -> dict[str, float]:
     """The queue's account, and the updates' ``means`` with how often each collected step was learned from."""
     values = {f"queue/{name}": count for name, count in account._asdict().items()}
-    if "learner/epochs" in means:  # sample reuse: what the optimiser took for each collected step (arXiv 1912.06680)
+    if "learner/passes" in means:  # sample reuse: what the optimiser took for each collected step (arXiv 1912.06680)
         settled = account.learned + account.dropped
-        values["learner/sample_reuse"] = means["learner/epochs"] * account.learned / max(1, settled)
+        values["learner/sample_reuse"] = means["learner/passes"] * account.learned / max(1, settled)
     return values | means

@@ -148,7 +148,7 @@ class RatingGames:
         ]
 
     def _player(self, snapshot: Snapshot) -> PolicyPlayer:
-        policy = policy_maker(self._config, self._parts)()
+        policy = policy_maker(self._config, self._parts, explores=False)()
         policy.load_parameters(self._store.load(snapshot))
         return PolicyPlayer(snapshot.name, policy)
 

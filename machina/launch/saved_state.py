@@ -42,7 +42,6 @@ class Identity(SavedFile):
 class LearnerCounters(SavedFile):
     """What the learners of the shipped algorithms keep beside tensors: their schedules are functions of it."""
 
-    env_steps: Count
     updates: Count
 
 

@@ -71,7 +71,7 @@ class League:
         self._place = place
         self._notice = notice
         self._store = snapshots_folder(run)
-        self._make_policy = policy_maker(config, parts)
+        self._make_policy = policy_maker(config, parts, explores=False)
         scripted = SCRIPTED.get(config.environment, {"random": random_player(spec.action)})
         self.pool = Pool(config.league.quality_step)
         self.ratings = Ratings({name: POINTS[name] for name in scripted})

@@ -75,7 +75,8 @@ def forecast(config: AnyRunConfig, parts: Parts) -> Forecast:
     kept = 4 * size.convolved * at_once + 4 * LSTM_COPIES * size.core_state // 2 * max(entries, at_once)
     return Forecast(
         environments=slots * _least_slot_bytes(parts.factory),
-        unrolls=unroll_bytes(spec, config.algo.unroll_length, size.core_state) * (slots + 2 * parts.batch_size),
+        unrolls=unroll_bytes(spec, parts.algorithm.policy_outputs(spec), config.algo.unroll_length, size.core_state)
+        * (slots + 2 * parts.batch_size),
         network=4 * size.parameters * learners * LEARNER_COPIES
         + 2 * size.parameters * parts.machine.actors
         + kept * min(learners, 1),

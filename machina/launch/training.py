@@ -250,8 +250,13 @@ class Trainer:
 
     def _learn(self, batch: Batch) -> None:
         with self._shares.measure("learning"):
-            answers = self.learners.submit(batch)
+            answers = self.learners.submit(batch, self._done())
         self._take(answers)
+
+    def _done(self) -> float:
+        """Share of the run that lies behind when the next batch is learned from: after those under way."""
+        under_way: int = self.learners.under_way * self._config.algo.unroll_length
+        return (self.progress.env_steps + under_way) / self._total_env_steps
 
     def _take(self, answers: list[Updated | Lost]) -> None:
         """Count what the learner group has finished, and publish its parameters."""
@@ -264,10 +269,10 @@ class Trainer:
             self._plane.publish(self.progress.updates, self.learners.parameters())
 
     def _count(self, updated: Updated) -> None:
-        batch, metrics = updated.batch, updated.metrics
+        batch, learned = updated.batch, updated.learned
         lags = self.progress.updates - batch.policy_versions
-        self._plane.queue.settle(batch, updated.lost)
-        steps = (batch.num_slots - updated.lost) * self._config.algo.unroll_length
+        self._plane.queue.settle(batch, learned.lost)
+        steps = (batch.num_slots - learned.lost) * self._config.algo.unroll_length
         self.progress = self.progress._replace(
             env_steps=self.progress.env_steps + steps, updates=self.progress.updates + 1
         )
@@ -277,10 +282,16 @@ class Trainer:
                 self._league.add_snapshot(self.progress.updates, self.progress.env_steps, updated.parameters)
                 self._plane.store.set_opponents(self._league.view())
         self._plane.publish(self.progress.updates, updated.parameters)
-        metrics |= {"actor/policy_lag_mean": float(lags.mean()), "actor/policy_lag_max": float(lags.max())}
+        metrics = {
+            **learned.metrics,
+            "learner/skipped": float(learned.skipped),
+            "learner/passes": learned.passes,
+            "actor/policy_lag_mean": float(lags.mean()),
+            "actor/policy_lag_max": float(lags.max()),
+        }
         self._means.add(metrics)
         self._view.latest = metrics
-        self._skipped.note(metrics["learner/skipped"] > 0, self.progress.env_steps)
+        self._skipped.note(learned.skipped, self.progress.env_steps)
 
     def _now_and_then(self) -> None:
         """Everything that is not learning: episodes, log, evaluation, checkpoint, and whether to stop."""

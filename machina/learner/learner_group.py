@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from machina.buffers.buffer import Batch
 from machina.buffers.unrolls import concatenate_slots
 from machina.errors import RunFailedError
-from machina.interfaces import LearnerState
+from machina.interfaces import Learned, LearnerState
 from machina.learner.learner_rank import RankFaultError, RankHandle
 from machina.types import Array, Unroll
 
@@ -31,11 +33,10 @@ class Updated(NamedTuple):
     """An update that the group has made."""
 
     batch: Batch
-    metrics: dict[str, float]
+    learned: Learned
+    """What it came to on all ranks together."""
     parameters: Any
     """A flat tensor, or in the place ``ray`` a reference to one."""
-    lost: int = 0
-    """Unrolls of the batch that no rank could fetch."""
 
 
 class Lost(NamedTuple):
@@ -79,15 +80,19 @@ class LearnerGroup:
         self.updates_undone = 0
         """Updates since the kept state at every restart, summed."""
 
-    def submit(self, batch: Batch) -> list[Updated | Lost]:
+    def submit(self, batch: Batch, done: float) -> list[Updated | Lost]:
         """Begin an update; returns those that are finished, in order.
+
+        Args:
+            batch: to be learned from.
+            done: share of the run that lies behind when it is learned from.
 
         Raises:
             RunFailedError: the learner raised, or its ranks died too often.
         """
         size = len(self._ranks)
         for index, rank in enumerate(self._ranks):
-            rank.call("update", batch.share(index, size))
+            rank.call("update", batch.share(index, size), done)
         batch.release()
         self._under_way.append(batch)
         answers = self._answers_until(self._ahead)
@@ -95,6 +100,11 @@ class LearnerGroup:
             answers += self.drain()
             self._keep(self._ask("state")[0])
         return answers
+
+    @property
+    def under_way(self) -> int:
+        """Unrolls in the updates under way."""
+        return sum(batch.num_slots for batch in self._under_way)
 
     def drain(self) -> list[Updated | Lost]:
         """Wait for the updates under way; after a failure nothing comes of them."""
@@ -109,9 +119,7 @@ class LearnerGroup:
                 answers += [Lost(batch) for batch in self._under_way]
                 self._restart(fault)
                 break
-            metrics, parameters = results[0]
-            lost = sum(int(metrics.pop("learner/unrolls_lost", 0)) for metrics, _ in results)
-            answers.append(Updated(self._under_way.popleft(), metrics, parameters, lost))
+            answers.append(Updated(self._under_way.popleft(), _of_all([each for each, _ in results]), results[0][1]))
             self._updates_since += 1
         return answers
 
@@ -213,3 +221,11 @@ class LearnerGroup:
         """End the ranks."""
         for rank in self._ranks:
             rank.kill()
+
+
+def _of_all(learned: Sequence[Learned]) -> Learned:
+    """What an update came to on all ranks: metrics are the same on each, unrolls and priorities are its share's."""
+    priorities = [each.priorities for each in learned if each.priorities is not None]
+    return learned[0]._replace(
+        lost=sum(each.lost for each in learned), priorities=np.concatenate(priorities) if priorities else None
+    )

@@ -19,7 +19,7 @@ import cloudpickle
 
 from machina.buffers.buffer import Part, joined
 from machina.errors import RanksBrokenError, RunFailedError, UserError, stopped
-from machina.interfaces import Learner, LearnerState
+from machina.interfaces import Learned, Learner, LearnerState
 from machina.processes import told_exit
 from machina.types import Array, Unroll
 
@@ -59,15 +59,15 @@ class LearnerRank:
         self._publishes = setup.rank == 0
         self._skipped: Unroll[Array] | None = None
 
-    def update(self, parts: Sequence[Part]) -> tuple[dict[str, float], Tensor | None]:
-        """One update from this rank's parts; its metrics, and on rank 0 the new parameters."""
-        return self.update_from(joined(parts))
+    def update(self, parts: Sequence[Part], done: float) -> tuple[Learned, Tensor | None]:
+        """One update from this rank's parts; what it came to, and on rank 0 the new parameters."""
+        return self.update_from(joined(parts), done)
 
-    def update_from(self, unroll: Unroll[Array]) -> tuple[dict[str, float], Tensor | None]:
+    def update_from(self, unroll: Unroll[Array], done: float) -> tuple[Learned, Tensor | None]:
         """The same from unrolls that are joined already."""
-        metrics = self._learner.update(unroll)
-        self._skipped = unroll if metrics["learner/skipped"] > 0 else None
-        return metrics, self.parameters()[1]
+        learned = self._learner.update(unroll, done)
+        self._skipped = unroll if learned.skipped else None
+        return learned, self.parameters()[1]
 
     def parameters(self) -> tuple[None, Tensor | None]:
         """The parameters as they are, in the form of ``update``'s answer."""

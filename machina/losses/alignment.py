@@ -9,12 +9,13 @@ chosen there. The consequence of that action therefore lies one entry later::
     reward       (old)    r(a0)    r(a1)        r(a[T-1])
     flags        (old)    f(a0)    f(a1)        f(a[T-1])
 
-so step t pairs action[t] and behaviour_logits[t] with reward[t + 1] and the flags of entry t + 1. Slicing both
+so step t pairs action[t] and the policy's outputs[t] with reward[t + 1] and the flags of entry t + 1. Slicing both
 alike is the classical mistake; nothing else in the code shifts time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -28,8 +29,8 @@ class Steps(NamedTuple):
 
     actions: Tensor
     """``[T, B, *action.shape]``."""
-    behaviour_logits: Tensor
-    """``[T, B, P]``."""
+    policy_outputs: Mapping[str, Tensor]
+    """``[T, B, ...]`` each: what the policy that acted left."""
     rewards: Tensor
     """``[T, B]``: the answer to the action, as the environment gave it."""
     team_rewards: Tensor
@@ -63,7 +64,7 @@ def aligned(unroll: Unroll[Tensor]) -> Steps:
     opens = first.reshape(*first.shape, *[1] * (previous_actions.ndim - 2))
     return Steps(
         actions=unroll.action[:-1],
-        behaviour_logits=unroll.behaviour_logits[:-1],
+        policy_outputs={key: output[:-1] for key, output in unroll.policy_outputs.items()},
         rewards=unroll.reward[1:],
         team_rewards=unroll.team_reward[1:],
         enemy_rewards=unroll.enemy_reward[1:],

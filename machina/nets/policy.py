@@ -17,7 +17,7 @@ from machina.nets.network import NetworkInput, NetworkOutput
 from machina.nets.parameters import FILTER, POPART, check_names, load_flat, load_tensors
 from machina.nets.precision import resolve_device, resolve_precision
 from machina.specs import EnvSpec
-from machina.types import ActorInput, ActorOutput, Array, CoreState
+from machina.types import BEHAVIOUR_LOGITS, ActorInput, ActorOutput, Array, CoreState
 
 
 class SampledPolicy:
@@ -54,7 +54,7 @@ class SampledPolicy:
             actions = self._distribution.sampled(parameters, self._tensor(inputs.uniforms))
             return ActorOutput(
                 action=actions.cpu().numpy(),
-                behaviour_logits=parameters.cpu().numpy(),
+                policy_outputs={BEHAVIOUR_LOGITS: parameters.cpu().numpy()},
                 core_state=tuple(state.cpu().numpy() for state in output.core_state),
             )
 

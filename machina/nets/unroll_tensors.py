@@ -8,7 +8,7 @@ from torch import Tensor
 from machina.nets.frames import stacked_frames
 from machina.nets.network import NetworkInput
 from machina.specs import EnvSpec
-from machina.types import OBSERVATION, PER_SLOT, TIME_MAJOR, Array, Unroll
+from machina.types import OBSERVATION, Array, Unroll, combined
 
 
 def to_device(batch: Unroll[Array], device: torch.device) -> Unroll[Tensor]:
@@ -17,21 +17,12 @@ def to_device(batch: Unroll[Array], device: torch.device) -> Unroll[Tensor]:
     def move(array: Array) -> Tensor:
         return torch.as_tensor(array).to(device, non_blocking=True)
 
-    return Unroll(
-        observation={key: move(array) for key, array in batch.observation.items()},
-        core_state=tuple(move(array) for array in batch.core_state),
-        **{name: move(getattr(batch, name)) for name in (*TIME_MAJOR, *PER_SLOT)},
-    )
+    return combined([batch], lambda arrays: move(arrays[0]), lambda arrays: move(arrays[0]))
 
 
 def slots_of(unroll: Unroll[Tensor], slots: slice | Tensor) -> Unroll[Tensor]:
     """Some slots of an unroll; views for a slice."""
-    return Unroll(
-        observation={key: tensor[:, slots] for key, tensor in unroll.observation.items()},
-        core_state=tuple(tensor[slots] for tensor in unroll.core_state),
-        **{name: getattr(unroll, name)[:, slots] for name in TIME_MAJOR},
-        **{name: getattr(unroll, name)[slots] for name in PER_SLOT},
-    )
+    return combined([unroll], lambda tensors: tensors[0][:, slots], lambda tensors: tensors[0][slots])
 
 
 def network_input(unroll: Unroll[Tensor], first: Tensor, previous_actions: Tensor, spec: EnvSpec) -> NetworkInput:

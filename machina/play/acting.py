@@ -69,6 +69,7 @@ class ActingPlayer:
                 self._task_ids,
                 self._core_state,
                 self._streams.next(),
+                self.slots,
             )
         )
         self._previous_action = where_slots(on_turn, action, self._previous_action)

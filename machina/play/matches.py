@@ -296,6 +296,7 @@ class _Match:
             self._env.task_ids,
             (),  # each player has its own
             self._uniforms.random(action.shape, np.float32),
+            np.arange(len(action)),
         )
         ended = entry.terminated | entry.truncated
         team = (self._team_of_seat - self._game[:, None]) % len(self._players)

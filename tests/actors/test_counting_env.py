@@ -22,11 +22,11 @@ from machina.actors.actor_group import assign_slots
 from machina.config import AlgorithmConfig, Config
 from machina.envs.builders import parse_environment
 from machina.envs.config import ToyConfig
-from machina.interfaces import Learner, LearnerState, LearningFacts, Policy, Ranks
+from machina.interfaces import Learned, Learner, LearnerState, LearningFacts, Policy, Ranks
 from machina.losses.alignment import aligned
 from machina.metrics import read_metrics
 from machina.registry import ALGORITHMS
-from machina.specs import EnvSpec
+from machina.specs import ArraySpec, EnvSpec
 from machina.types import (
     NO_ACTION,
     ActorInput,
@@ -38,6 +38,8 @@ from machina.types import (
 
 T = 4
 BATCH = 5
+SEEN = "seen"
+"""The policy's output."""
 PLACES = ("inline", "local")
 
 
@@ -51,14 +53,14 @@ class CountingPolicy:
         return (np.zeros((num_slots, 1), np.float32),)
 
     def act(self, inputs: ActorInput) -> ActorOutput:
-        observation, reward, previous_action, first, task_id, core_state, uniforms = inputs
+        observation, reward, previous_action, first, task_id, core_state, uniforms, slots = inputs
         step = observation["observation"][:, 0]
         np.testing.assert_array_equal(reward, step)
         np.testing.assert_array_equal(first, step == 0)
         assert not task_id.any()
-        assert uniforms.shape == step.shape
+        assert uniforms.shape == slots.shape == step.shape
         seen = np.stack([core_state[0][:, 0], previous_action.astype(np.float32)], axis=1)
-        return ActorOutput((step % 2).astype(np.int64), seen, (core_state[0] + 1,))
+        return ActorOutput((step % 2).astype(np.int64), {SEEN: seen}, (core_state[0] + 1,))
 
     def load_parameters(self, parameters: Tensor) -> None:
         self.policy_version = float(parameters[0])
@@ -74,10 +76,11 @@ class RecordingLearner:
         self._batches = batches
         self._updates = 0
 
-    def update(self, batch: Unroll[Array]) -> dict[str, float]:
+    def update(self, batch: Unroll[Array], done: float) -> Learned:
+        assert done >= 0
         self._batches.append(batch)
         self._updates += 1
-        return {"learner/skipped": 0.0}
+        return Learned({"learner/seen": 1.0})
 
     def flat_parameters(self) -> Tensor:
         return torch.full((1,), float(self._updates))
@@ -99,21 +102,21 @@ class RecordingAlgorithm:
         self.config = config
         self._batches = batches
 
-    def make_policy(self, spec: EnvSpec, device: str, precision: str) -> Policy:
+    def make_policy(self, spec: EnvSpec, device: str, precision: str, *, explores: bool, num_slots: int) -> Policy:
+        assert explores
+        assert num_slots > 0
         assert (spec.action.num_parameters, device, precision) == (2, "cpu", "auto")
         return CountingPolicy()
 
-    def make_learner(
-        self, spec: EnvSpec, total_env_steps: int, device: str, precision: str, seed: int, ranks: Ranks
-    ) -> Learner:
+    def make_learner(self, spec: EnvSpec, device: str, precision: str, seed: int, ranks: Ranks) -> Learner:
         assert (spec.num_tasks, ranks.size) == (1, 1)
         assert (device, precision) == ("cpu", "auto")
-        assert total_env_steps + seed > 0
+        assert seed > 0
         return RecordingLearner(self._batches)
 
-    def core_state_shapes(self, spec: EnvSpec) -> tuple[tuple[int, ...], ...]:
+    def policy_outputs(self, spec: EnvSpec) -> dict[str, ArraySpec]:
         assert spec.num_tasks == 1
-        return ((1,),)
+        return {SEEN: ArraySpec(shape=(2,), dtype="float32")}
 
     def describe(self, spec: EnvSpec) -> LearningFacts:
         return LearningFacts(f"counts {spec.name}", "recorded")
@@ -182,12 +185,12 @@ def check_slot(unrolls: list[tuple[Unroll[Array], int]], length: int) -> None:
         assert not batch.life_lost[:, column].any()
 
         previous_action = np.where(step == 0, NO_ACTION, (step - 1) % 2)
-        seen_count, seen_action = batch.behaviour_logits[:T, column].T
+        seen_count, seen_action = batch.policy_outputs[SEEN][:T, column].T
         np.testing.assert_array_equal(seen_count, step[:T], "the core state restarts with the episode")
         np.testing.assert_array_equal(seen_action, previous_action[:T])
         np.testing.assert_array_equal(batch.action[:T, column], step[:T] % 2)
         assert batch.action[T, column] == 0
-        assert not batch.behaviour_logits[T, column].any(), "the last entry is answered by the next unroll"
+        assert not batch.policy_outputs[SEEN][T, column].any(), "the last entry is answered by the next unroll"
         assert batch.core_state[0][column, 0] == step[0]
         assert batch.previous_action[column] == previous_action[0]
 

@@ -23,7 +23,7 @@ from machina.losses.alignment import aligned
 from machina.nets.build import build_network
 from machina.nets.parameters import load_flat
 from machina.nets.unroll_tensors import network_input
-from machina.types import Array, Unroll
+from machina.types import BEHAVIOUR_LOGITS, Array, Unroll
 
 TINY_SHALLOW = {"torso": "shallow", "filters": (8, 8, 8), "hidden_sizes": (32,)}
 JOBS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], int]] = {
@@ -99,7 +99,7 @@ def test_the_action_stream_of_a_slot_does_not_depend_on_the_actors() -> None:
         algo, env = {"batch_size": 8, "unroll_length": 5}, {"envs_per_task": 8}
         with running("catch", "inline", algo, env, {"actors": actors}) as job:
             by_actors.append(take(job, 6))
-    assert all(same(one, other, "behaviour_logits") for one, other in zip(*by_actors, strict=True))
+    assert all(same(one, other, "policy_outputs/behaviour_logits") for one, other in zip(*by_actors, strict=True))
 
 
 def test_batches_stay_what_they_were_while_actors_reuse_their_buffers() -> None:
@@ -147,7 +147,7 @@ def test_the_learner_sees_what_the_policy_saw(
     assert any((batch.terminated | batch.truncated).any() for batch in batches), "no reset was tested"
     for batch in batches:
         logits = recomputed_logits(job, batch)
-        np.testing.assert_allclose(logits[:-1], batch.behaviour_logits[:-1], atol=2e-5)
+        np.testing.assert_allclose(logits[:-1], batch.policy_outputs[BEHAVIOUR_LOGITS][:-1], atol=2e-5)
 
 
 def recomputed_logits(job: Job, batch: Unroll[Array]) -> Array:

@@ -22,7 +22,16 @@ from machina.league.opponents import PoolOpponents
 from machina.league.pool import PoolView
 from machina.league.results import outcome, winner
 from machina.specs import EnvSpec
-from machina.types import PRESENT_SELF, ActorInput, ActorOutput, Array, BoolArray, GameResult, StepResult
+from machina.types import (
+    BEHAVIOUR_LOGITS,
+    PRESENT_SELF,
+    ActorInput,
+    ActorOutput,
+    Array,
+    BoolArray,
+    GameResult,
+    StepResult,
+)
 
 OWN_STAMP = 1.0
 """Of the policy that learns; snapshot n has 1 + n."""
@@ -74,6 +83,7 @@ class Group:
                 self.race.task_ids,
                 self.core_state,
                 self.uniforms.random(self.num_slots, np.float32),
+                np.arange(self.num_slots),
             )
             answer = self.seating.answer(self.policy, inputs)
             moments.append(Moment(self.entry, self.first, self.seating.foreign.copy(), answer))
@@ -133,7 +143,9 @@ def test_players_stay_from_a_game_s_first_entry_to_its_last_with_memories_of_the
     met = set()
     for t, moment in enumerate(moments):
         opens = np.ones_like(moment.first) if t == 0 else game_opens(moments[t - 1].entry, len(teams))
-        expected = 1 + np.round(moment.answer.behaviour_logits[:, 1] * 10)  # who answered, by the logits
+        expected = 1 + np.round(
+            moment.answer.policy_outputs[BEHAVIOUR_LOGITS][:, 1] * 10
+        )  # who answered, by the logits
         np.testing.assert_array_equal(expected, np.where(opens, expected, stamps))
         stamps = expected.astype(np.float32)
         # Each player's own memory: its stamp, once per step since the episode's first entry.

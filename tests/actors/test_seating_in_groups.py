@@ -16,6 +16,7 @@ import torch
 from actor_groups import as_tensors, next_batch
 from torch import Tensor
 
+from machina.buffers.unrolls import to_arrays
 from machina.interfaces import Learner
 from machina.launch.configuration import job_config
 from machina.launch.places import OneMachine
@@ -65,7 +66,7 @@ class Played(NamedTuple):
 
     def entries(self, field: str) -> Array:
         """``[N + 1, B]``: N = rounds times T answered entries, and the last."""
-        arrays = [getattr(batch, field) for batch in self.batches]
+        arrays = [to_arrays(batch)[field] for batch in self.batches]
         return np.concatenate([*(array[:-1] for array in arrays), arrays[-1][-1:]])
 
     @property
@@ -121,7 +122,7 @@ def play(case: str, folder: Path, pool_share: float = POOL_SHARE) -> Played:
             batches.append(next_batch(plane))
             results += list(plane.drain_games())
             episodes += list(plane.drain_episodes())
-            learner.update(batches[-1])
+            learner.update(batches[-1], 0.0)
             if update == POOL_GROWS_AT:
                 add_snapshots(103, 104)
             plane.publish(update, learner.flat_parameters())
@@ -132,7 +133,7 @@ def play(case: str, folder: Path, pool_share: float = POOL_SHARE) -> Played:
 
 
 def make_learner(parts: Parts) -> Learner:
-    return parts.algorithm.make_learner(parts.factory.spec, 10**6, "cpu", "float32", seed=3, ranks=SINGLE_RANK)
+    return parts.algorithm.make_learner(parts.factory.spec, "cpu", "float32", seed=3, ranks=SINGLE_RANK)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -285,7 +286,7 @@ def test_logits_and_core_states_are_those_of_who_played(played: Played) -> None:
     who = players(played)
     names = np.array([[PRESENT_SELF if name is None else name for name in row] for row in who])
     known = np.array([[name is not None for name in row] for row in who])
-    stored = torch.from_numpy(played.entries("behaviour_logits")[:-1])
+    stored = torch.from_numpy(played.entries("policy_outputs/behaviour_logits")[:-1])
     on_turn = torch.from_numpy(played.entries("on_turn")[:-1])
     for name, expected in replays.items():
         mine = torch.from_numpy(known & (names == name))
@@ -333,9 +334,10 @@ def scrambled(batch: Unroll[Array], entries: BoolArray) -> Unroll[Array]:
         changed[where] = noise[where]
         return changed
 
-    fields = ("reward", "team_reward", "enemy_reward", "action", "behaviour_logits")
+    fields = ("reward", "team_reward", "enemy_reward", "action")
     return batch._replace(
         observation={key: nonsense(array, entries) for key, array in batch.observation.items()},
+        policy_outputs={key: nonsense(array, entries) for key, array in batch.policy_outputs.items()},
         core_state=tuple(nonsense(array, entries[0]) for array in batch.core_state),
         previous_action=nonsense(batch.previous_action, entries[0]),
         **{field: nonsense(getattr(batch, field), entries) for field in fields},
@@ -359,7 +361,7 @@ def learned(played: Played, batch: Unroll[Array], **options: Any) -> dict[str, T
         },
     )
     learner = make_learner(build_parts(config))
-    metrics = learner.update(batch)
+    metrics = learner.update(batch, 0.0).metrics
     assert metrics["learner/skipped"] == 0
     return {f"{part}/{name}": tensor for part, of in learner.state().tensors.items() for name, tensor in of.items()}
 

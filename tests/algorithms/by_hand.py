@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from machina.specs import ArraySpec, EnvSpec, Seat, discrete
-from machina.types import Array, Unroll
+from machina.types import BEHAVIOUR_LOGITS, Array, Unroll
 
 Floats = npt.NDArray[np.float64]
 
@@ -63,13 +63,15 @@ def game_batch(seed: int) -> Unroll[Array]:
         team_reward=random.normal(scale=1.5, size=shape).astype(np.float32),
         enemy_reward=random.normal(scale=1.5, size=shape).astype(np.float32),
         action=action,
-        behaviour_logits=behaviour.astype(np.float32),
+        policy_outputs={BEHAVIOUR_LOGITS: behaviour.astype(np.float32)},
         core_state=(),
         previous_action=np.full(SLOTS, -1),
         first=first,
         task_id=np.array([0, 1, 0, 1, 1]),
         slot=np.arange(SLOTS),
         policy_version=np.zeros(SLOTS, np.int64),
+        start=np.zeros(SLOTS, np.int64),
+        weight=np.ones(SLOTS, np.float32),
         **told,
     )
 

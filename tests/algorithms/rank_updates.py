@@ -11,7 +11,7 @@ from torch import Tensor, device, nn, ones
 from unrolls import random_unroll
 
 from machina.buffers.unrolls import slice_slots
-from machina.interfaces import LearnerState, Ranks
+from machina.interfaces import Learned, LearnerState, Ranks
 from machina.learner.sums import join_ranks
 from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, PolicyNetwork
@@ -46,7 +46,7 @@ class Course(NamedTuple):
     """What a learner went through."""
 
     start: Tensor
-    metrics: list[dict[str, float]]
+    learned: list[Learned]
     state: LearnerState
 
 
@@ -105,17 +105,14 @@ def course(case: Case, ranks: Ranks) -> Course:
     """All updates of a case by one rank of ``ranks``, from its share of each batch."""
     entry = algorithm_entry(case.algorithm)
     config = entry.config().model_validate({"reward_clip": "none", "learning_rate": 3e-3, **case.options})
-    total = (
-        2 * case.updates * case.slots * LENGTH
-    )  # the learning rate halves, so the env steps must be those of all ranks
-    learner: Any = entry.build(config).make_learner(SPEC, total, "cpu", "float32", seed=4, ranks=ranks)
+    learner: Any = entry.build(config).make_learner(SPEC, "cpu", "float32", seed=4, ranks=ranks)
     start = learner.flat_parameters()
     first, last = (case.slots * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1))
-    metrics = []
+    learned = []
     for update in range(case.updates):
         batch = batch_of(case, update, learner.model.network.core_state_shapes)
-        metrics.append(learner.update(slice_slots(batch, first, last)))
-    return Course(start, metrics, learner.state())
+        learned.append(learner.update(slice_slots(batch, first, last), update / (2 * case.updates)))
+    return Course(start, learned, learner.state())
 
 
 def all_courses(rank: int, rendezvous: dict[str, str]) -> dict[str, Course]:

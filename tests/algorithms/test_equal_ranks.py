@@ -53,8 +53,8 @@ def test_ranks_start_equal_and_stay_equal_bit_for_bit(courses: tuple[Course, lis
         assert tensors(first).keys() == tensors(other).keys()
         assert all(torch.equal(tensor, tensors(other)[name]) for name, tensor in tensors(first).items())
         assert first.state.values == other.state.values
-        for expected, got in zip(first.metrics, other.metrics, strict=True):
-            assert got == pytest.approx(expected, rel=0, abs=0, nan_ok=True)
+        for expected, got in zip(first.learned, other.learned, strict=True):
+            assert got.metrics == pytest.approx(expected.metrics, rel=0, abs=0, nan_ok=True)
 
 
 def test_several_ranks_equal_one_on_the_whole_batch(courses: tuple[Course, list[Course]]) -> None:
@@ -76,17 +76,17 @@ def test_several_ranks_equal_one_on_the_whole_batch(courses: tuple[Course, list[
 
 def test_metrics_are_those_of_the_whole_batch(courses: tuple[Course, list[Course]]) -> None:
     single, (first, *_) = courses
-    for expected, got in zip(single.metrics, first.metrics, strict=True):
-        assert got == pytest.approx(expected, rel=METRICS_TOLERANCE, abs=METRICS_TOLERANCE, nan_ok=True)
+    for expected, got in zip(single.learned, first.learned, strict=True):
+        assert got.metrics == pytest.approx(expected.metrics, rel=METRICS_TOLERANCE, abs=METRICS_TOLERANCE, nan_ok=True)
 
 
 def test_a_share_that_is_not_a_number_skips_the_update_on_every_rank(ended: list[Ended]) -> None:
     case = CASES["not a number"]
     for each in ended[: case.size]:
-        metrics = each.result["not a number"].metrics
-        skipped = [update for update, shown in enumerate(metrics) if shown["learner/skipped"]]
+        learned = each.result["not a number"].learned
+        skipped = [update for update, came_to in enumerate(learned) if came_to.skipped]
         assert skipped == [case.spoilt_update]
-        assert math.isnan(metrics[skipped[0]]["learner/total_loss"])
+        assert math.isnan(learned[skipped[0]].metrics["learner/total_loss"])
 
 
 def test_a_parameter_without_gradient_on_any_rank_has_no_optimiser_state(ended: list[Ended]) -> None:

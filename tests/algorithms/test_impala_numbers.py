@@ -26,7 +26,7 @@ from by_hand import (
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
 from machina.learner.sums import SINGLE_RANK
-from machina.types import Array, Unroll
+from machina.types import BEHAVIOUR_LOGITS, Array, Unroll
 
 TOTAL = 400
 """Env steps after which the learning rate is 0; a batch has 40."""
@@ -61,13 +61,12 @@ class ImpalaByHand:
         self.optimizer: Adam | RMSProp = Adam(config.adam_epsilon)
         if config.optimizer == "rmsprop":
             self.optimizer = RMSProp(config.rmsprop_decay, config.rmsprop_epsilon, config.rmsprop_momentum)
-        self.env_steps = 0
 
-    def update(self, batch: Unroll[Array]) -> tuple[dict[str, Floats], dict[str, float]]:
+    def update(self, batch: Unroll[Array], done: float) -> tuple[dict[str, Floats], dict[str, float]]:
         """The gradients that were applied, and what is shown."""
         config, agent = self.config, self.agent
         log_probs, values = agent.answer(batch)
-        behaviour = log_softmax(batch.behaviour_logits.astype(np.float64))
+        behaviour = log_softmax(batch.policy_outputs[BEHAVIOUR_LOGITS].astype(np.float64))
         by_logits, by_values = np.zeros((LENGTH, SLOTS, 3)), np.zeros((LENGTH, SLOTS))
         targets, counted = np.zeros((LENGTH, SLOTS)), np.zeros((LENGTH, SLOTS), bool)
         shown: dict[str, list[float]] = {key: [] for key in ("policy", "entropy", "rho", "target", "error")}
@@ -108,11 +107,10 @@ class ImpalaByHand:
                 shown["error"].append(error)
         gradients = agent.gradients(batch, by_logits, by_values)
         applied = cut(gradients, config.max_grad_norm)
-        rate = config.learning_rate * max(0, 1 - self.env_steps / TOTAL)
+        rate = config.learning_rate * max(0, 1 - done)
         self.optimizer.step(agent.weights, applied, rate)
         agent.move_popart(batch, targets, counted)
         agent.move_filter(batch, counted)
-        self.env_steps += LENGTH * SLOTS
         policy, entropies, rho = sum(shown["policy"]), shown["entropy"], np.array(shown["rho"])
         return applied, {
             "learner/total_loss": policy + config.baseline_cost * value_loss - config.entropy_cost * sum(entropies),
@@ -124,7 +122,6 @@ class ImpalaByHand:
             "learner/explained_variance": float(1 - np.var(shown["error"]) / np.var(shown["target"])),
             "learner/grad_norm": norm_of(gradients),
             "learner/learning_rate": rate,
-            "learner/skipped": 0.0,
         }
 
 
@@ -144,7 +141,7 @@ CASES: dict[str, dict[str, Any]] = {
 def pair(**options: Any) -> tuple[ImpalaLearner, ImpalaByHand]:
     config = ImpalaConfig.model_validate({"network": LINEAR, **PLAIN, **options})
     spec = GAME.model_copy(update={"clip_rewards": config.reward_clip == "auto"})
-    learner = ImpalaLearner(config, spec, TOTAL, "cpu", "float32", 0, SINGLE_RANK)
+    learner = ImpalaLearner(config, spec, "cpu", "float32", 0, SINGLE_RANK)
     learner.model.network.get_parameter("policy_head.weight").data *= 60  # the start has nearly uniform policies
     if learner.model.popart is not None:
         learner.model.popart.mu += 0.5
@@ -157,10 +154,11 @@ def test_two_updates_are_those_of_the_paper(name: str, monkeypatch: pytest.Monke
     if name == "slot by slot":  # as larger networks go through them
         monkeypatch.setattr("machina.algorithms.impala.learning.CPU_CHUNK_ENTRIES", 1)
     learner, by_hand = pair(**CASES.get(name, CASES["all at once"]))
-    for seed in (1, 2):
+    for seed, done in ((1, 0.0), (2, 0.4)):
         batch = game_batch(seed)
-        applied, shown = by_hand.update(batch)
-        metrics = learner.update(batch)
+        applied, shown = by_hand.update(batch, done)
+        metrics, skipped = learner.update(batch, done)[:2]
+        assert not skipped
         assert {key: metrics[key] for key in shown} == pytest.approx(shown, rel=1e-3, abs=1e-5)
         check_agent(learner, by_hand.agent, applied)
 
@@ -190,6 +188,6 @@ def test_the_batch_tells_every_option_from_another_value(option: str) -> None:
     for options in ({}, {option: OTHERS[option]}):
         _, by_hand = pair(**options)
         for seed in (1, 2):
-            by_hand.update(game_batch(seed))
+            by_hand.update(game_batch(seed), 0.0)
         weights.append(np.concatenate([each.ravel() for each in by_hand.agent.weights.values()]))
     assert np.abs(weights[0] - weights[1]).max() > 1e-3

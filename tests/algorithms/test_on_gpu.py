@@ -20,7 +20,7 @@ from machina.learner.sums import SINGLE_RANK, join_ranks
 from machina.nets.policy import SampledPolicy
 from machina.nets.precision import resolve_precision
 from machina.specs import ArraySpec, EnvSpec, discrete
-from machina.types import ActorInput, Array, Unroll
+from machina.types import BEHAVIOUR_LOGITS, ActorInput, Array, Unroll
 
 pytestmark = pytest.mark.gpu
 
@@ -46,7 +46,7 @@ def full_float32() -> Iterator[None]:
 
 
 def make_learner(algorithm: str, spec: EnvSpec, device: str, **options: Any) -> ImpalaLearner | PPOLearner:
-    arguments = (spec, 100_000, device, "float32", 0, SINGLE_RANK)
+    arguments = (spec, device, "float32", 0, SINGLE_RANK)
     if algorithm == "ppo":
         return PPOLearner(PPOConfig.model_validate({"unroll_length": T, "batch_size": B, **options}), *arguments)
     return ImpalaLearner(ImpalaConfig.model_validate(options), *arguments)
@@ -55,7 +55,9 @@ def make_learner(algorithm: str, spec: EnvSpec, device: str, **options: Any) -> 
 def played(unroll: Unroll[Array], learner: ImpalaLearner | PPOLearner) -> Unroll[Array]:
     """The unroll with logits of about the network's scale: PPO's ratios are then near 1, as in a run."""
     core = tuple(np.full((B, *shape), 0.1, np.float32) for shape in learner.model.network.core_state_shapes)
-    return unroll._replace(behaviour_logits=unroll.behaviour_logits * 0.01, core_state=core)
+    return unroll._replace(
+        policy_outputs={BEHAVIOUR_LOGITS: unroll.policy_outputs[BEHAVIOUR_LOGITS] * 0.01}, core_state=core
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["impala", "ppo"])
@@ -71,8 +73,8 @@ def test_updates_are_those_of_a_cpu(algorithm: str, spec: EnvSpec, lstm_size: in
     assert torch.equal(start, gpu.flat_parameters())
     for seed in range(3):
         unroll = played(random_unroll(spec, T, B, seed), cpu)
-        metrics, same = cpu.update(unroll), gpu.update(unroll)
-        assert metrics["learner/skipped"] == 0
+        (metrics, skipped, *_), same = cpu.update(unroll, 0.0), gpu.update(unroll, 0.0).metrics
+        assert not skipped
         # One minus a ratio near one: small differences of the values show.
         explained = metrics.pop("learner/explained_variance")
         assert same.pop("learner/explained_variance") == pytest.approx(explained, abs=1e-2)
@@ -86,12 +88,12 @@ def test_updates_are_those_of_a_cpu(algorithm: str, spec: EnvSpec, lstm_size: in
 def test_a_state_goes_from_the_gpu_to_a_cpu_and_back(algorithm: str) -> None:
     options: dict[str, Any] = {"popart": True, "network": {"lstm_size": 16, "observation_filter": True}}
     gpu, cpu, other = (make_learner(algorithm, VECTOR, device, **options) for device in ("cuda", "cpu", "cuda"))
-    gpu.update(played(random_unroll(VECTOR, T, B, 0), gpu))
+    gpu.update(played(random_unroll(VECTOR, T, B, 0), gpu), 0.0)
     cpu.load_state(gpu.state())
     other.load_state(cpu.state())
     assert torch.equal(other.flat_parameters(), gpu.flat_parameters())
     unroll = played(random_unroll(VECTOR, T, B, 1), gpu)
-    assert other.update(unroll) == pytest.approx(gpu.update(unroll), rel=1e-3, abs=1e-5)
+    assert other.update(unroll, 0.0).metrics == pytest.approx(gpu.update(unroll, 0.0).metrics, rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("lstm_size", [0, 16])
@@ -108,13 +110,16 @@ def test_the_policy_answers_as_on_a_cpu(lstm_size: int) -> None:
         np.arange(B) % 3,
         cpu.initial_core_state(B),
         random.random(B).astype(np.float32),
+        np.arange(B),
     )
     answers = []
     for policy in (cpu, gpu):
         policy.load_parameters(flat)
         answers.append(policy.act(inputs))
     assert np.array_equal(answers[0].action, answers[1].action)
-    np.testing.assert_allclose(answers[0].behaviour_logits, answers[1].behaviour_logits, atol=1e-4)
+    np.testing.assert_allclose(
+        answers[0].policy_outputs[BEHAVIOUR_LOGITS], answers[1].policy_outputs[BEHAVIOUR_LOGITS], atol=1e-4
+    )
     for core, same in zip(answers[0].core_state, answers[1].core_state, strict=True):
         np.testing.assert_allclose(core, same, atol=1e-4)
 

@@ -24,6 +24,7 @@ from machina.algorithms.ppo.metrics import BatchSums, StepSums, batch_metrics, s
 from machina.algorithms.ppo.minibatches import Share, minibatches, share_of
 from machina.buffers.unrolls import slice_slots
 from machina.learner.sums import SINGLE_RANK
+from machina.types import BEHAVIOUR_LOGITS
 
 POPART = {"popart": False, "popart_beta": 3e-4, "popart_sigma_min": 1e-4, "popart_sigma_max": 1e6}
 IMPALA: dict[str, Any] = POPART | {
@@ -228,26 +229,26 @@ def test_what_is_shown_of_few_steps() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["impala", "ppo"])
-def test_updates_and_env_steps_are_counted(algorithm: str) -> None:
-    """Reset steps are env steps too; after the end of the schedule nothing goes below it."""
+def test_updates_are_counted_and_rates_scheduled(algorithm: str) -> None:
+    """After the end of the schedule nothing goes below it."""
     learner: Any
     if algorithm == "impala":
-        learner = ImpalaLearner(ImpalaConfig(), GAME, 70, "cpu", "float32", 0, SINGLE_RANK)
+        learner = ImpalaLearner(ImpalaConfig(), GAME, "cpu", "float32", 0, SINGLE_RANK)
     else:
-        learner = PPOLearner(PPOConfig(), GAME, 70, "cpu", "float32", 0, SINGLE_RANK)
-    for done in range(3):
-        assert (learner.updates, learner.env_steps) == (done, 40 * done)
-        rate = learner.update(game_batch(1))["learner/learning_rate"]
-        assert rate == pytest.approx(learner.config.learning_rate * max(0, 1 - 40 * done / 70))
-    assert learner.state().values == {"env_steps": 120, "updates": 3}
+        learner = PPOLearner(PPOConfig(), GAME, "cpu", "float32", 0, SINGLE_RANK)
+    for update, done in enumerate((0.0, 0.5, 1.5)):
+        assert learner.updates == update
+        rate = learner.update(game_batch(1), done).metrics["learner/learning_rate"]
+        assert rate == pytest.approx(learner.config.learning_rate * max(0, 1 - done))
+    assert learner.state().values == {"updates": 3}
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
 def test_the_precision_is_the_one_asked_for(precision: str) -> None:
     """``auto`` is float32 where observations are as small as these."""
     expected = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    impala = ImpalaLearner(ImpalaConfig(), GAME, 400, "cpu", precision, 0, SINGLE_RANK)
-    ppo = PPOLearner(PPOConfig(), GAME, 400, "cpu", precision, 0, SINGLE_RANK)
+    impala = ImpalaLearner(ImpalaConfig(), GAME, "cpu", precision, 0, SINGLE_RANK)
+    ppo = PPOLearner(PPOConfig(), GAME, "cpu", precision, 0, SINGLE_RANK)
     assert impala.precision.dtype == ppo.precision.dtype == expected
 
 
@@ -261,17 +262,17 @@ def test_a_single_step_is_learned(algorithm: str) -> None:
     learner: Any
     if algorithm == "impala":
         config = ImpalaConfig.model_validate({"network": network})
-        learner = ImpalaLearner(config, GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
+        learner = ImpalaLearner(config, GAME, "cpu", "float32", 0, SINGLE_RANK)
     else:
         options = PPOConfig.model_validate(
             {"network": network, "minibatches": 1, "epochs": 1, "normalize_advantages": "normalized" in algorithm}
         )
-        learner = PPOLearner(options, GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
-    metrics = learner.update(batch._replace(foreign=foreign))
+        learner = PPOLearner(options, GAME, "cpu", "float32", 0, SINGLE_RANK)
+    metrics, skipped = learner.update(batch._replace(foreign=foreign), 0.0)[:2]
     allowed = batch.observation["action_mask"][1, 0].sum()
     assert metrics["learner/entropy"] == pytest.approx(np.log(allowed), rel=1e-3), "a new policy is nearly uniform"
     assert metrics["learner/explained_variance"] == 0.0
-    assert metrics["learner/skipped"] == 0.0
+    assert not skipped
     assert (metrics["learner/policy_loss"] == 0) == ("normalized" in algorithm)
 
 
@@ -281,13 +282,13 @@ def test_the_optimiser_is_built_from_the_options(optimizer: str) -> None:
     learner: Any
     if optimizer == "ppo":
         options = PPOConfig(learning_rate=0.3, adam_epsilon=0.2)
-        learner = PPOLearner(options, GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
+        learner = PPOLearner(options, GAME, "cpu", "float32", 0, SINGLE_RANK)
     else:
         rmsprop = {"rmsprop_decay": 0.7, "rmsprop_epsilon": 0.6, "rmsprop_momentum": 0.5}
         config = ImpalaConfig.model_validate(
             {"optimizer": optimizer, "learning_rate": 0.3, "adam_epsilon": 0.2, **rmsprop}
         )
-        learner = ImpalaLearner(config, GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
+        learner = ImpalaLearner(config, GAME, "cpu", "float32", 0, SINGLE_RANK)
     (group,) = learner.model.optimizer.param_groups
     expected: dict[str, Any] = {"lr": 0.3, "decay": 0.7, "epsilon": 0.6, "momentum": 0.5}
     if optimizer != "rmsprop":
@@ -298,13 +299,13 @@ def test_the_optimiser_is_built_from_the_options(optimizer: str) -> None:
 
 def test_what_is_not_finite_within_an_epoch_is_told() -> None:
     """The batch's own sums are finite here, its ratios are not."""
-    learner = PPOLearner(PPOConfig(), GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
+    learner = PPOLearner(PPOConfig(), GAME, "cpu", "float32", 0, SINGLE_RANK)
     before = learner.flat_parameters()
     batch = game_batch(1)
-    batch.behaviour_logits[0, 0] = np.nan
-    assert learner.update(batch)["learner/skipped"] == 1.0
-    learner = PPOLearner(PPOConfig(minibatches=1), GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
-    assert learner.update(batch)["learner/skipped"] == 1.0
+    batch.policy_outputs[BEHAVIOUR_LOGITS][0, 0] = np.nan
+    assert learner.update(batch, 0.0).skipped is True
+    learner = PPOLearner(PPOConfig(minibatches=1), GAME, "cpu", "float32", 0, SINGLE_RANK)
+    assert learner.update(batch, 0.0).skipped is True
     assert torch.equal(learner.flat_parameters(), before)
 
 
@@ -316,15 +317,15 @@ def test_the_algorithm_makes_its_parts(algorithm: str) -> None:
     if algorithm == "ppo":
         built = build_ppo(PPOConfig.model_validate({"network": network, "learning_rate": 0.3, "minibatches": 1}))
         kind = PPOLearner
-    assert built.core_state_shapes(GAME) == ((3,), (3,))
-    learners = [built.make_learner(GAME, 400, "cpu", "bfloat16", seed, SINGLE_RANK) for seed in (1, 2, 1)]
+    assert {key: array.shape for key, array in built.policy_outputs(GAME).items()} == {BEHAVIOUR_LOGITS: (3,)}
+    learners = [built.make_learner(GAME, "cpu", "bfloat16", seed, SINGLE_RANK) for seed in (1, 2, 1)]
     assert isinstance(learners[0], kind)
     assert learners[0].config is built.config
-    assert (learners[0].total_env_steps, learners[0].precision.dtype) == (400, torch.bfloat16)
+    assert learners[0].precision.dtype == torch.bfloat16
     flat = [learner.flat_parameters() for learner in learners]
     assert torch.equal(flat[0], flat[2])
     assert not torch.equal(flat[0], flat[1])
-    policy = built.make_policy(GAME, "cpu", "bfloat16")
+    policy = built.make_policy(GAME, "cpu", "bfloat16", explores=True, num_slots=2)
     assert policy.precision.dtype == torch.bfloat16
     policy.load_parameters(flat[0])
     assert [state.shape for state in policy.initial_core_state(2)] == [(2, 3), (2, 3)]
@@ -335,9 +336,9 @@ def test_normalized_advantages_have_no_scale() -> None:
     vectors = []
     for scale in (1.0, 1e-3):
         config = PPOConfig.model_validate({"network": LINEAR, "value_cost": 0.0, "minibatches": 1})
-        learner = PPOLearner(config, GAME, 400, "cpu", "float32", 0, SINGLE_RANK)
+        learner = PPOLearner(config, GAME, "cpu", "float32", 0, SINGLE_RANK)
         learner.model.network.get_parameter("value_head.weight").data.zero_()
         batch = game_batch(1)
-        learner.update(batch._replace(reward=batch.reward * np.float32(scale)))
+        learner.update(batch._replace(reward=batch.reward * np.float32(scale)), 0.0)
         vectors.append(learner.flat_parameters())
     torch.testing.assert_close(vectors[0], vectors[1], rtol=1e-3, atol=1e-6)

@@ -22,7 +22,7 @@ from machina.losses.alignment import aligned
 from machina.nets.policy import SampledPolicy
 from machina.nets.unroll_tensors import to_device
 from machina.specs import ActionSpec, ArraySpec, EnvSpec, Seat, discrete
-from machina.types import ActorInput, Array, Unroll
+from machina.types import BEHAVIOUR_LOGITS, ActorInput, Array, Unroll
 
 TOTAL = 10_000
 MLP: dict[str, Any] = {"hidden_sizes": [16]}
@@ -37,7 +37,7 @@ def spec_for(action: ActionSpec, **changes: Any) -> EnvSpec:
 
 def make_learner(spec: EnvSpec, **options: Any) -> PPOLearner:
     config = PPOConfig.model_validate({"network": MLP, "learning_rate_final": None, "clip_final": None, **options})
-    return PPOLearner(config, spec, TOTAL, "cpu", "float32", 0, SINGLE_RANK)
+    return PPOLearner(config, spec, "cpu", "float32", 0, SINGLE_RANK)
 
 
 def played(learner: PPOLearner, unroll: Unroll[Array]) -> Unroll[Array]:
@@ -46,7 +46,7 @@ def played(learner: PPOLearner, unroll: Unroll[Array]) -> Unroll[Array]:
     policy.load_parameters(learner.flat_parameters())
     steps = aligned(to_device(unroll, torch.device("cpu")))
     core = unroll.core_state
-    logits = np.zeros_like(unroll.behaviour_logits)
+    logits = np.zeros_like(unroll.policy_outputs[BEHAVIOUR_LOGITS])
     for t in range(len(unroll.reward)):
         answer = policy.act(
             ActorInput(
@@ -57,10 +57,11 @@ def played(learner: PPOLearner, unroll: Unroll[Array]) -> Unroll[Array]:
                 unroll.task_id,
                 core,
                 np.full(unroll.action.shape[1:], 0.5, np.float32),
+                unroll.slot,
             )
         )
-        logits[t], core = answer.behaviour_logits, answer.core_state
-    return unroll._replace(behaviour_logits=logits)
+        logits[t], core = answer.policy_outputs[BEHAVIOUR_LOGITS], answer.core_state
+    return unroll._replace(policy_outputs={BEHAVIOUR_LOGITS: logits})
 
 
 @pytest.mark.parametrize("action", [discrete(4), SEVERAL, CONTINUOUS])
@@ -73,7 +74,7 @@ def test_the_ratio_is_one_where_the_behaviour_policy_learns(action: ActionSpec, 
     )
     core = tuple(np.random.default_rng(i).normal(size=(6, 8)).astype(np.float32) for i in range(2 if lstm_size else 0))
     batch = played(learner, random_unroll(spec, 9, 6, seed=1, core_state=core))
-    metrics = learner.update(batch)
+    metrics = learner.update(batch, 0.0).metrics
     assert metrics["learner/kl"] == pytest.approx(0, abs=1e-6)
     assert metrics["learner/clipped_share"] == 0
     assert metrics["learner/epochs"] == 1
@@ -86,7 +87,7 @@ def test_the_gradient_is_that_of_the_whole_batch_however_it_is_cut(monkeypatch: 
     for size in (10**9, 1024):
         monkeypatch.setattr("machina.algorithms.ppo.learning.CPU_CHUNK_BYTES", size)
         learner = make_learner(spec, epochs=1, minibatches=1)
-        learner.update(batch)
+        learner.update(batch, 0.0)
         gradients.append([parameter.grad.clone() for parameter in learner.model.trained if parameter.grad is not None])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -97,7 +98,7 @@ def test_order_of_slots_does_not_matter() -> None:
     batch = random_unroll(spec, 7, 4, seed=3)
     turned = concatenate_slots([slice_slots(batch, i, i + 1) for i in (2, 0, 3, 1)])
     one, other = (make_learner(spec, epochs=1, minibatches=1) for _ in range(2))
-    metrics, same = one.update(batch), other.update(turned)
+    metrics, same = one.update(batch, 0.0).metrics, other.update(turned, 0.0).metrics
     assert metrics == pytest.approx(same, rel=1e-4, abs=1e-6)
     torch.testing.assert_close(one.flat_parameters(), other.flat_parameters(), rtol=1e-3, atol=1e-5)
 
@@ -129,12 +130,12 @@ def test_what_does_not_count_changes_nothing() -> None:
     foreign[:, 1] = True
     on_turn[1:4, 2] = False
     batch = batch._replace(foreign=foreign, on_turn=on_turn)
-    reward, logits, action = batch.reward.copy(), batch.behaviour_logits.copy(), batch.action.copy()
+    reward, logits, action = batch.reward.copy(), batch.policy_outputs[BEHAVIOUR_LOGITS].copy(), batch.action.copy()
     reward[:, 1], logits[:, 1] = 1e6, -1e9
     logits[1:4, 2], action[:, 1] = 1e9, -1
-    spoilt = batch._replace(reward=reward, behaviour_logits=logits, action=action)
+    spoilt = batch._replace(reward=reward, policy_outputs={BEHAVIOUR_LOGITS: logits}, action=action)
     one, other = (make_learner(spec) for _ in range(2))
-    assert one.update(batch) == other.update(spoilt)
+    assert one.update(batch, 0.0).metrics == other.update(spoilt, 0.0).metrics
     assert torch.equal(one.flat_parameters(), other.flat_parameters())
 
 
@@ -143,12 +144,11 @@ def test_nothing_to_learn_moves_nothing() -> None:
     spec = spec_for(discrete(3), seats=tuple(Seat(agent=str(i), role=0, team=i) for i in range(2)))
     learner = make_learner(spec)
     batch = random_unroll(spec, 6, 4, seed=4)
-    learner.update(batch)
+    learner.update(batch, 0.0)
     before = learner.flat_parameters()
-    metrics = learner.update(batch._replace(foreign=np.ones_like(batch.foreign)))
-    assert metrics["learner/skipped"] == 0
+    assert not learner.update(batch._replace(foreign=np.ones_like(batch.foreign)), 0.0).skipped
     assert torch.equal(learner.flat_parameters(), before)
-    learner.update(batch)
+    learner.update(batch, 0.0)
     assert not torch.equal(learner.flat_parameters(), before)
 
 
@@ -177,10 +177,8 @@ def test_schedules_are_linear_in_env_steps() -> None:
         team_spirit=0.0,
         team_spirit_final=1.0,
     )
-    learner.env_steps = TOTAL // 4
-    assert learner.scheduled == pytest.approx((0.008, 0.15, 0.0075, 0.25))
-    learner.env_steps = 2 * TOTAL
-    assert learner.scheduled == pytest.approx((0.002, 0.0, 0.0, 1.0))
+    assert learner.scheduled_at(0.25) == pytest.approx((0.008, 0.15, 0.0075, 0.25))
+    assert learner.scheduled_at(2.0) == pytest.approx((0.002, 0.0, 0.0, 1.0))
 
 
 def test_the_kl_bound_ends_the_epochs() -> None:
@@ -189,7 +187,7 @@ def test_the_kl_bound_ends_the_epochs() -> None:
 
     def update(epochs: int, target_kl: float | None) -> dict[str, float]:
         learner = make_learner(spec, epochs=epochs, learning_rate=0.003, target_kl=target_kl)
-        return learner.update(played(learner, random_unroll(spec, 8, 6, seed=5)))
+        return learner.update(played(learner, random_unroll(spec, 8, 6, seed=5)), 0.0).metrics
 
     kl = [update(epochs, None)["learner/kl"] for epochs in range(1, 7)]
     assert all(0 < earlier < later for earlier, later in itertools.pairwise(kl))
@@ -212,12 +210,11 @@ def test_what_is_not_finite_is_skipped(where: str) -> None:
         batch.observation["observation"][3, 2] = math.nan
     learner = make_learner(spec, popart=True, network=MLP | {"observation_filter": True})
     before = learner.state()
-    metrics = learner.update(batch)
-    assert metrics["learner/skipped"] == 1
+    assert learner.update(batch, 0.0).skipped
     after = learner.state()
     for name, tensor in before.tensors["model"].items():
         assert torch.equal(tensor, after.tensors["model"][name]), name
-    assert learner.env_steps == 48, "the schedule goes on"
+    assert learner.updates == 1
 
 
 def test_resume_is_bit_for_bit() -> None:
@@ -228,10 +225,10 @@ def test_resume_is_bit_for_bit() -> None:
     batches = [random_unroll(spec, 5, 6, seed=seed, core_state=core) for seed in range(4)]
     learner, resumed = (make_learner(spec, **options) for _ in range(2))
     for batch in batches[:2]:
-        learner.update(batch)
+        learner.update(batch, 0.0)
     resumed.load_state(learner.state())
     for batch in batches[2:]:
-        assert learner.update(batch) == resumed.update(batch)
+        assert learner.update(batch, 0.0).metrics == resumed.update(batch, 0.0).metrics
     assert torch.equal(learner.flat_parameters(), resumed.flat_parameters())
 
 
@@ -264,9 +261,13 @@ def test_learns_what_is_rewarded(action: ActionSpec, popart: bool) -> None:
                     unroll.task_id,
                     (),
                     random.random((slots, *action.shape), np.float32),
+                    np.arange(slots),
                 )
             )
-            unroll.action[t], unroll.behaviour_logits[t] = answer.action, answer.behaviour_logits
+            unroll.action[t], unroll.policy_outputs[BEHAVIOUR_LOGITS][t] = (
+                answer.action,
+                answer.policy_outputs[BEHAVIOUR_LOGITS],
+            )
         target = context[..., None] % np.array([3, 2]) if action.shape else context
         if action.kind == "continuous":
             earned = -np.square(unroll.action - (target - 0.5)).sum(-1)
@@ -275,7 +276,7 @@ def test_learns_what_is_rewarded(action: ActionSpec, popart: bool) -> None:
             earned = (right.all(-1) if action.shape else right).astype(np.float32)
         unroll.reward[1:] = earned[:-1]
         rewards.append(float(earned.mean()))
-        learner.update(unroll)
+        learner.update(unroll, 0.0)
     best = 0.0 if action.kind == "continuous" else 1.0
     assert np.mean(rewards[-5:]) > best - (0.6 if action.kind == "continuous" else 0.1), rewards
     assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.3
@@ -289,9 +290,11 @@ def test_team_spirit_and_zero_sum_reach_the_targets() -> None:
         reward=batch.reward * 0 - 3, team_reward=batch.reward * 0 + 2, enemy_reward=batch.reward * 0 + 5
     )
     options: dict[str, Any] = {"gamma": 1e-9, "popart": True, "popart_beta": 1.0}
-    assert make_learner(spec, **options).update(given)["popart/mu/e"] == pytest.approx(-3)
-    assert make_learner(spec, team_spirit=0.5, **options).update(given)["popart/mu/e"] == pytest.approx(-0.5)
-    metrics = make_learner(spec, team_spirit=0.5, zero_sum=True, **options).update(given)
+    assert make_learner(spec, **options).update(given, 0.0).metrics["popart/mu/e"] == pytest.approx(-3)
+    assert make_learner(spec, team_spirit=0.5, **options).update(given, 0.0).metrics["popart/mu/e"] == pytest.approx(
+        -0.5
+    )
+    metrics = make_learner(spec, team_spirit=0.5, zero_sum=True, **options).update(given, 0.0).metrics
     assert metrics["popart/mu/e"] == pytest.approx(-5.5)
 
 

@@ -26,7 +26,7 @@ from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.algorithms.ppo.minibatches import Share, minibatches
 from machina.learner.sums import SINGLE_RANK
-from machina.types import Array, Unroll
+from machina.types import BEHAVIOUR_LOGITS, Array, Unroll
 
 TOTAL = 400
 """Env steps after which the schedules end; a batch has 40."""
@@ -66,13 +66,13 @@ class PPOByHand:
         popart = (config.popart_beta, config.popart_sigma_min, config.popart_sigma_max) if config.popart else None
         self.agent = Agent(learner, popart, config.network.observation_filter)
         self.optimizer = Adam(config.adam_epsilon)
-        self.updates = self.env_steps = 0
+        self.updates, self.done = 0, 0.0
 
     def at(self, option: str) -> float:
         """The value of an option now."""
         start: float = getattr(self.config, option)
         end: float | None = getattr(self.config, f"{option}_final")
-        return start if end is None else start + (end - start) * min(1.0, self.env_steps / TOTAL)
+        return start if end is None else start + (end - start) * min(1.0, self.done)
 
     def rewards(self, batch: Unroll[Array]) -> Floats:
         tau = self.at("team_spirit")
@@ -104,7 +104,7 @@ class PPOByHand:
         mu, sigma = (agent.mu[tasks], agent.sigma[tasks]) if config.popart else (np.zeros(SLOTS), np.ones(SLOTS))
         targets, before = (targets - mu) / sigma, (plain[:-1] - mu) / sigma
 
-        behaviour = log_softmax(batch.behaviour_logits.astype(np.float64))
+        behaviour = log_softmax(batch.policy_outputs[BEHAVIOUR_LOGITS].astype(np.float64))
         sums: dict[str, float] = dict.fromkeys(("policy", "value", "entropy", "clipped", "norm"), 0.0)
         divergences: list[list[float]] = []
         parts = minibatches(Share(SLOTS, 0, SLOTS), LENGTH, config.epochs, config.minibatches, False, 0, self.updates)
@@ -146,12 +146,10 @@ class PPOByHand:
             "learner/kl": float(np.mean(last)),
             "learner/grad_norm": sums["norm"] / len(divergences),
             "learner/epochs": config.epochs,
-            "learner/skipped": 0.0,
             "learner/learning_rate": self.at("learning_rate"),
             "learner/team_spirit": self.at("team_spirit"),
         }
         agent.move_filter(batch, counted)
-        self.env_steps += LENGTH * SLOTS
         self.updates += 1
         return applied, shown
 
@@ -203,7 +201,7 @@ CASES: dict[str, dict[str, Any]] = {
 def pair(**options: Any) -> tuple[PPOLearner, PPOByHand]:
     config = PPOConfig.model_validate({"network": LINEAR, **PLAIN, **options})
     spec = GAME.model_copy(update={"clip_rewards": config.reward_clip == "auto"})
-    learner = PPOLearner(config, spec, TOTAL, "cpu", "float32", 0, SINGLE_RANK)
+    learner = PPOLearner(config, spec, "cpu", "float32", 0, SINGLE_RANK)
     learner.model.network.get_parameter("policy_head.weight").data *= 60  # the start has nearly uniform policies
     if learner.model.popart is not None:
         learner.model.popart.mu += 0.5
@@ -216,10 +214,12 @@ def test_two_updates_are_those_of_the_paper(name: str, monkeypatch: pytest.Monke
     if name == "slot by slot":  # as larger networks go through them
         monkeypatch.setattr("machina.algorithms.ppo.learning.CPU_CHUNK_BYTES", 1)
     learner, by_hand = pair(**CASES.get(name, CASES["all at once"]))
-    for seed in (1, 2):
+    for seed, by_hand.done in ((1, 0.0), (2, 0.4)):
         batch = game_batch(seed)
         applied, shown = by_hand.update(batch)
-        metrics = learner.update(batch)
+        metrics, skipped, passes = learner.update(batch, by_hand.done)[:3]
+        assert not skipped
+        assert passes == by_hand.config.epochs
         assert {key: metrics[key] for key in shown} == pytest.approx(shown, rel=1e-3, abs=1e-5)
         check_agent(learner, by_hand.agent, applied)
 

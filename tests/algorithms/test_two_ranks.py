@@ -45,9 +45,9 @@ def make(algorithm: str, ranks: Ranks, popart: bool, lstm_size: int) -> Any:
     network = LINEAR | {"observation_filter": True, "lstm_size": lstm_size}
     common = {"network": network, "popart": popart, "popart_beta": 0.1, "learning_rate": 0.02}
     if algorithm == "impala":
-        return ImpalaLearner(ImpalaConfig.model_validate(common), GAME, 400, "cpu", "float32", 0, ranks)
+        return ImpalaLearner(ImpalaConfig.model_validate(common), GAME, "cpu", "float32", 0, ranks)
     options = PPOConfig.model_validate(common | {"minibatches": 2, "adam_epsilon": 0.05})
-    return PPOLearner(options, GAME, 400, "cpu", "float32", 0, ranks)
+    return PPOLearner(options, GAME, "cpu", "float32", 0, ranks)
 
 
 @pytest.mark.parametrize("share", [0, 2])
@@ -57,14 +57,14 @@ def test_two_ranks_make_the_update_of_one(algorithm: str, popart: bool, lstm_siz
     core = tuple(torch.zeros(SLOTS, lstm_size).numpy() for _ in range(2 if lstm_size else 0))
     batches = [game_batch(seed)._replace(core_state=core) for seed in (1, 2)]
     single = make(algorithm, SINGLE_RANK, popart, lstm_size)
-    expected = [single.update(batch) for batch in batches]
+    expected = [single.update(batch, 0.0).metrics for batch in batches]
     meeting, tables = threading.Barrier(2), [list[Tensor](), list[Tensor]()]
     learners = [make(algorithm, ThreadRank(rank, meeting, tables), popart, lstm_size) for rank in range(2)]
 
     def updates(rank: int) -> list[dict[str, float]]:
         start, stop = ((0, share), (share, SLOTS))[rank]
         try:
-            return [learners[rank].update(slice_slots(batch, start, stop)) for batch in batches]
+            return [learners[rank].update(slice_slots(batch, start, stop), 0.0).metrics for batch in batches]
         except BaseException:
             meeting.abort()  # the other one must not wait
             raise

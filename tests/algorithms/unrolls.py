@@ -6,7 +6,7 @@ import numpy as np
 
 from machina.envs.actions import random_actions
 from machina.specs import EnvSpec
-from machina.types import Array, CoreState, Unroll, where_slots
+from machina.types import BEHAVIOUR_LOGITS, Array, CoreState, Unroll, where_slots
 
 
 def random_unroll(
@@ -33,11 +33,15 @@ def random_unroll(
         on_turn=np.ones((T + 1, B), np.bool_),
         foreign=np.zeros((T + 1, B), np.bool_),
         action=random_actions(spec.action, (T + 1) * B, random).reshape(T + 1, B, *spec.action.shape),
-        behaviour_logits=random.normal(size=(T + 1, B, spec.action.num_parameters)).astype(np.float32),
+        policy_outputs={
+            BEHAVIOUR_LOGITS: random.normal(size=(T + 1, B, spec.action.num_parameters)).astype(np.float32)
+        },
         core_state=core_state,
         previous_action=where_slots(first, spec.action.none(B), np.ones_like(spec.action.none(B))),
         first=first,
         task_id=np.arange(B) % spec.num_tasks,
         slot=np.arange(B),
         policy_version=np.zeros(B, np.int64),
+        start=np.zeros(B, np.int64),
+        weight=np.ones(B, np.float32),
     )

@@ -11,7 +11,7 @@ import pytest
 from machina.buffers.buffer import Batch, Handover, joined
 from machina.buffers.queue import QueueClosedError, UnrollQueue
 from machina.checkpoint.status import QueueAccount
-from machina.types import Array, Unroll
+from machina.types import BEHAVIOUR_LOGITS, Array, Unroll
 
 ENTRIES = 3
 
@@ -34,13 +34,15 @@ def unroll(serials: Sequence[int]) -> Unroll[Array]:
         on_turn=over_time(np.bool_),
         foreign=over_time(np.bool_),
         action=over_time(np.int64),
-        behaviour_logits=np.tile(numbers[None, :, None], (ENTRIES, 1, 2)).astype(np.float32),
+        policy_outputs={BEHAVIOUR_LOGITS: np.tile(numbers[None, :, None], (ENTRIES, 1, 2)).astype(np.float32)},
         core_state=(numbers[:, None].astype(np.float32),),
         previous_action=numbers.copy(),
         first=numbers.astype(np.bool_),
         task_id=numbers.copy(),
         slot=numbers.copy(),
         policy_version=numbers.copy(),
+        start=numbers.copy(),
+        weight=numbers.astype(np.float32),
     )
 
 

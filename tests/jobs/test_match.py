@@ -62,6 +62,7 @@ def answers(act: Callable[[ActorInput], tuple[Any, ...]], core_state: CoreState)
         np.zeros(NUM_BOARDS, np.int64),
         core_state,
         np.random.default_rng(0).random(NUM_BOARDS, np.float32),
+        np.arange(NUM_BOARDS),
     )
     action: Array = act(inputs)[0]
     return action
@@ -83,7 +84,7 @@ def test_a_run_offers_its_checkpoints_and_its_snapshots(league: Path) -> None:
         entrant = players.entrant(row.name)
         assert entrant.env_steps == row.env_steps
         assert entrant.player.name == f"{league}@{row.name}"
-        policy = policy_maker(config, build_parts(config))()
+        policy = policy_maker(config, build_parts(config), explores=False)()
         policy.load_parameters(store.load(Snapshot(row.name, row.updates, row.env_steps, row.sha256)))
         seen.append(answers(policy.act, policy.initial_core_state(NUM_BOARDS)))
         np.testing.assert_array_equal(moves(entrant.player), seen[-1])

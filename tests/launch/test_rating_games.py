@@ -21,6 +21,7 @@ from runs import last_checkpoint, signal_at
 import machina
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.checkpoint import load_checkpoint
+from machina.interfaces import Learned
 from machina.jobs.cross_table import cross_play
 from machina.jobs.match import RunPlayers, match
 from machina.metrics import read_metrics
@@ -62,11 +63,11 @@ def at_update(update: int, do: Callable[[], object], monkeypatch: pytest.MonkeyP
     """Do something when the learner has made so many updates."""
     original = PPOLearner.update
 
-    def update_and_do(self: PPOLearner, batch: Unroll[Array]) -> dict[str, float]:
-        metrics = original(self, batch)
+    def update_and_do(self: PPOLearner, batch: Unroll[Array], done: float) -> Learned:
+        learned = original(self, batch, done)
         if self.updates == update:
             do()
-        return metrics
+        return learned
 
     monkeypatch.setattr(PPOLearner, "update", update_and_do)
 

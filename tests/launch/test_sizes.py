@@ -22,6 +22,7 @@ from machina.nets.config import NetworkConfig
 from machina.nets.sizes import network_size
 from machina.nets.torsos import Encoder
 from machina.specs import ArraySpec, EnvSpec, discrete
+from machina.types import BEHAVIOUR_LOGITS
 
 GIB = 2**30
 
@@ -35,9 +36,10 @@ def test_sizes_are_those_of_the_real_parts(environment: str, options: dict[str, 
     size = network_size(spec, config)
     assert size.parameters == sum(tensor.numel() for tensor in network.parameters())
     core = tuple(np.zeros((1, *shape), np.float32) for shape in network.core_state_shapes)
-    buffer = UnrollBuffer(spec, 7, np.zeros(1, np.int64), np.zeros(1, np.int64), core)
+    outputs = {BEHAVIOUR_LOGITS: ArraySpec(shape=(spec.action.num_parameters,), dtype="float32")}
+    buffer = UnrollBuffer(spec, outputs, 7, np.zeros(1, np.int64), np.zeros(1, np.int64), core)
     real = sum(array.nbytes for array in to_arrays(buffer.unroll).values())
-    assert unroll_bytes(spec, 7, size.core_state) == real
+    assert unroll_bytes(spec, outputs, 7, size.core_state) == real
 
 
 @pytest.mark.parametrize(

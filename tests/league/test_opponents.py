@@ -52,6 +52,7 @@ def stamp(opponents: PoolOpponents, name: str) -> float:
             np.zeros(1, np.int64),
             (np.zeros((1, 1), np.float32),),
             np.full(1, 0.5, np.float32),
+            np.arange(1),
         ),
     )
     return float(answer.core_state[0][0, 0])

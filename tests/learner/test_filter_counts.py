@@ -15,10 +15,11 @@ from torch import Tensor
 import machina
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.checkpoint import RunDirectory, load_checkpoint
+from machina.interfaces import Learned as CameTo
 from machina.interfaces import Policy
 from machina.jobs.loaded_run import load_run
 from machina.learner.filter_statistics import EPSILON
-from machina.types import OBSERVATION, ActorInput, Array, FloatArray, Unroll
+from machina.types import BEHAVIOUR_LOGITS, OBSERVATION, ActorInput, Array, FloatArray, Unroll
 
 ENVIRONMENT = "InvertedPendulum-v5"
 """Continuous; a policy that knows nothing ends its episodes every few steps."""
@@ -58,15 +59,15 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> Learned:
     kept = Learned([], [], [])
     update = PPOLearner.update
 
-    def update_and_keep(self: PPOLearner, batch: Unroll[Array]) -> dict[str, float]:
+    def update_and_keep(self: PPOLearner, batch: Unroll[Array], done: float) -> CameTo:
         counts = ~(batch.terminated | batch.truncated)[:-1]
         kept.observations.append(batch.observation[OBSERVATION][:-1][counts].copy())
         kept.ignored.append(int((~counts).sum()))
-        metrics = update(self, batch)
+        came_to = update(self, batch, done)
         kept.parameters.append(self.flat_parameters())
         if self.updates in STOPS:
             os.kill(os.getpid(), signal.SIGTERM)
-        return metrics
+        return came_to
 
     monkeypatch.setattr(PPOLearner, "update", update_and_keep)
     return kept
@@ -111,12 +112,15 @@ def test_the_statistics_are_one_pass_over_all_that_was_learned_from(
 
 def answers(policy: Policy, observation: FloatArray) -> list[Array]:
     """What a policy does with ``[B, numbers]`` observations: its actions and its distributions."""
-    slots = len(observation)
-    uniforms = np.random.default_rng(0).random((slots, 1), np.float32)
-    nothing = np.zeros(slots, np.float32)
-    first, task = np.zeros(slots, np.bool_), np.zeros(slots, np.int64)
-    answer = policy.act(ActorInput({OBSERVATION: observation}, nothing, nothing[:, None], first, task, (), uniforms))
-    return [answer.action, answer.behaviour_logits]
+    count = len(observation)
+    uniforms = np.random.default_rng(0).random((count, 1), np.float32)
+    nothing = np.zeros(count, np.float32)
+    first, task = np.zeros(count, np.bool_), np.zeros(count, np.int64)
+    slots = np.arange(count)
+    answer = policy.act(
+        ActorInput({OBSERVATION: observation}, nothing, nothing[:, None], first, task, (), uniforms, slots)
+    )
+    return [answer.action, answer.policy_outputs[BEHAVIOUR_LOGITS]]
 
 
 def test_evaluation_acts_as_training_did_and_leaves_the_filter_as_it_was(learned: Learned, tmp_path: Path) -> None:
@@ -127,7 +131,9 @@ def test_evaluation_acts_as_training_did_and_leaves_the_filter_as_it_was(learned
     seen = np.concatenate(learned.observations)
 
     loaded = load_run(path)
-    training = loaded.parts.algorithm.make_policy(loaded.parts.factory.spec, "cpu", "float32")
+    training = loaded.parts.algorithm.make_policy(
+        loaded.parts.factory.spec, "cpu", "float32", explores=True, num_slots=16
+    )
     training.load_parameters(learned.parameters[-1])
     expected = answers(training, seen)
     for got, array in zip(answers(loaded.policy, seen), expected, strict=True):

@@ -65,7 +65,7 @@ def test_a_killed_rank_restarts_the_group(monkeypatch: pytest.MonkeyPatch) -> No
         def update() -> list[Updated | Lost]:
             batch = plane.next_batch(60)
             assert batch is not None
-            return learners.submit(batch)
+            return learners.submit(batch, 0.0)
 
         made = [answer for _ in range(6) for answer in update()] + learners.drain()
         assert all(isinstance(answer, Updated) for answer in made)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from machina.types import NO_ACTION, BoolArray, Unroll
+from machina.types import BEHAVIOUR_LOGITS, NO_ACTION, BoolArray, Unroll
 
 AGENTS = 3
 GAMES = 2
@@ -120,13 +120,15 @@ def cut(stream: Stream, start: int, T: int) -> Window:  # noqa: N803
         on_turn=stream.on_turn[entries].clone(),
         foreign=stream.foreign[entries].clone(),
         action=nothing,
-        behaviour_logits=nothing[..., None].float(),
+        policy_outputs={BEHAVIOUR_LOGITS: nothing[..., None].float()},
         core_state=(),
         previous_action=torch.full((SLOTS,), NO_ACTION),
         first=done[start - 1] if start else torch.ones(SLOTS, dtype=torch.bool),
         task_id=nothing[0],
         slot=torch.arange(SLOTS),
         policy_version=nothing[0],
+        start=nothing[0],
+        weight=torch.ones(SLOTS),
     )
     return Window(unroll, stream.values[entries].clone(), stream.log_rhos[start : start + T].clone())
 

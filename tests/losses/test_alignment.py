@@ -1,7 +1,7 @@
 import torch
 
 from machina.losses.alignment import aligned
-from machina.types import NO_ACTION, Unroll
+from machina.types import BEHAVIOUR_LOGITS, NO_ACTION, Unroll
 
 T, B, A = 5, 3, 4
 
@@ -23,13 +23,15 @@ def counting_unroll() -> Unroll[torch.Tensor]:
         on_turn=~flags,
         foreign=flags.clone(),
         action=action,
-        behaviour_logits=torch.arange((T + 1) * B * A, dtype=torch.float32).view(T + 1, B, A),
+        policy_outputs={BEHAVIOUR_LOGITS: torch.arange((T + 1) * B * A, dtype=torch.float32).view(T + 1, B, A)},
         core_state=(),
         previous_action=torch.tensor([NO_ACTION, 2, 0]),
         first=torch.tensor([True, False, False]),
         task_id=torch.zeros(B, dtype=torch.int64),
         slot=torch.arange(B),
         policy_version=torch.zeros(B, dtype=torch.int64),
+        start=torch.zeros(B, dtype=torch.int64),
+        weight=torch.ones(B),
     )
 
 
@@ -40,7 +42,7 @@ def test_each_action_meets_its_own_rewards_and_logits() -> None:
     assert torch.equal(steps.rewards, expected)
     assert torch.equal(steps.team_rewards, expected + 1000)
     assert torch.equal(steps.enemy_rewards, expected + 2000)
-    assert torch.equal(steps.behaviour_logits, unroll.behaviour_logits[:T])
+    assert torch.equal(steps.policy_outputs[BEHAVIOUR_LOGITS], unroll.policy_outputs[BEHAVIOUR_LOGITS][:T])
 
 
 def test_termination_and_life_loss_end_the_return_truncation_does_not() -> None:

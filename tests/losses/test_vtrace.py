@@ -9,7 +9,7 @@ from slow_returns import Clips
 
 from machina.losses.alignment import aligned
 from machina.losses.vtrace import VTraceReturns, vtrace
-from machina.types import NO_ACTION, Unroll
+from machina.types import BEHAVIOUR_LOGITS, NO_ACTION, Unroll
 
 GAMMA = 0.93
 PAPER_CLIPS = Clips()
@@ -42,13 +42,15 @@ def random_case(T: int, B: int, seed: int) -> Case:  # noqa: N803
         on_turn=flags(1.0),
         foreign=flags(0.0),
         action=torch.zeros(T + 1, B, dtype=torch.int64),
-        behaviour_logits=torch.zeros(T + 1, B, 2),
+        policy_outputs={BEHAVIOUR_LOGITS: torch.zeros(T + 1, B, 2)},
         core_state=(),
         previous_action=torch.full((B,), NO_ACTION),
         first=torch.ones(B, dtype=torch.bool),
         task_id=torch.zeros(B, dtype=torch.int64),
         slot=torch.arange(B),
         policy_version=torch.zeros(B, dtype=torch.int64),
+        start=torch.zeros(B, dtype=torch.int64),
+        weight=torch.ones(B),
     )
     return Case(unroll, normal(T, B), normal(T + 1, B))
 

@@ -259,7 +259,7 @@ def test_a_network_that_would_not_use_it_is_refused() -> None:
     try:
         config = PPOConfig(network=FILTERED.model_copy(update={"network_name": "plain"}))
         with pytest.raises(UserError, match="observation_filter: network 'plain' holds no ObservationFilter"):
-            PPOLearner(config, SPEC, 100, "cpu", "float32", 0, SINGLE_RANK)
+            PPOLearner(config, SPEC, "cpu", "float32", 0, SINGLE_RANK)
     finally:
         del NETWORKS["plain"]
 

@@ -42,7 +42,7 @@ class Staying:
         return (np.zeros((num_slots, 1), np.float32),)
 
     def act(self, inputs: ActorInput) -> ActorOutput:
-        observation, reward, previous_action, first, task_id, core_state, uniforms = inputs
+        observation, reward, previous_action, first, task_id, core_state, uniforms, _ = inputs
         step = observation[OBSERVATION].reshape(-1, 10, 5)[:, :9].argmax(axis=1).max(axis=1)
         landed = reward != 0
         np.testing.assert_array_equal(core_state[0][:, 0][~landed], step[~landed])
@@ -51,7 +51,7 @@ class Staying:
         assert not task_id.any()
         assert uniforms.min() >= 0
         action = np.ones(len(step), np.int64)
-        return ActorOutput(action, np.zeros((len(step), 3), np.float32), (core_state[0] + 1,))
+        return ActorOutput(action, {}, (core_state[0] + 1,))
 
     def load_parameters(self, parameters: Any) -> None:
         raise NotImplementedError

@@ -112,7 +112,7 @@ class Counting:
     def act(self, inputs: ActorInput) -> ActorOutput:
         self.asked.append(inputs)
         slots = len(inputs.reward)
-        return ActorOutput(np.ones(slots, np.int64), np.zeros((slots, 2), np.float32), (inputs.core_state[0] + 1,))
+        return ActorOutput(np.ones(slots, np.int64), {}, (inputs.core_state[0] + 1,))
 
     def load_parameters(self, parameters: torch.Tensor) -> None:
         raise NotImplementedError

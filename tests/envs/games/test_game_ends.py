@@ -115,7 +115,7 @@ class ByNumber:
     def act(self, inputs: Any) -> Any:
         from machina.types import ActorOutput
 
-        return ActorOutput(np.zeros(len(inputs.reward), np.int64), np.zeros((len(inputs.reward), 2), np.float32), ())
+        return ActorOutput(np.zeros(len(inputs.reward), np.int64), {}, ())
 
 
 @pytest.mark.parametrize(("kind", "length", "paid"), [("NoFlagsEverybody", 5, 5.0), ("TurnsNoFlags", 6, 3.0)])

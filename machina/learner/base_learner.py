@@ -1,0 +1,63 @@
+"""What the learners of all shipped algorithms have in common: the trained network, and how it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from machina.interfaces import LearnerState
+from machina.learner.trained_network import TrainedNetwork
+from machina.nets.parameters import flattened
+from machina.nets.precision import resolve_precision
+from machina.specs import EnvSpec
+
+
+class BaseLearner:
+    """Everything of ``machina.interfaces.Learner`` but ``update``, which a subclass defines.
+
+    Args:
+        spec: of the environment.
+        model: the network with its optimiser and statistics.
+        precision: ``auto``, ``float32`` or ``bfloat16``.
+    """
+
+    def __init__(self, spec: EnvSpec, model: TrainedNetwork, precision: str) -> None:
+        self.spec = spec
+        self.model = model
+        self.device: torch.device = model.device
+        self.precision = resolve_precision(precision, self.device, spec.observation_bytes)
+        self.updates = 0
+
+    def flat_parameters(self) -> Tensor:
+        """A new flat float32 CPU vector with all parameters, for publication."""
+        return flattened(self.model.network)
+
+    def state(self) -> LearnerState:
+        """Copies of everything that the next update depends on."""
+        return LearnerState(tensors=self.model.state(), values={"updates": self.updates})
+
+    def load_state(self, state: LearnerState) -> None:
+        """Continue from ``state`` bit for bit.
+
+        Raises:
+            UserError: the state belongs to another network.
+        """
+        self.model.load_state(state.tensors)
+        self.updates = state.values["updates"]
+
+    def load_initial(self, tensors: Mapping[str, Tensor], with_value: bool) -> None:
+        """Start from another run's model; see ``TrainedNetwork.load_initial``."""
+        self.model.load_initial(tensors, with_value)
+
+
+def linear(start: float, end: float | None, done: float) -> float:
+    """A value that moves linearly over the run.
+
+    Args:
+        start: at the run's start.
+        end: at its end; None keeps the start.
+        done: share of the run that lies behind; beyond 1 the end holds.
+    """
+    return start if end is None else start + (end - start) * min(1.0, done)
