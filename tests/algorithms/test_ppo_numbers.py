@@ -250,7 +250,7 @@ def test_the_batch_tells_every_option_from_another_value(option: str) -> None:
     weights = []
     for options in (base, base | other):
         _, by_hand = pair(**options)
-        for seed in (1, 2):
+        for seed, by_hand.done in ((1, 0.0), (2, 0.4)):
             by_hand.update(game_batch(seed))
         weights.append(np.concatenate([each.ravel() for each in by_hand.agent.weights.values()]))
     assert np.abs(weights[0] - weights[1]).max() > 1e-3

@@ -10,6 +10,7 @@ import pytest
 
 from machina.buffers.buffer import Batch, Handover, joined
 from machina.buffers.queue import QueueClosedError, UnrollQueue
+from machina.buffers.unrolls import to_arrays
 from machina.checkpoint.status import QueueAccount
 from machina.types import BEHAVIOUR_LOGITS, Array, Unroll
 
@@ -62,15 +63,9 @@ def taken(batch: Batch | None) -> list[int]:
 def serials_of(batch: Unroll[Array]) -> list[int]:
     """The slots' serial numbers; every array must agree on them."""
     numbers = batch.slot.tolist()
-    whole = unroll(numbers)
-    for name, expected in whole._asdict().items():
-        got = getattr(batch, name)
-        if name == "observation":
-            np.testing.assert_array_equal(got["observation"], expected["observation"])
-        elif name == "core_state":
-            np.testing.assert_array_equal(got[0], expected[0])
-        else:
-            np.testing.assert_array_equal(got, expected)
+    got = to_arrays(batch)
+    for name, expected in to_arrays(unroll(numbers)).items():
+        np.testing.assert_array_equal(got[name], expected, err_msg=name)
     return [int(number) for number in numbers]
 
 

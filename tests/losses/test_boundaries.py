@@ -14,6 +14,7 @@ from torch import Tensor
 from machina.losses.alignment import aligned
 from machina.losses.gae import gae
 from machina.losses.vtrace import vtrace
+from machina.types import combined
 
 GAMMA, LAMBDA = 0.93, 0.85
 CLIPS = Clips(rho_clip=1.3, c_clip=0.7, pg_rho_clip=0.9, lambda_=0.8)
@@ -172,14 +173,7 @@ def test_splitting_the_slots_changes_nothing(estimator: Estimator) -> None:
 
 
 def only(window: Window, slots: list[int]) -> Window:
-    per_slot = {"previous_action", "first", "task_id", "slot", "policy_version"}
-    unroll = window.unroll._replace(
-        **{
-            name: value[slots] if name in per_slot else value[:, slots]
-            for name, value in window.unroll._asdict().items()
-            if name not in ("observation", "core_state")
-        }
-    )
+    unroll = combined([window.unroll], lambda tensors: tensors[0][:, slots], lambda tensors: tensors[0][slots])
     return Window(unroll, window.values[:, slots], window.log_rhos[:, slots])
 
 
