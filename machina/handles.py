@@ -1,0 +1,159 @@
+"""Mailboxes to an object: in this thread, in a process of this machine, or (``machina.cluster.workers``) of a cluster.
+
+Whoever holds a handle calls methods by name and takes the answers in the order of the calls. The learner group speaks to
+its ranks this way.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+import cloudpickle
+
+from machina.errors import RanksBrokenError, RunFailedError, UserError, stopped
+from machina.processes import told_exit
+
+
+class HandleFaultError(Exception):
+    """The object is gone: its process died, hangs, or the object itself lost those that it works with.
+
+    Args:
+        message: one line.
+        died: whether this object's process is the culprit.
+    """
+
+    def __init__(self, message: str, died: bool = False) -> None:
+        super().__init__(message)
+        self.died = died
+
+
+class Handle(Protocol):
+    """The caller's end. Calls are answered in their order."""
+
+    def call(self, method: str, *arguments: Any) -> None:
+        """Ask for a method of the object."""
+        ...
+
+    def answer(self, timeout_s: float) -> Any:
+        """What the oldest unanswered call came to.
+
+        Raises:
+            HandleFaultError: the object is dead or silent.
+            UserError, RunFailedError: what the method raised.
+        """
+        ...
+
+    def kill(self) -> None:
+        """End the object's process."""
+        ...
+
+
+class InlineHandle:
+    """An object in the caller's thread: it answers at once.
+
+    Args:
+        make: builds the object.
+    """
+
+    def __init__(self, make: Callable[[], object]) -> None:
+        self._object = make()
+        self._answers: deque[Any] = deque()
+
+    def call(self, method: str, *arguments: Any) -> None:
+        """Run the method now."""
+        self._answers.append(getattr(self._object, method)(*arguments))
+
+    def answer(self, timeout_s: float) -> Any:  # noqa: ARG002 (nothing to wait for)
+        """What the oldest unanswered call came to."""
+        return self._answers.popleft()
+
+    def kill(self) -> None:
+        """Nothing is to be stopped."""
+
+
+class ProcessHandle:
+    """An object in a process of this machine; calls and answers go through a pipe.
+
+    Args:
+        prepare: makes the process like this one (registered names); called there first.
+        make: builds the object, in that process, at the first call.
+        name: of the process, for messages.
+        threads: torch threads.
+    """
+
+    def __init__(self, prepare: Callable[[], None], make: Callable[[], object], name: str, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        # Functions that a script registered travel by value; the standard pickle knows only names.
+        recipe = cloudpickle.dumps((prepare, make))
+        self.process = context.Process(target=_serve, args=(recipe, threads, theirs), name=name, daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def call(self, method: str, *arguments: Any) -> None:
+        """Send the call; an object that is dead is found out by ``answer``."""
+        try:
+            self._pipe.send_bytes(cloudpickle.dumps((method, arguments)))
+        except OSError:
+            return
+
+    def answer(self, timeout_s: float) -> Any:
+        """What the oldest unanswered call came to."""
+        try:
+            if not self._pipe.poll(timeout_s):
+                raise HandleFaultError(f"{self.process.name}: no answer for {timeout_s:g} s")
+            answer = cloudpickle.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError) as error:
+            self.process.join(1)
+            code = self.process.exitcode
+            end = "left its pipe" if code is None else told_exit(code)
+            raise HandleFaultError(f"{self.process.name} {end}", died=True) from error
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def kill(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.join(5)
+        self._pipe.close()
+
+
+def _serve(recipe: bytes, threads: int, pipe: Connection) -> None:
+    """An object's process: answer calls until the caller is gone."""
+    from machina.hardware import tune_process
+
+    # Ctrl-C in the terminal, or its end, reaches every process; the caller says when to stop.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    tune_process(threads)
+    made: object | None = None
+    while True:
+        try:
+            method, arguments = cloudpickle.loads(pipe.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(0)  # a collective that hangs in another thread must not hold the process
+        try:
+            if made is None:
+                prepare, make = cloudpickle.loads(recipe)
+                prepare()
+                made = make()
+            answer = getattr(made, method)(*arguments)
+        except BaseException as error:
+            answer = as_answer(error)
+        pipe.send_bytes(cloudpickle.dumps(answer))
+
+
+def as_answer(error: BaseException) -> Exception:
+    """What the caller gets for what a method raised."""
+    if isinstance(error, UserError | RunFailedError | HandleFaultError):
+        return error
+    if isinstance(error, RanksBrokenError):
+        return HandleFaultError(str(error))
+    return stopped("the learner", error)
