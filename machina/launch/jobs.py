@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from machina.checkpoint import Checkpoint, Latest, RunDirectory
 from machina.checkpoint.run_directory import RunExistsError, load_from
-from machina.config import MOST_EPISODES, LeagueConfig, to_yaml
+from machina.config import LeagueConfig, to_yaml
 from machina.errors import UserError, nearest
 from machina.interfaces import Policy
 from machina.launch.ceiling import cached_ceiling
@@ -274,8 +274,6 @@ def evaluate_run(
         UserError: no such run, task or checkpoint.
         RunFailedError: an environment failed.
     """
-    if not 1 <= episodes <= MOST_EPISODES:
-        raise UserError(f"episodes={episodes}: must be 1 to {MOST_EPISODES}")
     loaded = load_run(path, best)
     names = loaded.parts.factory.spec.tasks
     seed_shared_generators(loaded.parts.factory, seed)
