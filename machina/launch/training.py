@@ -101,7 +101,8 @@ class Trainer:
 
     def _load(self, checkpoint: Checkpoint, state: SavedState) -> None:
         tensors = dict(checkpoint.tensors)
-        self._plane_state = {name: tensor.numpy() for name, tensor in tensors.pop("plane").items()}
+        plane = {name: tensor.numpy() for name, tensor in tensors.pop("plane").items()}
+        self._plane_state = plane if self._league is None else self._league.playable(plane)
         self.learners.load_state(LearnerState(tensors, state.learner))
         self.episodes.load_state(state.episodes.model_dump())
         progress = Progress(**state.progress.model_dump())
