@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from machina.checkpoint import RunDirectory
@@ -95,10 +95,13 @@ class League:
         """What actors draw their opponents from."""
         return self.pool.view(self._shared, self._config.league.pool_share)
 
-    def record(self, game: GameResult) -> None:
-        """Count a training game; a win against a snapshot lowers its quality."""
-        self._games["self" if set(game.players) == {PRESENT_SELF} else "pool"] += 1
-        self.pool.record(game)
+    def record(self, games: Iterable[GameResult]) -> bool:
+        """Count training games; a win against a snapshot lowers its quality. Returns whether the pool has changed."""
+        serial = self.pool.serial
+        for game in games:
+            self._games["self" if set(game.players) == {PRESENT_SELF} else "pool"] += 1
+            self.pool.record(game)
+        return self.pool.serial != serial
 
     def is_due(self, updates: int) -> bool:
         """Whether a snapshot is taken after this update."""

@@ -55,7 +55,14 @@ class Place(Protocol):
 
     def make_plane(self) -> Plane: ...
 
-    def make_learners(self, on_fault: Callable[[str], None]) -> LearnerGroup: ...
+    def make_learners(self, on_fault: Callable[[str], None], is_over: Callable[[], bool]) -> LearnerGroup:
+        """The learner ranks.
+
+        Args:
+            on_fault: told of every restart.
+            is_over: whether the run ends now: then they are not waited for as long as else.
+        """
+        ...
 
     def evaluate(self, parameters: Any, env_steps: int, run: str, stop: Callable[[], bool]) -> Evaluation:
         """Score these parameters; ``stop`` is asked whether to give up."""
@@ -96,13 +103,13 @@ class OneMachine:
             plane_config(self._config, self._parts),
         )
 
-    def make_learners(self, on_fault: Callable[[str], None]) -> LearnerGroup:
+    def make_learners(self, on_fault: Callable[[str], None], is_over: Callable[[], bool]) -> LearnerGroup:
         """One rank in this thread, or several in processes of their own."""
         size = self._config.runtime.learners
         make_learner = learner_maker(self._config, self._parts)
         if size == 1:
             setup = RankSetup(make_learner, 0, 1, None)
-            return LearnerGroup(lambda: [InlineRank(setup)], ahead=0, max_restarts=None, on_fault=on_fault)
+            return LearnerGroup(lambda: [InlineRank(setup)], 0, None, on_fault, is_over)
 
         prepare = registrations(self._config).restore
 
@@ -112,7 +119,7 @@ class OneMachine:
             setups = [RankSetup(make_learner, index, size, rendezvous) for index in range(size)]
             return [ProcessRank(prepare, setup, threads) for setup in setups]
 
-        return LearnerGroup(start, updates_ahead(self._config), self._config.runtime.max_restarts, on_fault)
+        return LearnerGroup(start, updates_ahead(self._config), self._config.runtime.max_restarts, on_fault, is_over)
 
     def evaluate(self, parameters: Any, env_steps: int, run: str, stop: Callable[[], bool]) -> Evaluation:
         """Score these parameters now; training waits."""
@@ -164,7 +171,7 @@ class RayCluster:
         setup = actor_setup(self._config, self._parts, shared_parameters)
         return RayPlane(setup, self._config.runtime, plane_config(self._config, self._parts), self._open.prepare)
 
-    def make_learners(self, on_fault: Callable[[str], None]) -> LearnerGroup:
+    def make_learners(self, on_fault: Callable[[str], None], is_over: Callable[[], bool]) -> LearnerGroup:
         """Ranks in processes of the cluster."""
         from machina.runtime.ray_parts import start_ray_ranks
 
@@ -175,7 +182,7 @@ class RayCluster:
         def start() -> Any:
             return start_ray_ranks(self._open.prepare, make_learner, size, machine.learner_threads, gpus)
 
-        return LearnerGroup(start, updates_ahead(self._config), self._config.runtime.max_restarts, on_fault)
+        return LearnerGroup(start, updates_ahead(self._config), self._config.runtime.max_restarts, on_fault, is_over)
 
     def evaluate(self, parameters: Any, env_steps: int, run: str, stop: Callable[[], bool]) -> Evaluation:
         """Score these parameters in another process, while training goes on."""

@@ -93,15 +93,21 @@ class LearnerRank:
 class RankHandle(Protocol):
     """The group's end of a rank. Calls are answered in their order."""
 
+    name: str
+
     def call(self, method: str, *arguments: Any) -> None:
         """Ask for a method of ``LearnerRank``."""
         ...
 
-    def answer(self, timeout_s: float) -> Any:
-        """What the oldest unanswered call came to.
+    def has_answered(self, timeout_s: float) -> bool:
+        """Whether the oldest unanswered call has its answer, or the rank is known to be dead; waits for it so long."""
+        ...
+
+    def answer(self) -> Any:
+        """What the oldest unanswered call came to, once ``has_answered``.
 
         Raises:
-            RankFaultError: the rank is dead or silent.
+            RankFaultError: the rank is dead or lost the others.
             UserError, RunFailedError: what the method raised.
         """
         ...
@@ -112,6 +118,8 @@ class RankHandle(Protocol):
 class InlineRank:
     """The only rank, in the caller's thread: it answers at once."""
 
+    name = "learner"
+
     def __init__(self, setup: RankSetup) -> None:
         self._rank = LearnerRank(setup)
         self._answers: deque[Any] = deque()
@@ -120,7 +128,11 @@ class InlineRank:
         """Run the method now."""
         self._answers.append(getattr(self._rank, method)(*arguments))
 
-    def answer(self, timeout_s: float) -> Any:  # noqa: ARG002 (nothing to wait for)
+    def has_answered(self, timeout_s: float) -> bool:  # noqa: ARG002 (nothing to wait for)
+        """Always."""
+        return True
+
+    def answer(self) -> Any:
         """What the oldest unanswered call came to."""
         return self._answers.popleft()
 
@@ -139,12 +151,11 @@ class ProcessRank:
 
     def __init__(self, prepare: Callable[[], None], setup: RankSetup, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
+        self.name = f"learner rank {setup.rank}"
         self._pipe, theirs = context.Pipe()
         # Functions that a script registered travel by value; the standard pickle knows only names.
         recipe = cloudpickle.dumps((prepare, setup))
-        self.process = context.Process(
-            target=_serve, args=(recipe, threads, theirs), name=f"learner rank {setup.rank}", daemon=True
-        )
+        self.process = context.Process(target=_serve, args=(recipe, threads, theirs), name=self.name, daemon=True)
         self.process.start()
         theirs.close()
 
@@ -155,17 +166,19 @@ class ProcessRank:
         except OSError:
             return
 
-    def answer(self, timeout_s: float) -> Any:
+    def has_answered(self, timeout_s: float) -> bool:
+        """Whether something is in the pipe, or its other end is gone."""
+        return self._pipe.poll(timeout_s)
+
+    def answer(self) -> Any:
         """What the oldest unanswered call came to."""
         try:
-            if not self._pipe.poll(timeout_s):
-                raise RankFaultError(f"{self.process.name}: no answer for {timeout_s:g} s")
             answer = cloudpickle.loads(self._pipe.recv_bytes())
         except (EOFError, OSError) as error:
             self.process.join(1)
             code = self.process.exitcode
             end = "left its pipe" if code is None else told_exit(code)
-            raise RankFaultError(f"{self.process.name} {end}", died=True) from error
+            raise RankFaultError(f"{self.name} {end}", died=True) from error
         if isinstance(answer, BaseException):
             raise answer
         return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,12 @@ ANSWER_TIMEOUT_S = 300.0
 
 AFTERMATH_TIMEOUT_S = 2.0
 """How long the other ranks are heard after one of them failed, to find out which one it was."""
+
+LAST_UPDATE_S = 30.0
+"""How long a rank is waited for when the run ends meanwhile: an update takes seconds."""
+
+LOOK_S = 0.2
+"""How often whoever waits for a rank looks whether the run ends."""
 
 KEPT_STATE_S = 10.0
 """How often the state is copied into this process; so much work at most is undone when a rank dies."""
@@ -52,6 +59,7 @@ class LearnerGroup:
         ahead: updates that may be under way when ``submit`` returns; 0 makes it wait for each one.
         max_restarts: how often the ranks may be started again; None when a fault of the only rank is final.
         on_fault: told of every restart in one line.
+        is_over: whether the run ends now; then no rank is waited for longer than ``LAST_UPDATE_S``.
     """
 
     def __init__(
@@ -60,11 +68,13 @@ class LearnerGroup:
         ahead: int,
         max_restarts: int | None,
         on_fault: Callable[[str], None],
+        is_over: Callable[[], bool],
     ) -> None:
         self._start = start
         self._ahead = ahead
         self._max_restarts = max_restarts
         self._on_fault = on_fault
+        self._is_over = is_over
         try:
             self._ranks = start()
         except RankFaultError as fault:
@@ -125,7 +135,7 @@ class LearnerGroup:
         faults: list[RankFaultError] = []
         for rank in self._ranks:
             try:
-                results.append(rank.answer(AFTERMATH_TIMEOUT_S if faults else ANSWER_TIMEOUT_S))
+                results.append(self._answer_of(rank, AFTERMATH_TIMEOUT_S if faults else ANSWER_TIMEOUT_S))
             except RankFaultError as fault:
                 faults.append(fault)
             except Exception:
@@ -134,6 +144,23 @@ class LearnerGroup:
         if faults:
             raise next((fault for fault in faults if fault.died), faults[0])
         return results
+
+    def _answer_of(self, rank: RankHandle, timeout_s: float) -> Any:
+        """A rank's answer.
+
+        Raises:
+            RankFaultError: it is dead, or silent for ``timeout_s``.
+            RunFailedError: it is silent while the run ends.
+        """
+        deadline, last = time.monotonic() + timeout_s, math.inf
+        while not rank.has_answered(min(LOOK_S, timeout_s)):
+            if time.monotonic() >= deadline:
+                raise RankFaultError(f"{rank.name}: no answer for {timeout_s:g} s")
+            if self._is_over():
+                last = min(last, time.monotonic() + LAST_UPDATE_S)
+            if time.monotonic() >= last:
+                raise RunFailedError(f"{rank.name}: no answer for {LAST_UPDATE_S:g} s after the end of the run was due")
+        return rank.answer()
 
     def _restart(self, fault: RankFaultError) -> None:
         self._under_way.clear()

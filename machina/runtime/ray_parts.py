@@ -230,7 +230,7 @@ class RayRank:
     """The driver's end of a rank; implements ``machina.runtime.learner_ranks.RankHandle``."""
 
     def __init__(self, name: str, actor: Any) -> None:
-        self._name = name
+        self.name = name
         self.actor = actor
         self._answers: deque[tuple[Any, Any]] = deque()
 
@@ -244,18 +244,20 @@ class RayRank:
         else:
             self._answers.append((self.actor.call.remote(method, *arguments), None))
 
-    def answer(self, timeout_s: float) -> Any:
+    def has_answered(self, timeout_s: float) -> bool:
+        """Whether the answer, or the rank's death, is known."""
+        return bool(ray.wait([self._answers[0][0]], timeout=timeout_s)[0])
+
+    def answer(self) -> Any:
         """What the oldest unanswered call came to."""
         answer, parameters = self._answers.popleft()
         try:
-            result = ray.get(answer, timeout=timeout_s)
+            result = ray.get(answer)
         except ray.exceptions.RayTaskError as error:
             raise as_answer(error.cause if isinstance(error.cause, Exception) else error) from error
-        except ray.exceptions.GetTimeoutError as error:
-            raise RankFaultError(f"{self._name}: no answer for {timeout_s:g} s") from error
         except ray.exceptions.RayError as error:
             line = str(error).strip().partition("\n")[0]
-            raise RankFaultError(f"{self._name} died ({type(error).__name__}: {line})", died=True) from error
+            raise RankFaultError(f"{self.name} died ({type(error).__name__}: {line})", died=True) from error
         return result if parameters is None else (result, parameters)
 
     def kill(self) -> None:

@@ -12,6 +12,7 @@ import torch
 from runs import SMALL
 
 import machina
+from machina.algorithms.impala.learning import ImpalaLearner
 from machina.checkpoint import RunDirectory
 from machina.launch.ending import Ending
 from machina.launch.signals import handled_signals
@@ -26,6 +27,7 @@ from machina.specs import EnvSpec
 
 WAYS: dict[str, tuple[type[Any], str, BaseException]] = {
     "the learner": (TrainedNetwork, "step", ValueError("no sense")),
+    "what the learner hands over": (ImpalaLearner, "flat_parameters", ValueError("no sense")),
     "a hook": (SkippedUpdates, "note", KeyError("no sense")),
     "sys.exit": (SkippedUpdates, "note", SystemExit("no sense")),
     "no memory": (SkippedUpdates, "note", MemoryError("no sense")),
