@@ -29,6 +29,17 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
         ("train", "ppo", "CartPole-v1", "--action-bins", "5"),
         "action_bins=5 cuts real numbers, the action space is Discrete",
     ),
+    (
+        ("train", "ppo", "CartPole-v1", "--image-layout", "HWC"),
+        "image_layout=HWC: no array of 'CartPole-v1' is read as an",
+    ),
+    ((*PONG, "--torso", "mlp", "--image-layout", "CHW"), "image_layout=CHW: no array of 'pong' is read as an image"),
+    ((*CATCH, "--image-layout", "CHW"), "with channels (mlp of 50 inputs: observation 50); leave it out"),
+    (
+        ("train", "ppo", "CartPole-v1", "--observation-divisor", "255"),
+        "observation_divisor=255: 'CartPole-v1' gives neither bytes nor images to divide (mlp of 4 inputs: ",
+    ),
+    ((*CATCH, "--initial-log-deviation", "-1"), "initial_log_deviation=-1: actions of 'catch' are choices"),
     ((*CATCH, "--learning-rat", "1"), "unknown option '--learning-rat'; did you mean '--learning-rate'"),
     ((*CATCH, "--learning-rat=1"), "did you mean '--learning-rate'"),
     ((*CATCH, "--algoritm", "x"), "unknown option '--algoritm'"),
