@@ -185,7 +185,8 @@ class ImpalaLearner:
         rhos = log_rhos.exp()
         errors = targets - normalized[:-1].detach()
         sums = Sums(
-            env_steps=torch.full((), steps.mask.numel(), device=self.device),
+            # In float64, which makes that of all sums: float32 counts to 2**24.
+            env_steps=torch.full((), steps.mask.numel(), dtype=torch.float64, device=self.device),
             policy_loss=total(policy_gradient_loss(log_probs, pg_advantages)),
             value_loss=total(value_loss(normalized[:-1], targets), steps.mask),
             entropy_loss=-total(distribution.entropies(logits)),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from by_hand import (
     GAME,
     LENGTH,
@@ -18,6 +19,7 @@ from by_hand import (
     Slot,
     check_two_updates,
     cut,
+    game_batch,
     leave_the_start,
     log_softmax,
     norm_of,
@@ -181,3 +183,17 @@ def test_the_batch_tells_every_option_from_another_value(option: str) -> None:
     """Else the comparison above would pass without it."""
     weights = [weights_after_two_updates(pair(**options)[1]) for options in ({}, {option: OTHERS[option]})]
     assert np.abs(weights[0] - weights[1]).max() > 1e-3
+
+
+def test_env_steps_of_a_large_batch_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 2**24 on a float32 counts by twos."""
+    learner, _ = pair()
+    losses = learner._losses
+
+    def huge(unroll: Unroll[torch.Tensor]) -> Any:
+        loss, sums, *rest = losses(unroll)
+        return loss, sums._replace(env_steps=torch.full_like(sums.env_steps, 2**24 + 1)), *rest
+
+    monkeypatch.setattr(learner, "_losses", huge)
+    learner.update(game_batch(1))
+    assert learner.env_steps == 2**24 + 1
