@@ -263,6 +263,7 @@ def sweep(options: Options, setup: ActorSetup, flat: Array, batch_size: int, act
         ahead=1,
         max_restarts=None,
         on_fault=print,
+        is_over=lambda: False,
     )
     loop = Loop(plane, learners)
     rows = []

@@ -25,9 +25,12 @@ MOST_FRAMES = 10**15
 MOST_MINUTES = 5_256_000.0
 """Ten years."""
 MOST_EPISODES = 1_000_000
-"""Of one evaluation; games of one match."""
 MOST_ACTORS = 10_000
 MOST_THREADS = 1024
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Episodes = Annotated[int, Field(ge=1, le=MOST_EPISODES)]
+"""Of one evaluation; games of one match."""
 
 
 class Config(BaseModel):
@@ -213,7 +216,7 @@ class RunConfig(Config, Generic[A, E]):
     environment: Annotated[str, Suppress] = Field(description="Environment, see `machina list`.")
     name: str | None = Field(default=None, description="Name of the run; None makes one from the job and the time.")
     runs_dir: Path = Field(default=Path("runs"), description="Folder that holds the run directories.")
-    seed: int = Field(default=1, ge=0, le=LARGEST_SEED, description="Seeds every random stream of the run.")
+    seed: Seed = Field(default=1, description="Seeds every random stream of the run.")
     minutes: float | None = Field(
         default=None, gt=0, le=MOST_MINUTES, description="Stop after this wall time (schedules unchanged)."
     )
@@ -232,7 +235,7 @@ class RunConfig(Config, Generic[A, E]):
     eval_every: int | None = Field(
         default=None, ge=1, le=MOST_FRAMES, description="Evaluate after every so many frames."
     )
-    eval_episodes: int = Field(default=10, ge=1, le=MOST_EPISODES, description="Episodes per task in each evaluation.")
+    eval_episodes: Episodes = Field(default=10, description="Episodes per task in each evaluation.")
     checkpoint_minutes: float = Field(default=5.0, gt=0, le=MOST_MINUTES, description="Minutes between checkpoints.")
     keep_checkpoints: int = Field(
         default=3, ge=1, le=10**6, description="Latest checkpoints kept; the best is kept as well."

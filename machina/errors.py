@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable
 
@@ -61,9 +62,28 @@ def in_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
+def out_of_memory(error: BaseException) -> str:
+    """What could not be had and what to do, in one line; empty for an error that is none of memory.
+
+    PyTorch raises a RuntimeError when memory runs out, with pages of advice.
+    """
+    text = str(error).strip().partition("\n")[0]
+    if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and _NO_MEMORY.search(text)):
+        return ""
+    size = _TRIED.search(text)
+    where = "GPU memory" if "CUDA" in text or "CUBLAS" in text else "memory"
+    what = f"{size.group(1)} could not be had" if size else text or "no more could be had"
+    return f"out of {where}: {what}; use a smaller --batch-size, --unroll-length or network, or fewer --envs-per-task"
+
+
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE)
+_TRIED = re.compile(r"(?:tried|unable) to allocate ([\d.,]+ \w+)", re.IGNORECASE)
+
+
 def stopped(what: str, error: BaseException) -> RunFailedError:
     """The end of a run by an error that nobody foresaw: ``the learner stopped: ValueError: ...``, with its stack."""
-    return RunFailedError(f"{what} stopped: {in_one_line(error)}", "".join(traceback.format_exception(error)))
+    reason = out_of_memory(error) or in_one_line(error)
+    return RunFailedError(f"{what} stopped: {reason}", "".join(traceback.format_exception(error)))
 
 
 def in_one_line_with_place(error: BaseException, module: str) -> str:

@@ -1,7 +1,7 @@
 """Mailboxes to an object: in this thread, in a process of this machine, or (``machina.cluster.workers``) of a cluster.
 
-Whoever holds a handle calls methods by name and takes the answers in the order of the calls. The learner group speaks to
-its ranks this way.
+Whoever holds a handle calls methods by name and takes the answers in the order of the calls. The learner group speaks
+to its ranks this way.
 """
 
 from __future__ import annotations
@@ -36,15 +36,21 @@ class HandleFaultError(Exception):
 class Handle(Protocol):
     """The caller's end. Calls are answered in their order."""
 
+    name: str
+
     def call(self, method: str, *arguments: Any) -> None:
         """Ask for a method of the object."""
         ...
 
-    def answer(self, timeout_s: float) -> Any:
-        """What the oldest unanswered call came to.
+    def has_answered(self, timeout_s: float) -> bool:
+        """Whether the oldest unanswered call has its answer, or the object is known to be dead; waits for that."""
+        ...
+
+    def answer(self) -> Any:
+        """What the oldest unanswered call came to, once ``has_answered``.
 
         Raises:
-            HandleFaultError: the object is dead or silent.
+            HandleFaultError: the object is dead, or lost those that it works with.
             UserError, RunFailedError: what the method raised.
         """
         ...
@@ -59,9 +65,11 @@ class InlineHandle:
 
     Args:
         make: builds the object.
+        name: for messages.
     """
 
-    def __init__(self, make: Callable[[], object]) -> None:
+    def __init__(self, make: Callable[[], object], name: str) -> None:
+        self.name = name
         self._object = make()
         self._answers: deque[Any] = deque()
 
@@ -69,7 +77,11 @@ class InlineHandle:
         """Run the method now."""
         self._answers.append(getattr(self._object, method)(*arguments))
 
-    def answer(self, timeout_s: float) -> Any:  # noqa: ARG002 (nothing to wait for)
+    def has_answered(self, timeout_s: float) -> bool:  # noqa: ARG002 (nothing to wait for)
+        """Always."""
+        return True
+
+    def answer(self) -> Any:
         """What the oldest unanswered call came to."""
         return self._answers.popleft()
 
@@ -89,6 +101,7 @@ class ProcessHandle:
 
     def __init__(self, prepare: Callable[[], None], make: Callable[[], object], name: str, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
+        self.name = name
         self._pipe, theirs = context.Pipe()
         # Functions that a script registered travel by value; the standard pickle knows only names.
         recipe = cloudpickle.dumps((prepare, make))
@@ -103,17 +116,19 @@ class ProcessHandle:
         except OSError:
             return
 
-    def answer(self, timeout_s: float) -> Any:
+    def has_answered(self, timeout_s: float) -> bool:
+        """Whether something is in the pipe, or its other end is gone."""
+        return self._pipe.poll(timeout_s)
+
+    def answer(self) -> Any:
         """What the oldest unanswered call came to."""
         try:
-            if not self._pipe.poll(timeout_s):
-                raise HandleFaultError(f"{self.process.name}: no answer for {timeout_s:g} s")
             answer = cloudpickle.loads(self._pipe.recv_bytes())
         except (EOFError, OSError) as error:
             self.process.join(1)
             code = self.process.exitcode
             end = "left its pipe" if code is None else told_exit(code)
-            raise HandleFaultError(f"{self.process.name} {end}", died=True) from error
+            raise HandleFaultError(f"{self.name} {end}", died=True) from error
         if isinstance(answer, BaseException):
             raise answer
         return answer

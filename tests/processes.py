@@ -14,17 +14,22 @@ from machina.processes import is_alive
 
 PATIENCE_S = 120.0
 
+STARTED: list[subprocess.Popen[str]] = []
+"""Commands of the test under way."""
+
 
 def start(*arguments: str | Path, cwd: Path, **options: Any) -> subprocess.Popen[str]:
     """Start a command; what it prints is read with ``communicate``."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "machina", *map(str, arguments)],
         cwd=cwd,
         env=environment,
         text=True,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )
+    STARTED.append(process)
+    return process
 
 
 def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:

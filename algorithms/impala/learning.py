@@ -112,7 +112,7 @@ class ImpalaLearner(BaseLearner):
             part = slots_of(unroll, slice(start, start + chunk))
             loss, part_sums, part_statistics, part_filter_sums = self._losses(part)
             loss.backward()  # type: ignore[no-untyped-call]
-            sums += torch.stack([value.detach() for value in part_sums]).to(sums)
+            sums += torch.stack([value.detach().double() for value in part_sums])
             statistics += part_statistics
             filter_sums += part_filter_sums
         return sums, statistics, filter_sums

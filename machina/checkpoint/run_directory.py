@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -83,11 +84,15 @@ class RunDirectory:
         if not name or Path(name).name != name or name.startswith("."):
             raise UserError(f"name={name!r}: must be a plain folder name; put the folder into --runs-dir")
         path = runs_dir / name
+        run, missing = cls(path), [each for each in path.parents if not os.path.lexists(each)]
         try:
             path.mkdir(parents=True)
-            run = cls(path)
-            run.checkpoints.mkdir()
-            run.write_config(config_text)
+            try:
+                run.checkpoints.mkdir()
+                run.write_config(config_text)
+            except BaseException:  # half a run would keep its name from the next one
+                shutil.rmtree(path, ignore_errors=True)
+                raise
         except FileExistsError as error:
             if not os.path.lexists(path):  # what stands above it is no folder, such as a link that leads nowhere
                 raise UserError(
@@ -98,6 +103,9 @@ class RunDirectory:
                 f"run directory '{path}' exists already; choose another --name or continue it: machina resume {path}"
             ) from error
         except OSError as error:
+            for each in missing:
+                with suppress(OSError):
+                    each.rmdir()
             raise UserError(
                 f"run directory '{path}' can't be created: {error.strerror}; choose another --runs-dir"
             ) from error

@@ -8,16 +8,16 @@ from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
-from machina.config import LARGEST_SEED, MOST_EPISODES, Config
+from machina.config import Config, Episodes, Seed
 
 
 class EvalOptions(Config):
     """Score a run: exactly so many full episodes per task, on environments and seeds of their own."""
 
     run: Positional[Path] = Field(description="Run directory.")
-    episodes: int = Field(default=30, ge=1, le=MOST_EPISODES, description="Episodes per task.")
+    episodes: Episodes = Field(default=30, description="Episodes per task.")
     games: tuple[str, ...] = Field(default=(), description="Tasks to play; all when left out.")
-    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seeds environments and action sampling.")
+    seed: Seed = Field(default=0, description="Seeds environments and action sampling.")
     best: bool = Field(default=False, description="Take the best checkpoint instead of the latest.")
 
 

@@ -10,7 +10,7 @@ import sys
 import warnings
 from contextlib import suppress
 
-from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nearest
+from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nearest, out_of_memory
 from machina.processes import RUN_MARK, end_started_by, new_mark
 
 COMMANDS = {
@@ -80,8 +80,11 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # a disk that is full or refuses, wherever it strikes
         place = f": '{error.filename}'" if error.filename else ""
         return _failed(f"{error.strerror or error}{place}", 1)
-    except MemoryError as error:  # more than the forecast of machina.launch.sizes could tell
-        return _failed(f"out of memory: {str(error) or 'no more could be had'}; use smaller sizes", 1)
+    except (MemoryError, RuntimeError) as error:  # more than the forecast of machina.launch.sizes could tell
+        reason = out_of_memory(error)
+        if not reason:
+            raise
+        return _failed(reason, 1)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except _EndedError as ended:

@@ -6,7 +6,7 @@ from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
-from machina.config import LARGEST_SEED, MOST_EPISODES, Config
+from machina.config import Config, Episodes, Seed
 from machina.errors import UserError
 
 
@@ -17,8 +17,8 @@ class MatchOptions(Config):
         description="One per team: RUN (its latest checkpoint), RUN@best, RUN@u000400 (a snapshot of its league), "
         "random, or the game's heuristic, such as one_ply."
     )
-    games: int = Field(default=200, ge=1, le=MOST_EPISODES, description="Games in all.")
-    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seeds the game and the players' actions.")
+    games: Episodes = Field(default=200, description="Games in all.")
+    seed: Seed = Field(default=0, description="Seeds the game and the players' actions.")
     game: str | None = Field(default=None, description="Which game, where no run among the players says it.")
 
 

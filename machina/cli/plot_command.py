@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field
 from tyro.conf import Positional
@@ -11,6 +13,9 @@ from tyro.conf import Positional
 from machina.cli.options import parse
 from machina.config import Config
 from machina.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class PlotOptions(Config):
@@ -25,25 +30,41 @@ def run(arguments: list[str]) -> int:
     options = parse(PlotOptions, arguments, "machina plot")
 
     from machina.checkpoint import RunDirectory
-    from machina.report.curves import split_plottable
+    from machina.report.curves import check_plottable
     from machina.report.evaluation import latest_evaluation
     from machina.report.plots import plot_atari_bars, plot_learning_curves
 
     if not options.runs:
         raise UserError("plot needs at least one run directory: machina plot runs/NAME")
-    directories = [RunDirectory.open(path) for path in options.runs]
-    plottable, missing = split_plottable([each.path for each in directories])
-    for line in missing:
-        print(f"machina: left out: {line}", file=sys.stderr)
+    directories = _usable(RunDirectory.open, options.runs)
+    plottable = _usable(check_plottable, [each.path for each in directories])
     curves = options.out or RunDirectory(plottable[0]).report / "learning_curves.png"
     print(plot_learning_curves(plottable, curves))
-    for directory in directories:
-        if not any(directory.report.glob("evaluation-*.json")):
-            continue
-        result = latest_evaluation(directory.report)
+    scored = [each for each in directories if any(each.report.glob("evaluation-*.json"))]
+    for directory, result in _usable(lambda each: (each, latest_evaluation(each.report)), scored):
         if result.aggregate() is None:
             continue
         protocol = ", ".join(f"{name} {value}" for name, value in result.protocol.items())
         title = f"{directory.path.name}, env step {result.step:,}\n{protocol}"
         print(plot_atari_bars(result.mean_returns, directory.report / "atari_scores.png", title))
     return 0
+
+
+def _usable(read: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """What ``read`` makes of those that it does not refuse, after a line on stderr for each of the others.
+
+    Raises:
+        UserError: it refuses all of them; that of the first.
+    """
+    answers: list[R] = []
+    refusals: list[UserError] = []
+    for item in items:
+        try:
+            answers.append(read(item))
+        except UserError as error:
+            refusals.append(error)
+    if refusals and not answers:
+        raise refusals[0]
+    for refusal in refusals:
+        print(f"machina: left out: {refusal}", file=sys.stderr)
+    return answers

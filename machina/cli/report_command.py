@@ -8,7 +8,7 @@ from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
-from machina.config import LARGEST_SEED, Config
+from machina.config import Config, Seed
 
 
 class ReportOptions(Config):
@@ -32,10 +32,8 @@ class ReportOptions(Config):
         le=1000,
         description="League: snapshots in the table, spread evenly from the first to the last.",
     )
-    seed: int = Field(
+    seed: Seed = Field(
         default=0,
-        ge=0,
-        le=LARGEST_SEED,
         description="League: seeds the film, and those games of the table that were not played before.",
     )
 

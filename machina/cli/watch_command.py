@@ -8,7 +8,7 @@ from pydantic import Field
 from tyro.conf import Positional
 
 from machina.cli.options import parse
-from machina.config import LARGEST_SEED, Config
+from machina.config import Config, Seed
 
 
 class WatchOptions(Config):
@@ -16,7 +16,7 @@ class WatchOptions(Config):
 
     run: Positional[Path] = Field(description="Run directory.")
     game: str | None = Field(default=None, description="Task to play; the run's first when left out.")
-    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seeds environment and action sampling.")
+    seed: Seed = Field(default=0, description="Seeds environment and action sampling.")
     best: bool = Field(default=False, description="Take the best checkpoint instead of the latest.")
     against: str | None = Field(
         default=None,

@@ -18,9 +18,10 @@ from machina.actors.stepping import ThreadStepper
 from machina.buffers.buffer import Handover, Part, joined
 from machina.buffers.parameters import PublishedParameters
 from machina.buffers.unrolls import slice_slots
+from machina.handles import HandleFaultError, as_answer
 from machina.hardware import tune_process
 from machina.interfaces import Learned
-from machina.learner.learner_rank import LearnerRank, RankFaultError, RankSetup, as_answer, free_port
+from machina.learner.learner_rank import LearnerRank, RankSetup, free_port
 from machina.processes import RUN_MARK, end_started_by, seed_generators
 from machina.types import Array, Episode, GameResult, IntArray, Unroll
 
@@ -204,9 +205,9 @@ class RankWorker:
         try:
             unroll, lost = self._fetched.get(timeout=2 * FETCH_TIMEOUT_S)
         except queue.Empty:
-            raise RankFaultError(f"the batch did not arrive within {2 * FETCH_TIMEOUT_S:g} s") from None
+            raise HandleFaultError(f"the batch did not arrive within {2 * FETCH_TIMEOUT_S:g} s") from None
         if unroll is None:
-            raise RankFaultError("all unrolls of the first batch were lost")
+            raise HandleFaultError("all unrolls of the first batch were lost")
         learned, flat = self._learner().update_from(unroll, done)
         return learned._replace(lost=lost), None if flat is None else flat.numpy()
 
@@ -226,16 +227,50 @@ class RankWorker:
         return self._rank
 
 
-class RayRank:
-    """The driver's end of a rank; implements ``machina.learner.learner_rank.RankHandle``."""
+class RayHandle:
+    """The driver's end of an object in a process of the cluster; implements ``machina.handles.Handle``.
+
+    Args:
+        name: for messages.
+        actor: of Ray, whose method ``call`` makes a call by name.
+    """
 
     def __init__(self, name: str, actor: Any) -> None:
-        self._name = name
+        self.name = name
         self.actor = actor
         self._answers: deque[tuple[Any, Any]] = deque()
+        """References to an answer, and to what of it stays in the object store, if anything does."""
 
     def call(self, method: str, *arguments: Any) -> None:
-        """Ask for a method; the parameters that it answers stay in the object store."""
+        """Ask for a method."""
+        self._answers.append((self.actor.call.remote(method, *arguments), None))
+
+    def has_answered(self, timeout_s: float) -> bool:
+        """Whether the answer, or the process's death, is known."""
+        return bool(ray.wait([self._answers[0][0]], timeout=timeout_s)[0])
+
+    def answer(self) -> Any:
+        """What the oldest unanswered call came to."""
+        answer, kept_there = self._answers.popleft()
+        try:
+            result = ray.get(answer)
+        except ray.exceptions.RayTaskError as error:
+            raise as_answer(error.cause if isinstance(error.cause, Exception) else error) from error
+        except ray.exceptions.RayError as error:
+            line = str(error).strip().partition("\n")[0]
+            raise HandleFaultError(f"{self.name} died ({type(error).__name__}: {line})", died=True) from error
+        return result if kept_there is None else (result, kept_there)
+
+    def kill(self) -> None:
+        """End the process."""
+        ray.kill(self.actor)
+
+
+class RayRank(RayHandle):
+    """A learner rank's; the batch is fetched ahead, and the parameters that it answers stay in the object store."""
+
+    def call(self, method: str, *arguments: Any) -> None:
+        """Ask for a method of ``LearnerRank``."""
         if method == "update":
             parts, done = arguments
             self.actor.fetch.remote(parts)
@@ -243,25 +278,7 @@ class RayRank:
         elif method == "parameters":
             self._answers.append(tuple(self.actor.parameters.options(num_returns=2).remote()))
         else:
-            self._answers.append((self.actor.call.remote(method, *arguments), None))
-
-    def answer(self, timeout_s: float) -> Any:
-        """What the oldest unanswered call came to."""
-        answer, parameters = self._answers.popleft()
-        try:
-            result = ray.get(answer, timeout=timeout_s)
-        except ray.exceptions.RayTaskError as error:
-            raise as_answer(error.cause if isinstance(error.cause, Exception) else error) from error
-        except ray.exceptions.GetTimeoutError as error:
-            raise RankFaultError(f"{self._name}: no answer for {timeout_s:g} s") from error
-        except ray.exceptions.RayError as error:
-            line = str(error).strip().partition("\n")[0]
-            raise RankFaultError(f"{self._name} died ({type(error).__name__}: {line})", died=True) from error
-        return result if parameters is None else (result, parameters)
-
-    def kill(self) -> None:
-        """End the process."""
-        ray.kill(self.actor)
+            super().call(method, *arguments)
 
 
 def start_ray_ranks(
@@ -270,7 +287,7 @@ def start_ray_ranks(
     """Start the learner ranks, a GPU each where there are GPUs, else on this node as long as it lives.
 
     Raises:
-        RankFaultError: the first rank's process does not answer.
+        HandleFaultError: the first rank's process does not answer.
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -288,7 +305,7 @@ def start_ray_ranks(
         try:
             rendezvous = ray.get(ranks[0].actor.meeting_point.remote(), timeout=MEETING_TIMEOUT_S)
         except ray.exceptions.RayError as error:
-            raise RankFaultError(f"learner rank 0 does not start ({type(error).__name__})") from error
+            raise HandleFaultError(f"learner rank 0 does not start ({type(error).__name__})") from error
     for index, rank in enumerate(ranks):
         rank.actor.begin.remote(RankSetup(make_learner, index, size, rendezvous))
     return ranks

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from machina.config import option_paths
+from machina.config import Episodes, Seed, option_paths
 from machina.errors import UserError, nearest
 from machina.jobs.eval import evaluate_run
 from machina.jobs.loaded_run import load_run
 from machina.jobs.resume import resume as resume_run
 from machina.jobs.train import train as train_run
+from machina.launch.arguments import checked
 from machina.launch.configuration import job_config
 from machina.play.acting import LoadedPolicy
 from machina.processes import refuse_second_run
@@ -31,6 +32,7 @@ class TrainedRun(NamedTuple):
     updates: int
 
 
+@checked
 def train(
     algorithm: str | None = None, environment: str | None = None, config: str | None = None, **options: Any
 ) -> TrainedRun:
@@ -56,6 +58,7 @@ def train(
     return TrainedRun(run.path, outcome.reason, outcome.env_steps, outcome.updates)
 
 
+@checked
 def resume(run: str | Path, minutes: float | None = None, total_frames: int | None = None) -> TrainedRun:
     """Continue a run from its last good checkpoint, as ``machina resume`` does.
 
@@ -73,13 +76,20 @@ def resume(run: str | Path, minutes: float | None = None, total_frames: int | No
     return TrainedRun(directory.path, outcome.reason, outcome.env_steps, outcome.updates)
 
 
-def evaluate(run: str | Path, episodes: int = 30, seed: int = 0) -> EvaluationResult:
-    """Score a run with exactly ``episodes`` episodes per task, as ``machina eval`` does."""
+@checked
+def evaluate(run: str | Path, episodes: Episodes = 30, seed: Seed = 0) -> EvaluationResult:
+    """Score a run with exactly ``episodes`` episodes per task, as ``machina eval`` does.
+
+    Raises:
+        UserError: no such run or no good checkpoint, or a value out of range.
+        RunFailedError: an environment failed.
+    """
     refuse_second_run()
     return evaluate_run(Path(run), episodes, seed=seed)
 
 
-def load_policy(run: str | Path, best: bool = False, seed: int = 0, task: str | None = None) -> LoadedPolicy:
+@checked
+def load_policy(run: str | Path, best: bool = False, seed: Seed = 0, task: str | None = None) -> LoadedPolicy:
     """A run's policy with ``reset`` and ``act`` on numpy observations.
 
     Args:
@@ -89,7 +99,7 @@ def load_policy(run: str | Path, best: bool = False, seed: int = 0, task: str | 
         task: the task, or the role of a game, that it plays; None where one network plays them all.
 
     Raises:
-        UserError: no such run or task, or each role has a network of its own and none is named.
+        UserError: no such run or task, a value out of range, or each role has a network of its own and none is named.
     """
     loaded = load_run(Path(run), best)
     spec = loaded.parts.factory.spec

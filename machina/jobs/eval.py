@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from machina.config import MOST_EPISODES
 from machina.errors import UserError
 from machina.hardware import torch_threads
 from machina.jobs.loaded_run import load_run, task_index
@@ -36,8 +35,6 @@ def evaluate_run(
         UserError: no such run, task or checkpoint.
         RunFailedError: an environment failed.
     """
-    if not 1 <= episodes <= MOST_EPISODES:
-        raise UserError(f"episodes={episodes}: must be 1 to {MOST_EPISODES}")
     loaded = load_run(path, best)
     names = loaded.parts.factory.spec.tasks
     seed_shared_generators(loaded.parts.factory, seed)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BeforeValidator
 
 from machina.checkpoint import RunDirectory
 from machina.checkpoint.files import as_file_name, write_atomically
-from machina.config import RuntimeConfig
+from machina.config import Episodes, RuntimeConfig, Seed
 from machina.envs.builders import describe
 from machina.envs.games.scripted import SCRIPTED, random_player
 from machina.envs.games.teams import group
@@ -17,6 +19,7 @@ from machina.errors import EnvironmentFaultError, RunFailedError, UserError, nea
 from machina.hardware import torch_threads
 from machina.interfaces import EnvFactory
 from machina.jobs.loaded_run import load_run
+from machina.launch.arguments import checked
 from machina.launch.configuration import config_for_acting
 from machina.launch.plan import build_parts, env_factory, policy_maker, seed_shared_generators
 from machina.launch.self_play import snapshots_folder
@@ -251,10 +254,17 @@ def lineup(names: Sequence[PlayerName], game: str | None = None) -> Lineup:
     return Lineup(tuple(entrants), factory, next(iter(runs.values()), None))
 
 
+def _not_one_name(players: Any) -> Any:
+    if isinstance(players, str):
+        raise ValueError(f"players={players!r}: give a list, one player per team")
+    return players
+
+
+@checked
 def match(
-    players: Sequence[str],
-    games: int = 200,
-    seed: int = 0,
+    players: Annotated[Sequence[str], BeforeValidator(_not_one_name)],
+    games: Episodes = 200,
+    seed: Seed = 0,
     game: str | None = None,
     progress: Progress | None = None,
 ) -> MatchResult:
@@ -268,11 +278,10 @@ def match(
         progress: told (games finished, games in all).
 
     Raises:
-        UserError: see ``parse_player``, ``lineup`` and ``machina.play.matches.play_match``.
+        UserError: a value of another type or out of range; see ``parse_player``, ``lineup`` and
+            ``machina.play.matches.play_match``.
         RunFailedError: the environment failed or hung.
     """
-    if isinstance(players, str):
-        raise UserError(f"players={players!r}: give a list, one player per team")
     return lineup([parse_player(text) for text in players], game).play(games, seed, progress)
 
 

@@ -19,7 +19,10 @@ from machina.launch.ending import Outcome
 from machina.launch.plan import build_parts
 from machina.launch.saved_state import checkpoint_state
 from machina.launch.sizes import check_batch_fills, check_memory
+from machina.nets.config import NetworkConfig
+from machina.nets.reading import read
 from machina.report.output import steady_output
+from machina.specs import EnvSpec
 
 
 def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirectory, Outcome]:
@@ -35,6 +38,7 @@ def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirector
     """
     _check_league(config)
     parts = build_parts(config)
+    _check_network(config, parts.factory.spec)
     check_batch_fills(config, parts)
     check_memory(config, parts)
     initial = None if config.init_from is None else checked(load_from(config.init_from))
@@ -72,3 +76,30 @@ def _check_league(config: AnyRunConfig) -> None:
     raise UserError(
         f"{options}: no league without snapshot_updates; use `machina league {config.environment}`, or leave it out"
     )
+
+
+def _check_network(config: AnyRunConfig, spec: EnvSpec) -> None:
+    """Refuse options of the network that nothing of this environment heeds; a network of the user's own may.
+
+    Not where a run goes on: in its checkpoint they are part of the network's identity.
+    """
+    network = getattr(config.algo, "network", None)
+    if not isinstance(network, NetworkConfig) or network.network_name is not None:
+        return
+    reading = read(spec, network)
+    refusals = []
+    if network.image_layout != "auto" and all(image.layout == "HW" for image in reading.images.values()):
+        refusals.append(
+            f"image_layout={network.image_layout}: no array of {spec.name!r} is read as an image with channels"
+        )
+    divisor = network.observation_divisor
+    if divisor is not None:
+        halved = network.model_copy(update={"observation_divisor": divisor / 2})
+        if read(spec, halved).scales == reading.scales:
+            refusals.append(f"observation_divisor={divisor:g}: {spec.name!r} gives neither bytes nor images to divide")
+    if network.initial_log_deviation != 0 and spec.action.kind != "continuous":
+        refusals.append(
+            f"initial_log_deviation={network.initial_log_deviation:g}: actions of {spec.name!r} are choices"
+        )
+    if refusals:
+        raise UserError(f"{refusals[0]} ({reading.told(spec)}); leave it out")

@@ -14,6 +14,7 @@ from machina.actors.inline import InlinePlane
 from machina.actors.local import LocalPlane
 from machina.checkpoint.status import NodeStatus
 from machina.errors import RunFailedError
+from machina.handles import Handle, InlineHandle, ProcessHandle
 from machina.interfaces import Learner
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.plan import Parts, policy_maker
@@ -22,14 +23,7 @@ from machina.league.opponents import PoolOpponents
 from machina.league.pool import Snapshot
 from machina.league.snapshots import SnapshotStore
 from machina.learner.learner_group import LearnerGroup
-from machina.learner.learner_rank import (
-    COLLECTIVE_TIMEOUT_S,
-    InlineRank,
-    ProcessRank,
-    RankHandle,
-    RankSetup,
-    free_port,
-)
+from machina.learner.learner_rank import COLLECTIVE_TIMEOUT_S, LearnerRank, RankSetup, free_port
 from machina.learner.sums import SINGLE_RANK, join_ranks
 from machina.play.evaluation import evaluate
 from machina.report.evaluation import EvaluationResult
@@ -55,7 +49,14 @@ class Place(Protocol):
 
     def make_plane(self) -> Plane: ...
 
-    def make_learners(self, on_fault: Callable[[str], None]) -> LearnerGroup: ...
+    def make_learners(self, on_fault: Callable[[str], None], is_over: Callable[[], bool]) -> LearnerGroup:
+        """The learner ranks.
+
+        Args:
+            on_fault: told of every restart.
+            is_over: whether the run ends now: then they are not waited for as long as else.
+        """
+        ...
 
     def evaluate(self, parameters: Any, env_steps: int, run: str, stop: Callable[[], bool]) -> Evaluation:
         """Score these parameters; ``stop`` is asked whether to give up."""
@@ -96,23 +97,28 @@ class OneMachine:
             plane_config(self._config, self._parts),
         )
 
-    def make_learners(self, on_fault: Callable[[str], None]) -> LearnerGroup:
+    def make_learners(self, on_fault: Callable[[str], None], is_over: Callable[[], bool]) -> LearnerGroup:
         """One rank in this thread, or several in processes of their own."""
         size = self._config.runtime.learners
         make_learner = learner_maker(self._config, self._parts)
         if size == 1:
             setup = RankSetup(make_learner, 0, 1, None)
-            return LearnerGroup(lambda: [InlineRank(setup)], ahead=0, max_restarts=None, on_fault=on_fault)
+            return LearnerGroup(
+                lambda: [InlineHandle(lambda: LearnerRank(setup), "learner")], 0, None, on_fault, is_over
+            )
 
         prepare = registrations(self._config).restore
 
-        def start() -> list[RankHandle]:
+        def start() -> list[Handle]:
             rendezvous = f"tcp://127.0.0.1:{free_port()}"
             threads = self._parts.machine.learner_threads
             setups = [RankSetup(make_learner, index, size, rendezvous) for index in range(size)]
-            return [ProcessRank(prepare, setup, threads) for setup in setups]
+            return [
+                ProcessHandle(prepare, functools.partial(LearnerRank, setup), f"learner rank {setup.rank}", threads)
+                for setup in setups
+            ]
 
-        return LearnerGroup(start, updates_ahead(self._config), self._config.runtime.max_restarts, on_fault)
+        return LearnerGroup(start, updates_ahead(self._config), self._config.runtime.max_restarts, on_fault, is_over)
 
     def evaluate(self, parameters: Any, env_steps: int, run: str, stop: Callable[[], bool]) -> Evaluation:
         """Score these parameters now; training waits."""
@@ -164,7 +170,7 @@ class RayCluster:
         setup = actor_setup(self._config, self._parts, shared_parameters)
         return RayPlane(setup, self._config.runtime, plane_config(self._config, self._parts), self._open.prepare)
 
-    def make_learners(self, on_fault: Callable[[str], None]) -> LearnerGroup:
+    def make_learners(self, on_fault: Callable[[str], None], is_over: Callable[[], bool]) -> LearnerGroup:
         """Ranks in processes of the cluster."""
         from machina.cluster.workers import start_ray_ranks
 
@@ -175,7 +181,7 @@ class RayCluster:
         def start() -> Any:
             return start_ray_ranks(self._open.prepare, make_learner, size, machine.learner_threads, gpus)
 
-        return LearnerGroup(start, updates_ahead(self._config), self._config.runtime.max_restarts, on_fault)
+        return LearnerGroup(start, updates_ahead(self._config), self._config.runtime.max_restarts, on_fault, is_over)
 
     def evaluate(self, parameters: Any, env_steps: int, run: str, stop: Callable[[], bool]) -> Evaluation:
         """Score these parameters in another process, while training goes on."""

@@ -26,6 +26,10 @@ class Progress(NamedTuple):
     """Env steps of unrolls cut short when an environment was replaced."""
     faults: int = 0
 
+    def after_update(self, env_steps: int) -> Progress:
+        """One update from so many env steps later."""
+        return self._replace(env_steps=self.env_steps + env_steps, updates=self.updates + 1)
+
     def fault_metrics(self) -> dict[str, float]:
         """What was replaced, cut short and lost."""
         return {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from machina.actors.slot_group import COUNTERS
 from machina.checkpoint import RunDirectory
 from machina.checkpoint.files import write_atomically
 from machina.envs.games.scripted import POINTS, SCRIPTED, random_player
@@ -21,7 +22,7 @@ from machina.launch.saved_state import SavedLeague
 from machina.league.pool import Pool, PoolView, Snapshot
 from machina.league.ratings import Ratings
 from machina.league.snapshots import SnapshotStore
-from machina.types import PRESENT_SELF, GameResult
+from machina.types import PRESENT_SELF, Array, GameResult
 
 
 def snapshots_folder(run: RunDirectory) -> SnapshotStore:
@@ -82,6 +83,8 @@ class League:
         self._rated: list[str] = []
         self._table_is_stale = False
         """Whether the disk refused the latest one."""
+        self._is_whole = True
+        """Whether all snapshots of the checkpoint are still there."""
         self._told = (0, 0.0)
         """``_met`` when the metrics were asked for last."""
         self._rating_games = RatingGames(config, parts, self._store, scripted, beside=beside)
@@ -92,10 +95,13 @@ class League:
         """What actors draw their opponents from."""
         return self.pool.view(self._shared, self._config.league.pool_share)
 
-    def record(self, game: GameResult) -> None:
-        """Count a training game; a win against a snapshot lowers its quality."""
-        self._games["self" if set(game.players) == {PRESENT_SELF} else "pool"] += 1
-        self.pool.record(game)
+    def record(self, games: Iterable[GameResult]) -> bool:
+        """Count training games; a win against a snapshot lowers its quality. Returns whether the pool has changed."""
+        serial = self.pool.serial
+        for game in games:
+            self._games["self" if set(game.players) == {PRESENT_SELF} else "pool"] += 1
+            self.pool.record(game)
+        return self.pool.serial != serial
 
     def is_due(self, updates: int) -> bool:
         """Whether a snapshot is taken after this update."""
@@ -186,22 +192,42 @@ class League:
     def load_state(self, state: SavedLeague) -> None:
         """Go on from ``state``; ratings that were not finished are begun again.
 
-        Raises:
-            UserError: a snapshot's file is missing, damaged or of another network.
+        A snapshot whose file is missing, damaged or of another network leaves the pool, and a line in the log of faults
+        says so: the others are drawn as if it had never been there. Results of its games still count for the ratings of
+        those that it met.
         """
         self.pool.load_state(state.pool.model_dump())
         self.ratings.load_state(state.ratings.model_dump())
-        self._rated = list(state.rated)
         self._games = Counter(state.model_dump()["games"])
         self._told = self._met()
         self._shared = []
         policy = self._make_policy()
         for snapshot in self.pool.snapshots:
-            self._store.load_into(policy, snapshot)  # a bad one is told now, not in the middle of a game
+            try:
+                self._store.load_into(policy, snapshot)  # a bad one is told now, not in the middle of a game
+            except UserError as error:
+                self.pool.remove(snapshot.name)
+                message = f"the league goes on without {snapshot.name}: {error}"
+                self._notice(message)
+                self._run.log_fault(message, "")
+                continue
             self._shared.append(self._place.share(snapshot, self._store))
+        kept = {snapshot.name for snapshot in self.pool.snapshots}
+        self._is_whole = len(kept) == len(state.pool.snapshots)
+        self._rated = [name for name in state.rated if name in kept]
         for snapshot in self.pool.snapshots:
             if snapshot.name not in self._rated:
                 self._rate(snapshot)
+
+    def playable(self, plane: dict[str, Array]) -> dict[str, Array]:
+        """What a plane goes on from: without the games under way, if one may be against a snapshot that left the pool.
+
+        Args:
+            plane: its saved state.
+        """
+        if self._is_whole:
+            return plane
+        return {name: array for name, array in plane.items() if name.endswith(COUNTERS) or name.startswith("queue/")}
 
     def table(self) -> dict[str, Any]:
         """What ``league.json`` holds, see ``machina.league.table``."""
@@ -215,10 +241,11 @@ class League:
                 strict=True,
             )
         ]
+        shown = {snapshot.name for snapshot in self.pool.snapshots}  # who left the pool can't be played any more
         return {
             "pool_share": self._config.league.pool_share,
             "snapshots": snapshots,
-            "ratings": [rating._asdict() for rating in self.ratings.table()],
+            "ratings": [each._asdict() for each in self.ratings.table() if each.name in shown or each.sigma == 0],
             "games": {kind: self._games[kind] for kind in ("self", "pool")},
         }
 

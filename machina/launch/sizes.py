@@ -40,9 +40,9 @@ class Forecast(NamedTuple):
 
     environments: int
     unrolls: int
-    """Those being filled, a batch that waits, and the same once more, joined for the learner."""
+    """Those being filled, those that may wait, a batch at least, and a batch that is joined for the learner."""
     network: int
-    """Parameters of learner ranks and actors, and what learning keeps of each entry."""
+    """Parameters of learner ranks, actors and a league's opponents, and what learning keeps of each entry."""
 
     @property
     def total(self) -> int:
@@ -51,8 +51,9 @@ class Forecast(NamedTuple):
 
 REMEDIES = {
     "environments": "fewer --envs-per-task",
-    "unrolls": "a shorter --unroll-length, a smaller --batch-size or fewer --envs-per-task",
-    "network": "a smaller network (--lstm-size, --hidden-sizes, --filters), or fewer --actors or --learners",
+    "unrolls": "a shorter --unroll-length, a smaller --batch-size, fewer --envs-per-task or --queue-unrolls",
+    "network": "a smaller network (--lstm-size, --hidden-sizes, --filters), or fewer --actors, --learners or "
+    "--opponents-in-memory",
 }
 
 
@@ -72,15 +73,32 @@ def forecast(config: AnyRunConfig, parts: Parts) -> Forecast:
     at_once = min(
         parts.batch_size * entries, ENTRIES_AT_ONCE, max(1, ENTRIES_AT_ONCE * ATARI_BYTES // spec.observation_bytes)
     )
+    policies = parts.machine.actors * (1 + _opponents(config, parts))
     kept = 4 * size.convolved * at_once + 4 * LSTM_COPIES * size.core_state // 2 * max(entries, at_once)
     return Forecast(
         environments=slots * _least_slot_bytes(parts.factory),
         unrolls=unroll_bytes(spec, parts.algorithm.policy_outputs(spec), config.algo.unroll_length, size.core_state)
-        * (slots + 2 * parts.batch_size),
+        * (slots + max(parts.batch_size, _waiting(config, parts)) + parts.batch_size),
         network=4 * size.parameters * learners * LEARNER_COPIES
-        + 2 * size.parameters * parts.machine.actors
+        + 2 * size.parameters * policies
         + kept * min(learners, 1),
     )
+
+
+def _waiting(config: AnyRunConfig, parts: Parts) -> int:
+    """Unrolls that the user lets wait for the learner; no more than the run collects."""
+    length: int = config.algo.unroll_length
+    allowed = 0 if config.runtime.lock_step else config.runtime.queue_unrolls or 0
+    return min(allowed, total_env_steps(config, parts.factory) // length)
+
+
+def _opponents(config: AnyRunConfig, parts: Parts) -> int:
+    """Policies that an actor of a league holds beside its own; no more than the snapshots of the whole run."""
+    every = config.league.snapshot_updates
+    if every is None or config.league.pool_share == 0:
+        return 0
+    steps: int = every * parts.batch_size * config.algo.unroll_length
+    return min(config.league.opponents_in_memory, total_env_steps(config, parts.factory) // steps)
 
 
 def _least_slot_bytes(factory: EnvFactory) -> int:

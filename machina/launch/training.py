@@ -75,16 +75,17 @@ class Trainer:
             if state is not None and state.league is not None:
                 self._league.load_state(state.league)
         self._plane = place.make_plane()
-        self.learners = place.make_learners(self._note_learner_fault)
+        self._ending = Ending(config, self._total_env_steps)
+        self.learners = place.make_learners(self._note_learner_fault, self._ending.is_due)
         self.episodes = EpisodeTracker(self._spec.num_tasks)
         self.progress = Progress(next_evaluation=config.eval_every or 0)
         self._shares = TimeShares()
         self._means = Means()
         self._meter = Meter()
         self._skipped = SkippedUpdates(run.path, self.learners.skipped_batch)
-        self._ending = Ending(config, self._total_env_steps)
         self._evaluations = Evaluations(place, run, view.notice, self._ending, self._log, self._shares)
         self._plane_state: dict[str, Array] = {}
+        self._submitted: Batch | None = None  # to the learner, which has not answered
         self._has_begun = False  # the actors: not where a run only waits for ratings
         self._is_new = checkpoint is None
         if checkpoint is not None and state is not None:
@@ -101,7 +102,8 @@ class Trainer:
 
     def _load(self, checkpoint: Checkpoint, state: SavedState) -> None:
         tensors = dict(checkpoint.tensors)
-        self._plane_state = {name: tensor.numpy() for name, tensor in tensors.pop("plane").items()}
+        plane = {name: tensor.numpy() for name, tensor in tensors.pop("plane").items()}
+        self._plane_state = plane if self._league is None else self._league.playable(plane)
         self.learners.load_state(LearnerState(tensors, state.learner))
         self.episodes.load_state(state.episodes.model_dump())
         progress = Progress(**state.progress.model_dump())
@@ -198,14 +200,14 @@ class Trainer:
         return self._ending.look(self.progress.env_steps, self.episodes.window_return())
 
     def _wait_for_ratings(self, league: League) -> bool:
-        """The last snapshots would have none; returns whether there were any. A signal ends the wait."""
+        """The last snapshots would have none; returns whether there were any. A signal or `--minutes` ends the wait."""
         if not league.unrated:
             return False
         if self._has_learned:
             self.save()
         self._view.notice(f"waiting for the ratings of {league.unrated} snapshots; machina resume can make up for it")
         rated = False
-        while league.unrated and not self._ending.interrupted:
+        while league.unrated and not self._ending.is_due():
             rated |= league.collect()
             self._look_around_if_due()
             time.sleep(POLL_S)
@@ -229,6 +231,9 @@ class Trainer:
     def _rescue(self) -> None:
         """Write a checkpoint of a run that failed, if what failed leaves one to be written."""
         try:
+            batch, made = self._submitted, self.learners.state().values.get("updates")
+            if batch is not None and made == self.progress.updates + 1:  # its parameters could not be handed over
+                self._advance(batch.num_slots)
             self._save_or_notice("the run ends here")
         except Exception as error:
             self._view.notice(f"no checkpoint of this moment ({in_one_line(error)}); those before it are good")
@@ -249,14 +254,19 @@ class Trainer:
             self.learners.close()
 
     def _learn(self, batch: Batch) -> None:
+        self._submitted = batch
         with self._shares.measure("learning"):
             answers = self.learners.submit(batch, self._done())
+        self._submitted = None
         self._take(answers)
 
     def _done(self) -> float:
         """Share of the run that lies behind when the next batch is learned from: after those under way."""
         under_way: int = self.learners.under_way * self._config.algo.unroll_length
         return (self.progress.env_steps + under_way) / self._total_env_steps
+
+    def _advance(self, num_slots: int) -> None:
+        self.progress = self.progress.after_update(num_slots * self._config.algo.unroll_length)
 
     def _take(self, answers: list[Updated | Lost]) -> None:
         """Count what the learner group has finished, and publish its parameters."""
@@ -272,14 +282,14 @@ class Trainer:
         batch, learned = updated.batch, updated.learned
         lags = self.progress.updates - batch.policy_versions
         self._plane.queue.settle(batch, learned.lost)
-        steps = (batch.num_slots - learned.lost) * self._config.algo.unroll_length
-        self.progress = self.progress._replace(
-            env_steps=self.progress.env_steps + steps, updates=self.progress.updates + 1
-        )
+        self._advance(batch.num_slots - learned.lost)
         if self._league is not None:
-            self._record_games(self._league)
+            # Once per update, before its parameters are published: then a lock-step league repeats.
+            changed = self._league.record(self._plane.drain_games())
             if self._league.is_due(self.progress.updates):
                 self._league.add_snapshot(self.progress.updates, self.progress.env_steps, updated.parameters)
+                changed = True
+            if changed:
                 self._plane.store.set_opponents(self._league.view())
         self._plane.publish(self.progress.updates, updated.parameters)
         metrics = {
@@ -324,17 +334,6 @@ class Trainer:
                 continue
             self._view.notice(f"replaced: {fault.message}")
             self._run.log_fault(fault.message, fault.details)
-
-    def _record_games(self, league: League) -> None:
-        """Take in the games that ended; who wins against a snapshot will meet it less often.
-
-        Once per update, before its parameters are published: then a lock-step league repeats.
-        """
-        serial = league.pool.serial
-        for game in self._plane.drain_games():
-            league.record(game)
-        if league.pool.serial != serial:
-            self._plane.store.set_opponents(league.view())
 
     def _look_around_if_due(self) -> None:
         if time.monotonic() - self._looked_at >= LOOK_S:

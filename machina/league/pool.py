@@ -104,6 +104,12 @@ class Pool:
         self._meetings[snapshot.name] = Meetings()
         self._serial += 1
 
+    def remove(self, name: str) -> None:
+        """Take out a snapshot that can't be played any more; the others keep their qualities."""
+        for of in (self._snapshots, self._qualities, self._meetings):
+            of.pop(name)
+        self._serial += 1
+
     def record(self, result: GameResult) -> None:
         """Count a game; one without a snapshot of the pool in it is none of the pool's."""
         opponents = {player for player in result.players if player != PRESENT_SELF}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
 
 _PARAMETERS = "parameters"
 _HASH_DIGITS = 12
-_REMEDY = "restore it from a copy, or start a new league"
+_REMEDY = "restore it from a copy"
 
 
 class SnapshotStore:
     """A folder with one safetensors file per snapshot.
 
-    A file's name ends with the hash of its content, so a file is never overwritten: a run that goes on from before a
-    snapshot and makes another one at the same update writes another file.
+    A file's name ends with the hash of its content, so a good file is never overwritten: a run that goes on from before
+    a snapshot and makes another one at the same update writes another file.
 
     Args:
         folder: made with the first snapshot.
@@ -47,7 +48,6 @@ class SnapshotStore:
 
         Raises:
             RunFailedError: the disk is full or refuses.
-            UserError: the file is there already and is damaged.
         """
         import safetensors.torch
 
@@ -55,8 +55,9 @@ class SnapshotStore:
         snapshot = Snapshot(f"u{updates:06d}", updates, env_steps, sha256(flat))
         file = self.file(snapshot)
         if file.exists():
-            self.load(snapshot)
-            return snapshot
+            with suppress(UserError):  # a damaged one is written anew
+                self.load(snapshot)
+                return snapshot
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_atomically(file, safetensors.torch.save({_PARAMETERS: flat}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,8 @@ import numpy as np
 from machina.buffers.buffer import Batch
 from machina.buffers.unrolls import concatenate_slots
 from machina.errors import RunFailedError
+from machina.handles import Handle, HandleFaultError
 from machina.interfaces import Learned, LearnerState
-from machina.learner.learner_rank import RankFaultError, RankHandle
 from machina.types import Array, Unroll
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ ANSWER_TIMEOUT_S = 300.0
 
 AFTERMATH_TIMEOUT_S = 2.0
 """How long the other ranks are heard after one of them failed, to find out which one it was."""
+
+LAST_UPDATE_S = 30.0
+"""How long a rank is waited for when the run ends meanwhile: an update takes seconds."""
+
+LOOK_S = 0.2
+"""How often whoever waits for a rank looks whether the run ends."""
 
 KEPT_STATE_S = 10.0
 """How often the state is copied into this process; so much work at most is undone when a rank dies."""
@@ -53,22 +60,25 @@ class LearnerGroup:
         ahead: updates that may be under way when ``submit`` returns; 0 makes it wait for each one.
         max_restarts: how often the ranks may be started again; None when a fault of the only rank is final.
         on_fault: told of every restart in one line.
+        is_over: whether the run ends now; then no rank is waited for longer than ``LAST_UPDATE_S``.
     """
 
     def __init__(
         self,
-        start: Callable[[], Sequence[RankHandle]],
+        start: Callable[[], Sequence[Handle]],
         ahead: int,
         max_restarts: int | None,
         on_fault: Callable[[str], None],
+        is_over: Callable[[], bool],
     ) -> None:
         self._start = start
         self._ahead = ahead
         self._max_restarts = max_restarts
         self._on_fault = on_fault
+        self._is_over = is_over
         try:
             self._ranks = start()
-        except RankFaultError as fault:
+        except HandleFaultError as fault:
             raise RunFailedError(str(fault)) from fault
         self._under_way: deque[Batch] = deque()
         self._kept: LearnerState | None = None
@@ -115,7 +125,7 @@ class LearnerGroup:
         while len(self._under_way) > under_way:
             try:
                 results = self._collect()
-            except RankFaultError as fault:
+            except HandleFaultError as fault:
                 answers += [Lost(batch) for batch in self._under_way]
                 self._restart(fault)
                 break
@@ -127,14 +137,14 @@ class LearnerGroup:
         """The oldest answer of every rank.
 
         Raises:
-            RankFaultError: of the rank that died, when others only complain that they lost it.
+            HandleFaultError: of the rank that died, when others only complain that they lost it.
         """
         results: list[Any] = []
-        faults: list[RankFaultError] = []
+        faults: list[HandleFaultError] = []
         for rank in self._ranks:
             try:
-                results.append(rank.answer(AFTERMATH_TIMEOUT_S if faults else ANSWER_TIMEOUT_S))
-            except RankFaultError as fault:
+                results.append(self._answer_of(rank, AFTERMATH_TIMEOUT_S if faults else ANSWER_TIMEOUT_S))
+            except HandleFaultError as fault:
                 faults.append(fault)
             except Exception:
                 self._has_failed = True
@@ -143,7 +153,24 @@ class LearnerGroup:
             raise next((fault for fault in faults if fault.died), faults[0])
         return results
 
-    def _restart(self, fault: RankFaultError) -> None:
+    def _answer_of(self, rank: Handle, timeout_s: float) -> Any:
+        """A rank's answer.
+
+        Raises:
+            HandleFaultError: it is dead, or silent for ``timeout_s``.
+            RunFailedError: it is silent while the run ends.
+        """
+        deadline, last = time.monotonic() + timeout_s, math.inf
+        while not rank.has_answered(min(LOOK_S, timeout_s)):
+            if time.monotonic() >= deadline:
+                raise HandleFaultError(f"{rank.name}: no answer for {timeout_s:g} s")
+            if self._is_over():
+                last = min(last, time.monotonic() + LAST_UPDATE_S)
+            if time.monotonic() >= last:
+                raise RunFailedError(f"{rank.name}: no answer for {LAST_UPDATE_S:g} s after the end of the run was due")
+        return rank.answer()
+
+    def _restart(self, fault: HandleFaultError) -> None:
         self._under_way.clear()
         if self._max_restarts is None or self.restarts >= self._max_restarts:
             self._has_failed = True
@@ -156,7 +183,7 @@ class LearnerGroup:
         self._updates_since = 0
         try:
             self._ranks = self._start()
-        except RankFaultError as again:
+        except HandleFaultError as again:
             self._ranks = []
             self._restart(again)
             return
@@ -178,7 +205,7 @@ class LearnerGroup:
             rank.call(method, *arguments)
         try:
             return self._collect()
-        except RankFaultError as fault:
+        except HandleFaultError as fault:
             self._restart(fault)
             return self._ask(method, *arguments)
 

@@ -1,26 +1,13 @@
-"""One learner rank: what runs beside the learner, wherever the place puts it.
-
-The group (``machina.learner.learner_group``) speaks to its ranks by method name; ``InlineRank`` answers in the caller's
-thread, ``ProcessRank`` in a process of this machine, ``machina.cluster.workers.RayRank`` in one of a Ray cluster.
-"""
+"""One learner rank: what runs around the learner, wherever the place puts it."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-import cloudpickle
+from typing import TYPE_CHECKING, NamedTuple
 
 from machina.buffers.buffer import Part, joined
-from machina.errors import RanksBrokenError, RunFailedError, UserError, stopped
 from machina.interfaces import Learned, Learner, LearnerState
-from machina.processes import told_exit
 from machina.types import Array, Unroll
 
 if TYPE_CHECKING:
@@ -40,15 +27,6 @@ class RankSetup(NamedTuple):
     rank: int
     size: int
     rendezvous: str | None
-
-
-class RankFaultError(Exception):
-    """A rank died, hung, or lost the others; the group starts again from its last state."""
-
-    def __init__(self, message: str, died: bool = False) -> None:
-        super().__init__(message)
-        self.died = died
-        """Whether this rank is the culprit."""
 
 
 class LearnerRank:
@@ -88,127 +66,6 @@ class LearnerRank:
     def skipped(self) -> Unroll[Array] | None:
         """This rank's part of the last batch, when its update was skipped for NaN."""
         return self._skipped
-
-
-class RankHandle(Protocol):
-    """The group's end of a rank. Calls are answered in their order."""
-
-    def call(self, method: str, *arguments: Any) -> None:
-        """Ask for a method of ``LearnerRank``."""
-        ...
-
-    def answer(self, timeout_s: float) -> Any:
-        """What the oldest unanswered call came to.
-
-        Raises:
-            RankFaultError: the rank is dead or silent.
-            UserError, RunFailedError: what the method raised.
-        """
-        ...
-
-    def kill(self) -> None: ...
-
-
-class InlineRank:
-    """The only rank, in the caller's thread: it answers at once."""
-
-    def __init__(self, setup: RankSetup) -> None:
-        self._rank = LearnerRank(setup)
-        self._answers: deque[Any] = deque()
-
-    def call(self, method: str, *arguments: Any) -> None:
-        """Run the method now."""
-        self._answers.append(getattr(self._rank, method)(*arguments))
-
-    def answer(self, timeout_s: float) -> Any:  # noqa: ARG002 (nothing to wait for)
-        """What the oldest unanswered call came to."""
-        return self._answers.popleft()
-
-    def kill(self) -> None:
-        """Nothing is to be stopped."""
-
-
-class ProcessRank:
-    """A rank in a process of this machine; calls and answers go through a pipe.
-
-    Args:
-        prepare: makes the process like this one (registered names); called there first.
-        setup: what the rank is built from.
-        threads: torch threads.
-    """
-
-    def __init__(self, prepare: Callable[[], None], setup: RankSetup, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        # Functions that a script registered travel by value; the standard pickle knows only names.
-        recipe = cloudpickle.dumps((prepare, setup))
-        self.process = context.Process(
-            target=_serve, args=(recipe, threads, theirs), name=f"learner rank {setup.rank}", daemon=True
-        )
-        self.process.start()
-        theirs.close()
-
-    def call(self, method: str, *arguments: Any) -> None:
-        """Send the call; a rank that is dead is found out by ``answer``."""
-        try:
-            self._pipe.send_bytes(cloudpickle.dumps((method, arguments)))
-        except OSError:
-            return
-
-    def answer(self, timeout_s: float) -> Any:
-        """What the oldest unanswered call came to."""
-        try:
-            if not self._pipe.poll(timeout_s):
-                raise RankFaultError(f"{self.process.name}: no answer for {timeout_s:g} s")
-            answer = cloudpickle.loads(self._pipe.recv_bytes())
-        except (EOFError, OSError) as error:
-            self.process.join(1)
-            code = self.process.exitcode
-            end = "left its pipe" if code is None else told_exit(code)
-            raise RankFaultError(f"{self.process.name} {end}", died=True) from error
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-    def kill(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.join(5)
-        self._pipe.close()
-
-
-def _serve(recipe: bytes, threads: int, pipe: Connection) -> None:
-    """A rank's process: answer calls until the group is gone."""
-    from machina.hardware import tune_process
-
-    # Ctrl-C in the terminal, or its end, reaches every process; the group says when to stop.
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    tune_process(threads)
-    rank: LearnerRank | None = None
-    while True:
-        try:
-            method, arguments = cloudpickle.loads(pipe.recv_bytes())
-        except (EOFError, OSError):
-            os._exit(0)  # a collective that hangs in another thread must not hold the process
-        try:
-            if rank is None:
-                prepare, setup = cloudpickle.loads(recipe)
-                prepare()
-                rank = LearnerRank(setup)
-            answer = getattr(rank, method)(*arguments)
-        except BaseException as error:
-            answer = as_answer(error)
-        pipe.send_bytes(cloudpickle.dumps(answer))
-
-
-def as_answer(error: BaseException) -> Exception:
-    """What a rank answers for what its learner raised."""
-    if isinstance(error, UserError | RunFailedError | RankFaultError):
-        return error
-    if isinstance(error, RanksBrokenError):
-        return RankFaultError(str(error))
-    return stopped("the learner", error)
 
 
 def free_port() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -105,10 +106,12 @@ class LoadedPolicy:
             reward: the reward that came with it; recurrent policies read it.
 
         Raises:
-            UserError: an array is missing, not finite, of another shape than the run's environment gave or of numbers
-                that its dtype can't hold (parts of 1 for bytes), a number is none of its choices, or the action mask
-                allows nothing.
+            UserError: the reward is no finite number; an array is missing, not finite, of another shape than the run's
+                environment gave or of numbers that its dtype can't hold (parts of 1 for bytes), a number is none of its
+                choices, or the action mask allows nothing.
         """
+        if not _is_finite(reward):
+            raise UserError(f"reward={reward!r}: must be a finite number")
         try:
             arrays = flat_observation(self._spec.observation, observation, batched=False)
         except ValueError as error:
@@ -129,3 +132,10 @@ class LoadedPolicy:
         action = self._acting.act(batch, np.full(1, reward, np.float32), np.ones(1, np.bool_))
         native = native_actions(self._spec.action, action)[0]
         return int(native) if self._spec.action.kind == "discrete" else native
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except TypeError:
+        return False

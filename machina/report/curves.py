@@ -64,23 +64,15 @@ def load_curves(run_dirs: Sequence[Path]) -> list[Runs]:
     return [_joined(runs) for runs in alike.values()]
 
 
-def split_plottable(run_dirs: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """The runs that have something to plot, and a line for each that has not.
+def check_plottable(run_dir: Path) -> Path:
+    """The run, if it has something to plot.
 
     Raises:
-        UserError: none has; says of the first what it lacks.
+        UserError: it has no finished episode yet, or a file of it is damaged.
     """
-    good, missing = [], []
-    for run_dir in run_dirs:
-        try:
-            _loaded(run_dir)
-        except UserError as error:
-            missing.append(str(error))
-        else:
-            good.append(run_dir)
-    if missing and not good:
-        raise UserError(missing[0])
-    return good, missing
+    _all_but_the_seed(run_dir)
+    _loaded(run_dir)
+    return run_dir
 
 
 def _all_but_the_seed(run_dir: Path) -> str:

@@ -6,10 +6,11 @@ the gradient of the policy head's weights is the sum over all steps of g[t, b] x
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 
 from machina.specs import ArraySpec, EnvSpec, Seat, discrete
@@ -256,6 +257,47 @@ def cut(gradients: dict[str, Floats], most: float) -> dict[str, Floats]:
     """All together at a norm of ``most``, if they are longer."""
     share = min(1.0, most / norm_of(gradients))
     return {name: g * share for name, g in gradients.items()}
+
+
+class ByHand(Protocol):
+    """An algorithm's update, written out."""
+
+    agent: Agent
+
+    def update(self, batch: Unroll[Array], done: float) -> tuple[dict[str, Floats], dict[str, float]]:
+        """The gradients that were applied last, and what is shown."""
+        ...
+
+
+BATCHES = ((1, 0.0), (2, 0.4))
+"""Seeds of the two updates' batches, and the share of the run that lies behind."""
+
+
+def leave_the_start(learner: Any) -> None:
+    """The start has nearly uniform policies, and PopArt's statistics of nothing."""
+    learner.model.network.get_parameter("policy_head.weight").data *= 60
+    if learner.model.popart is not None:
+        learner.model.popart.mu += 0.5
+        learner.model.popart.nu *= 1.4
+
+
+def check_two_updates(learner: Any, by_hand: ByHand) -> None:
+    """What two updates show and change is what ``by_hand`` computes."""
+    for seed, done in BATCHES:
+        batch = game_batch(seed)
+        applied, shown = by_hand.update(batch, done)
+        metrics, skipped, passes = learner.update(batch, done)[:3]
+        assert not skipped
+        assert passes == getattr(learner.config, "epochs", 1)
+        assert {key: metrics[key] for key in shown} == pytest.approx(shown, rel=1e-3, abs=1e-5)
+        check_agent(learner, by_hand.agent, applied)
+
+
+def weights_after_two_updates(by_hand: ByHand) -> Floats:
+    """All in a row."""
+    for seed, done in BATCHES:
+        by_hand.update(game_batch(seed), done)
+    return np.concatenate([each.ravel() for each in by_hand.agent.weights.values()])
 
 
 def check_agent(learner: Any, agent: Agent, gradients: dict[str, Floats]) -> None:

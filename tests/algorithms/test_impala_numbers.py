@@ -16,11 +16,12 @@ from by_hand import (
     Floats,
     RMSProp,
     Slot,
-    check_agent,
+    check_two_updates,
     cut,
-    game_batch,
+    leave_the_start,
     log_softmax,
     norm_of,
+    weights_after_two_updates,
 )
 
 from machina.algorithms.impala.config import ImpalaConfig
@@ -142,10 +143,7 @@ def pair(**options: Any) -> tuple[ImpalaLearner, ImpalaByHand]:
     config = ImpalaConfig.model_validate({"network": LINEAR, **PLAIN, **options})
     spec = GAME.model_copy(update={"clip_rewards": config.reward_clip == "auto"})
     learner = ImpalaLearner(config, spec, "cpu", "float32", 0, SINGLE_RANK)
-    learner.model.network.get_parameter("policy_head.weight").data *= 60  # the start has nearly uniform policies
-    if learner.model.popart is not None:
-        learner.model.popart.mu += 0.5
-        learner.model.popart.nu *= 1.4
+    leave_the_start(learner)
     return learner, ImpalaByHand(config, learner)
 
 
@@ -154,13 +152,7 @@ def test_two_updates_are_those_of_the_paper(name: str, monkeypatch: pytest.Monke
     if name == "slot by slot":  # as larger networks go through them
         monkeypatch.setattr("machina.algorithms.impala.learning.CPU_CHUNK_ENTRIES", 1)
     learner, by_hand = pair(**CASES.get(name, CASES["all at once"]))
-    for seed, done in ((1, 0.0), (2, 0.4)):
-        batch = game_batch(seed)
-        applied, shown = by_hand.update(batch, done)
-        metrics, skipped = learner.update(batch, done)[:2]
-        assert not skipped
-        assert {key: metrics[key] for key in shown} == pytest.approx(shown, rel=1e-3, abs=1e-5)
-        check_agent(learner, by_hand.agent, applied)
+    check_two_updates(learner, by_hand)
 
 
 OTHERS: dict[str, Any] = {
@@ -184,10 +176,5 @@ OTHERS: dict[str, Any] = {
 @pytest.mark.parametrize("option", OTHERS)
 def test_the_batch_tells_every_option_from_another_value(option: str) -> None:
     """Else the comparison above would pass without it."""
-    weights = []
-    for options in ({}, {option: OTHERS[option]}):
-        _, by_hand = pair(**options)
-        for seed in (1, 2):
-            by_hand.update(game_batch(seed), 0.0)
-        weights.append(np.concatenate([each.ravel() for each in by_hand.agent.weights.values()]))
+    weights = [weights_after_two_updates(pair(**options)[1]) for options in ({}, {option: OTHERS[option]})]
     assert np.abs(weights[0] - weights[1]).max() > 1e-3

@@ -15,11 +15,12 @@ from by_hand import (
     Agent,
     Floats,
     Slot,
-    check_agent,
+    check_two_updates,
     cut,
-    game_batch,
+    leave_the_start,
     log_softmax,
     norm_of,
+    weights_after_two_updates,
 )
 
 from machina.algorithms.ppo.config import PPOConfig
@@ -80,8 +81,9 @@ class PPOByHand:
         rewards = (1 - tau) * own + tau * team - (enemy if self.config.zero_sum else 0)
         return np.maximum(-1, np.minimum(1, rewards)) if self.config.reward_clip in ("clip", "auto") else rewards
 
-    def update(self, batch: Unroll[Array]) -> tuple[dict[str, Floats], dict[str, float]]:
+    def update(self, batch: Unroll[Array], done: float) -> tuple[dict[str, Floats], dict[str, float]]:
         """The gradients that were applied last, and what is shown."""
+        self.done = done
         config, agent = self.config, self.agent
         _, values = agent.answer(batch)
         tasks = batch.task_id
@@ -202,10 +204,7 @@ def pair(**options: Any) -> tuple[PPOLearner, PPOByHand]:
     config = PPOConfig.model_validate({"network": LINEAR, **PLAIN, **options})
     spec = GAME.model_copy(update={"clip_rewards": config.reward_clip == "auto"})
     learner = PPOLearner(config, spec, "cpu", "float32", 0, SINGLE_RANK)
-    learner.model.network.get_parameter("policy_head.weight").data *= 60  # the start has nearly uniform policies
-    if learner.model.popart is not None:
-        learner.model.popart.mu += 0.5
-        learner.model.popart.nu *= 1.4
+    leave_the_start(learner)
     return learner, PPOByHand(config, learner)
 
 
@@ -214,14 +213,7 @@ def test_two_updates_are_those_of_the_paper(name: str, monkeypatch: pytest.Monke
     if name == "slot by slot":  # as larger networks go through them
         monkeypatch.setattr("machina.algorithms.ppo.learning.CPU_CHUNK_BYTES", 1)
     learner, by_hand = pair(**CASES.get(name, CASES["all at once"]))
-    for seed, by_hand.done in ((1, 0.0), (2, 0.4)):
-        batch = game_batch(seed)
-        applied, shown = by_hand.update(batch)
-        metrics, skipped, passes = learner.update(batch, by_hand.done)[:3]
-        assert not skipped
-        assert passes == by_hand.config.epochs
-        assert {key: metrics[key] for key in shown} == pytest.approx(shown, rel=1e-3, abs=1e-5)
-        check_agent(learner, by_hand.agent, applied)
+    check_two_updates(learner, by_hand)
 
 
 OTHERS: dict[str, Any] = {
@@ -247,10 +239,5 @@ def test_the_batch_tells_every_option_from_another_value(option: str) -> None:
     """Else the comparison above would pass without it."""
     base: dict[str, Any] = {} if option != "value_clip" else CASES["epochs"]
     other = {option: OTHERS[option]} if option in OTHERS else CASES["value clip"]
-    weights = []
-    for options in (base, base | other):
-        _, by_hand = pair(**options)
-        for seed, by_hand.done in ((1, 0.0), (2, 0.4)):
-            by_hand.update(game_batch(seed))
-        weights.append(np.concatenate([each.ravel() for each in by_hand.agent.weights.values()]))
+    weights = [weights_after_two_updates(pair(**options)[1]) for options in (base, base | other)]
     assert np.abs(weights[0] - weights[1]).max() > 1e-3

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from commands import SMALL_NET, Command
 
 from machina.checkpoint import RunDirectory
@@ -29,6 +30,17 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
         ("train", "ppo", "CartPole-v1", "--action-bins", "5"),
         "action_bins=5 cuts real numbers, the action space is Discrete",
     ),
+    (
+        ("train", "ppo", "CartPole-v1", "--image-layout", "HWC"),
+        "image_layout=HWC: no array of 'CartPole-v1' is read as an",
+    ),
+    ((*PONG, "--torso", "mlp", "--image-layout", "CHW"), "image_layout=CHW: no array of 'pong' is read as an image"),
+    ((*CATCH, "--image-layout", "CHW"), "with channels (mlp of 50 inputs: observation 50); leave it out"),
+    (
+        ("train", "ppo", "CartPole-v1", "--observation-divisor", "255"),
+        "observation_divisor=255: 'CartPole-v1' gives neither bytes nor images to divide (mlp of 4 inputs: ",
+    ),
+    ((*CATCH, "--initial-log-deviation", "-1"), "initial_log_deviation=-1: actions of 'catch' are choices"),
     ((*CATCH, "--learning-rat", "1"), "unknown option '--learning-rat'; did you mean '--learning-rate'"),
     ((*CATCH, "--learning-rat=1"), "did you mean '--learning-rate'"),
     ((*CATCH, "--algoritm", "x"), "unknown option '--algoritm'"),
@@ -206,6 +218,17 @@ def test_a_run_without_a_good_checkpoint(cli: Command) -> None:
     assert "has no usable checkpoint" in cli.refused(*CATCH, "--init-from", run, "--runs-dir", cli.runs)
     (run / "config.yaml").write_text("algorithm: impala\nenvironment: catch\nalgo: {gamma: 7}\n")
     assert f"{run / 'config.yaml'}: algo.gamma=7" in cli.refused("resume", run)
+
+
+@pytest.mark.parametrize("command", ["eval", "train"])
+def test_memory_that_runs_out(command: str, cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a policy acts, or a learner is built: PyTorch's allocator refuses."""
+    run = cli.train("impala", "catch", *SMALL_NET, "--total-frames", "40")
+    monkeypatch.setattr("machina.nets.network.ActorCritic.forward", lambda *_: torch.empty(2**50))
+    monkeypatch.setattr("machina.jobs.session.open_place", lambda *_: torch.empty(2**50))
+    arguments = ("eval", run) if command == "eval" else (*CATCH, "--runs-dir", cli.runs, "--name", "other")
+    message = cli.refused(*arguments, code=1)
+    assert message.startswith(f"out of memory: {2**52} bytes could not be had; use a smaller --batch-size")
 
 
 def test_the_program_itself_exits_with_2_and_one_line(tmp_path: Path) -> None:

@@ -325,6 +325,26 @@ def test_plot_draws_what_there_is_and_names_the_others(cli: Command) -> None:
     assert answer.out.strip() == str(good / "report" / "learning_curves.png")
     assert (good / "report" / "learning_curves.png").is_file()
     assert "no finished episode yet" in cli.refused("plot", bare)
+    (cli.runs / "notes.txt").write_text("")
+    (cli.runs / "pictures").mkdir()
+    spoilt = shutil.copytree(good, cli.runs / "spoilt")
+    (spoilt / "config.yaml").write_text("[")
+    strays = (cli.runs / "notes.txt", cli.runs / "pictures", cli.runs / "nothing", spoilt)
+    answer = cli("plot", *strays, good)
+    assert (answer.code, answer.out.strip()) == (0, str(good / "report" / "learning_curves.png"))
+    lines = answer.err.splitlines()
+    assert len(lines) == len(strays)
+    assert all(
+        line.startswith("machina: left out: ") and str(stray) in line for line, stray in zip(lines, strays, strict=True)
+    )
+    assert "is no run directory" in cli.refused("plot", *strays[1:3])
+    (good / "report" / "evaluation-000000000400.json").write_text("{")
+    scored = shutil.copytree(good, cli.runs / "scored")
+    (scored / "report" / "evaluation-000000000400.json").unlink()
+    cli.good("eval", scored, "--episodes", "2")
+    answer = cli("plot", good, scored)
+    assert (answer.code, answer.err.count("\n")) == (0, 1)
+    assert str(good / "report" / "evaluation-000000000400.json") in answer.err
 
 
 def test_eval_writes_lines_where_there_is_no_terminal(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,7 @@ def test_a_run_that_can_t_even_begin(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert err.count("\n") == 1
     assert "can't be created" in err
+    assert list(tmp_path.iterdir()) == [], "nothing half is left, and the name is free"
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ def copied(env: VectorEnv) -> VectorEnv:
     return Copied(vector_wrappers.RescaleAction(env, -1, 1) if isinstance(env.action_space, spaces.Box) else env)
 
 
-def steady(env: VectorEnv) -> VectorEnv:
-    return vector_wrappers.ClipReward(env, -1, 1)
+def halved(env: VectorEnv) -> VectorEnv:
+    return vector_wrappers.ClipReward(env, -0.5, 0.5)
 
 
 def normalizing(num_envs: int) -> VectorEnv:

@@ -102,6 +102,13 @@ def test_numbers_that_a_short_dtype_does_not_hold_stay_finite() -> None:
     assert got.tolist() == [[-65504], [65504]]
 
 
+def test_infinite_numbers_come_to_the_bounds() -> None:
+    """Also where both bounds are above zero: there infinities of both signs would meet in a sum."""
+    spec = action_spec("e", box(1.0, 3.0))
+    actions = np.array([[np.inf, -np.inf], [LARGEST, -LARGEST]], np.float32)
+    assert native_actions(spec, actions).tolist() == [[3.0, 1.0], [3.0, 1.0]]
+
+
 def test_a_mixed_space_is_scaled_where_both_bounds_are_finite() -> None:
     low, high = np.array([0, -2, -np.inf], np.float32), np.array([np.inf, 4, 1], np.float32)
     got = native_actions(action_spec("e", spaces.Box(low, high)), np.array([[-3, 0.5, 2], [2, 9, -8]], np.float32))

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from learning_wrappers import HELD, normalizing
 
@@ -14,13 +15,13 @@ from machina.errors import UserError
 IN_GYMNASIUM = "gymnasium.wrappers.vector"
 
 
-def refused(name: str, wrapper: str | None, told: str, held: str, remedy: str) -> None:
+def refusal(told: str, held: str, remedy: str) -> str:
+    """A pattern of the whole message."""
     message = (
         f"{told} learns statistics ({held}), of which every group of environments would have its own, and eval, watch "
         f"and load_policy none; leave it out and use {remedy}"
     )
-    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        parse_environment(name, describe(name)(), wrapper)
+    return f"^{re.escape(message)}$"
 
 
 @pytest.mark.parametrize(
@@ -34,22 +35,34 @@ def refused(name: str, wrapper: str | None, told: str, held: str, remedy: str) -
 )
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "catch", "pong"])
 def test_a_vector_wrapper_that_learns_is_refused(name: str, wrapper: str, kind: str, held: str, remedy: str) -> None:
-    refused(name, wrapper, f"wrapper {wrapper!r}: {kind}", held, remedy)
+    with pytest.raises(UserError, match=refusal(f"wrapper {wrapper!r}: {kind}", held, remedy)):
+        parse_environment(name, describe(name)(), wrapper)
 
 
-def test_a_wrapper_around_single_environments_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "learning_wrappers:Normalizing-v0"
-    refused(name, None, f"environment {name!r}: NormalizeObservation", "obs_rms", "--observation-filter")
-    name = "learning_wrappers:Specified-v0"
-    refused(name, None, f"environment {name!r}: NormalizeReward", "return_rms", "--popart")
+@pytest.mark.parametrize(
+    ("name", "kind", "held", "remedy"),
+    [
+        ("learning_wrappers:Normalizing-v0", "NormalizeObservation", "obs_rms", "--observation-filter"),
+        ("learning_wrappers:Specified-v0", "NormalizeReward", "return_rms", "--popart"),
+        ("normalizing", "NormalizeReward", "return_rms", "--popart"),
+    ],
+)
+def test_a_wrapper_around_single_environments_is_refused(
+    name: str, kind: str, held: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("machina.envs.builders.ENVIRONMENTS", dict(ENVIRONMENTS))
     register_environment("normalizing", normalizing)
     assert describe("normalizing") is EnvConfig
-    refused("normalizing", None, "environment 'normalizing': NormalizeReward", "return_rms", "--popart")
+    with pytest.raises(UserError, match=refusal(f"environment {name!r}: {kind}", held, remedy)):
+        parse_environment(name, describe(name)())
 
 
 def test_other_wrappers_are_taken() -> None:
-    parse_environment("CartPole-v1", describe("CartPole-v1")(), "learning_wrappers:steady").make([0]).close()
+    env = parse_environment("CartPole-v1", describe("CartPole-v1")(), "learning_wrappers:halved").make([0])
+    env.reset([1])
+    rewards = [env.step(np.zeros(1, np.int64)).reward[0] for _ in range(3)]
+    env.close()
+    assert rewards == [0.5] * 3, "it is there, too"
 
 
 @pytest.mark.parametrize("kind", HELD)

@@ -107,6 +107,32 @@ def test_an_environment_of_one_s_own(tmp_path: Path) -> None:
     assert dir(machina) == machina.__all__
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("evaluate", {"seed": -1}, "seed=-1: must be 0 to 4294967295"),
+        ("evaluate", {"seed": 2**32}, "seed=4294967296: must be 0 to 4294967295"),
+        ("evaluate", {"episodes": 2.5}, "episodes=2.5: must be 1 to 1000000"),
+        ("evaluate", {"episodes": "many"}, "episodes='many': input should be a valid integer"),
+        ("load_policy", {"seed": -1}, "seed=-1: must be 0 to 4294967295"),
+        ("load_policy", {"best": "perhaps"}, "best='perhaps': input should be a valid boolean"),
+        ("match", {"seed": 1e300}, "seed=1e+300: must be 0 to 4294967295"),
+        ("match", {"games": 0}, "games=0: must be 1 to 1000000"),
+        ("match", {"games": None}, "games=None: input should be a valid integer"),
+        ("match", {"players": [Path("a")]}, "players.0=PosixPath('a'): input should be a valid string"),
+        ("resume", {"minutes": float("nan")}, "minutes=nan: input should be a finite number"),
+        ("resume", {"total_frames": [1]}, "total_frames=[1]: input should be a valid integer"),
+        ("train", {"config": 7}, "config=7: input should be a valid string"),
+    ],
+)
+def test_arguments_are_held_against_their_ranges(name: str, arguments: dict[str, Any], message: str) -> None:
+    """Before anything is looked for: the run does not exist."""
+    first: dict[str, Any] = {"match": {"players": ["a", "b"]}, "train": {}}.get(name, {"run": "nowhere"})
+    with pytest.raises(machina.UserError) as refusal:
+        getattr(machina, name)(**{**first, **arguments})
+    assert str(refusal.value).startswith(message)
+
+
 class Echo:
     """A policy that keeps what it sees."""
 
@@ -129,6 +155,10 @@ def test_an_observation_of_other_numbers_than_the_policy_was_trained_on_is_refus
         policy.act(right)
         assert echo.seen.dtype == np.uint8
         assert echo.seen.tolist() == [7, 255]
+    for no_reward in (np.nan, float("inf"), "1"):
+        with pytest.raises(machina.UserError, match=f"reward={no_reward!r}: must be a finite number"):
+            policy.act([7, 255], no_reward)  # type: ignore[arg-type]
+    policy.act([7, 255], np.float32(0.5))  # type: ignore[arg-type]
     for wrong, number in (([0.2, 1.0], "0.2"), ([7, 256], "256"), (np.array([-1, 0]), "-1")):
         with pytest.raises(machina.UserError, match=f"'observation' holds {number} .* its space is of uint8; the"):
             policy.act(wrong)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,13 @@ from runs import assert_same_content, checkpoints, content, last_checkpoint, sig
 import machina
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.checkpoint import RunDirectory, load_checkpoint
+from machina.launch.ending import Outcome
 from machina.launch.self_play import snapshots_folder
 from machina.launch.training import Trainer
-from machina.league.pool import Snapshot
+from machina.league.pool import PoolView, Snapshot
 from machina.league.snapshots import sha256
 from machina.metrics import read_metrics
-from machina.types import PRESENT_SELF
+from machina.types import PRESENT_SELF, names_of
 
 UPDATES = 12
 SNAPSHOTS = 6
@@ -228,36 +231,60 @@ def one_line(error: pytest.ExceptionInfo[machina.UserError]) -> str:
     return message
 
 
-def test_a_flipped_byte_of_a_snapshot_is_refused_at_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def damaged(content: bytes) -> Iterator[bytes | None]:
+    """Bytes with another bit; at last no file at all."""
+    for position in (3, 20, len(content) // 2, len(content) - 1):
+        yield content[:position] + bytes([content[position] ^ 0x20]) + content[position + 1 :]
+    yield None
+
+
+def test_a_league_goes_on_without_a_damaged_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are drawn as if it had never been there; its results still rate those that it met."""
     signal_at(6, signal.SIGTERM, monkeypatch, PPOLearner)
-    path = train(tmp_path, "run")
-    good = content(last_checkpoint(path))
+    path = train(tmp_path, "run", rating_games=10)
+    saved = content(last_checkpoint(path))[1]["league"]
+    rows = saved["pool"]["snapshots"]
+    assert len(rows) == 3
     store = snapshots_folder(RunDirectory.open(path))
-    row = good[1]["league"]["pool"]["snapshots"][1]
-    file = store.file(Snapshot(*(row[field] for field in Snapshot._fields)))
-    whole = file.read_bytes()
-    for position in (3, 20, len(whole) // 2, len(whole) - 1):
-        damaged = bytearray(whole)
-        damaged[position] ^= 0x20
-        file.write_bytes(damaged)
-        with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "run", lambda _: pytest.fail("it must be refused before the first game"))
-            with pytest.raises(machina.UserError) as error:
-                machina.resume(path)
-        message = one_line(error)
-        assert f"snapshot '{file}' is damaged" in message
-        assert "start a new league" in message
-    file.unlink()
-    with pytest.raises(machina.UserError, match="can't be read: No such file"):
-        machina.resume(path)
-    process = start("resume", path, cwd=tmp_path)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert err.count("\n") == 1
-    assert f"snapshot '{file}'" in err
-    file.write_bytes(whole)
-    assert content(last_checkpoint(path))[1] == good[1], "nothing was changed meanwhile"
+    file = store.file(Snapshot(*(rows[1][field] for field in Snapshot._fields)))
+    seated = load_checkpoint(last_checkpoint(path)).tensors["plane"]["slot0/seating/opponents"].numpy()
+    assert rows[1]["name"] in names_of(seated), "it plays a game that is under way"
+    views: list[PoolView] = []
+
+    def look(self: Trainer) -> Outcome:
+        assert self._league is not None
+        views.append(self._league.view())
+        return Outcome("looked at", 0, 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", look)
+        for content_now in damaged(file.read_bytes()):
+            file.unlink() if content_now is None else file.write_bytes(content_now)
+            capsys.readouterr()
+            machina.resume(path)
+            told = f"the league goes on without {rows[1]['name']}: snapshot '{file}' "
+            lines = [line for line in capsys.readouterr().out.splitlines() if "goes on without" in line]
+            assert len(lines) == 1
+            assert lines[0].startswith(told)
+            assert told in (path / "faults.log").read_text(encoding="utf-8").splitlines()[-1]
+            weights = [math.exp(row["quality"]) for row in (rows[0], rows[2])]
+            assert views[-1].names == (rows[0]["name"], rows[2]["name"])
+            assert views[-1].probabilities == pytest.approx([weight / sum(weights) for weight in weights])
     assert machina.resume(path).updates == UPDATES
+    after = content(last_checkpoint(path))[1]["league"]
+    kept = {row["name"]: row for row in after["pool"]["snapshots"]}
+    assert list(kept) == [name for name in (f"u{2 * each:06d}" for each in range(1, 7)) if name != rows[1]["name"]]
+    assert kept[rows[0]["name"]]["quality"] <= rows[0]["quality"]
+    assert [name for name in saved["rated"] if name in kept] == after["rated"][:2]
+    assert after["ratings"]["games"][rows[1]["name"]] == saved["ratings"]["games"][rows[1]["name"]], "none came more"
+    shown = table(path)
+    assert {row["name"] for row in shown["ratings"]} == {"random", "one_ply", *kept}
+    assert machina.match([f"{path}@{rows[2]['name']}", "random"], games=2).players
+    capsys.readouterr()
+    machina.resume(path)
+    assert "goes on without" not in capsys.readouterr().out, "said once, then it is no part of the league"
 
 
 @pytest.mark.parametrize(("environment", "teams"), [("catch", 0), ("mpe2.simple_spread_v3", 1)])

@@ -24,6 +24,8 @@ from machina.checkpoint import load_checkpoint
 from machina.interfaces import Learned
 from machina.jobs.cross_table import cross_play
 from machina.jobs.match import RunPlayers, match
+from machina.launch.ending import Ending
+from machina.launch.run_view import RunView
 from machina.metrics import read_metrics
 from machina.types import Array, Unroll
 
@@ -186,6 +188,26 @@ def test_a_signal_does_not_wait_for_a_game_that_hangs(strike: Strike, tmp_path: 
     saved = load_checkpoint(last_checkpoint(run)).values["league"]
     assert saved["rated"] == []
     assert saved["pool"]["snapshots"]
+
+
+def test_minutes_end_the_wait_for_ratings(strike: Strike, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The schedule is complete, the games of the first snapshot hang, and then the minutes are over."""
+    waits: list[str] = []
+    notice = RunView.notice
+
+    def note(self: RunView, message: str) -> None:
+        notice(self, message)
+        waits.extend([message] if message.startswith("waiting for the ratings of") else [])
+
+    monkeypatch.setattr(RunView, "notice", note)
+    monkeypatch.setattr(Ending, "_minutes_are_over", property(lambda _: bool(waits)))
+    monkeypatch.setattr("machina.launch.rating_games.CLOSE_TIMEOUT_S", 0.1)
+    strike("sleeps", times=1)
+    run = train(tmp_path, step_timeout_s=600)
+    assert len(waits) == 1
+    saved = load_checkpoint(last_checkpoint(run)).values
+    assert saved["progress"]["updates"] == UPDATES
+    assert saved["league"]["rated"] == []
 
 
 @pytest.mark.parametrize("place", ["inline", "local"])

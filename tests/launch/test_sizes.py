@@ -16,7 +16,7 @@ from machina.errors import UserError
 from machina.hardware import available_memory
 from machina.launch.configuration import job_config
 from machina.launch.plan import build_parts
-from machina.launch.sizes import check_batch_fills, check_memory, forecast
+from machina.launch.sizes import Forecast, check_batch_fills, check_memory, forecast
 from machina.nets.build import build_network
 from machina.nets.config import NetworkConfig
 from machina.nets.sizes import network_size
@@ -74,6 +74,18 @@ def test_what_convolutions_answer_is_what_the_network_makes(shapes: dict[str, An
         ("impala", "catch", {"algo": {"batch_size": 1_000_000, "unroll_length": 5000}}, "unrolls", 2000),
         ("impala", "pong", {"env": {"envs_per_task": 100_000}}, "environments", 140),
         ("impala", "CartPole-v1", {"env": {"envs_per_task": 50_000, "processes": True}}, "environments", 900),
+        ("impala", "pong", {"runtime": {"queue_unrolls": 200_000}}, "unrolls", 30),
+        (
+            "ppo",
+            "connect_four",
+            {
+                "league": {"snapshot_updates": 1, "opponents_in_memory": 10_000},
+                "total_frames": 10**9,
+                "algo": {"network": {"lstm_size": 1024}},
+            },
+            "network",
+            80,
+        ),
         ("ppo", "pong", {"algo": {"network": {"filters": (4096,), "kernels": (1,), "strides": (1,)}}}, "network", 27),
     ],
 )
@@ -98,6 +110,33 @@ def test_shipped_jobs_fit_into_a_small_machine(
     config, _ = job_config(algorithm, environment, None)
     check_memory(config, build_parts(config))
     check_batch_fills(config, build_parts(config))
+
+
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        ({"runtime": {"queue_unrolls": 100}}, "unrolls"),
+        ({"league": {"snapshot_updates": 1}}, "network"),
+    ],
+)
+def test_what_a_run_can_t_fill_is_not_counted(changes: dict[str, Any], more: str) -> None:
+    """A queue longer than all unrolls of the run, more opponents than it takes snapshots."""
+
+    def needed(frames: int, **changes: Any) -> Forecast:
+        config, _ = job_config("ppo", "connect_four", "defaults", **changes, total_frames=frames)
+        return forecast(config, build_parts(config))
+
+    short = steps_of_an_update("ppo", "connect_four") - 1
+    assert needed(short, **changes) == needed(short)
+    plain, asked = needed(100 * short), needed(100 * short, **changes)
+    assert getattr(asked, more) > getattr(plain, more)
+    assert [name for name in plain._fields if getattr(plain, name) != getattr(asked, name)] == [more]
+
+
+def steps_of_an_update(algorithm: str, environment: str) -> int:
+    """Env steps of a batch."""
+    config, _ = job_config(algorithm, environment, "defaults")
+    return int(build_parts(config).batch_size * config.algo.unroll_length)
 
 
 def test_a_batch_that_never_fills() -> None:

@@ -12,7 +12,9 @@ import torch
 from runs import SMALL
 
 import machina
+from machina.algorithms.impala.learning import ImpalaLearner
 from machina.checkpoint import RunDirectory
+from machina.errors import out_of_memory
 from machina.launch.ending import Ending
 from machina.launch.not_finite import SkippedUpdates
 from machina.launch.run_view import RunView
@@ -26,6 +28,7 @@ from machina.specs import EnvSpec
 
 WAYS: dict[str, tuple[type[Any], str, BaseException]] = {
     "the learner": (TrainedNetwork, "step", ValueError("no sense")),
+    "what the learner hands over": (ImpalaLearner, "flat_parameters", ValueError("no sense")),
     "a hook": (SkippedUpdates, "note", KeyError("no sense")),
     "sys.exit": (SkippedUpdates, "note", SystemExit("no sense")),
     "no memory": (SkippedUpdates, "note", MemoryError("no sense")),
@@ -65,6 +68,53 @@ def test_what_was_learned_is_saved(way: str, place: str, tmp_path: Path, monkeyp
     config = run.config_file
     config.write_text(config.read_text().replace("total_frames: null", f"total_frames: {steps}"))
     assert machina.resume(run.path).env_steps == steps
+
+
+@pytest.mark.parametrize("place", ["inline", "local"])
+def test_memory_that_runs_out_while_learning(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's allocator refuses; the line says what to make smaller, and what was learned is saved."""
+    step, calls = TrainedNetwork.step, 0
+
+    def strike(self: TrainedNetwork, *arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            torch.empty(2**50)
+        step(self, *arguments)
+
+    monkeypatch.setattr(TrainedNetwork, "step", strike)
+    with pytest.raises(machina.RunFailedError) as failure:
+        machina.train("impala", "catch", "defaults", runs_dir=tmp_path, name="run", **SMALL | {"place": place})
+    run = RunDirectory.open(tmp_path / "run")
+    assert str(failure.value) == (
+        f"the run stopped: out of memory: {2**52} bytes could not be had; use a smaller --batch-size, --unroll-length "
+        f"or network, or fewer --envs-per-task; its stack is in '{run.faults_log}'"
+    )
+    assert run.latest().checkpoint.step == 4 * SMALL["batch_size"] * SMALL["unroll_length"]
+
+
+GPU = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 8.00 GiB.\nSee documentation"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (torch.OutOfMemoryError(GPU), "out of GPU memory: 20.00 GiB could not be had; use a smaller --batch-size"),
+        (
+            RuntimeError("CUDA error: out of memory\nmore"),
+            "out of GPU memory: CUDA error: out of memory; use a smaller",
+        ),
+        (MemoryError("Unable to allocate 4.00 TiB for an array"), "out of memory: 4.00 TiB could not be had; use a"),
+        (MemoryError(), "out of memory: no more could be had; use a smaller"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ""),
+        (ValueError("out of memory"), ""),
+    ],
+)
+def test_errors_of_memory(error: BaseException, line: str) -> None:
+    told = out_of_memory(error)
+    assert told.startswith(line)
+    assert bool(told) == bool(line)
+    assert "\n" not in told
 
 
 class Failing(ActorCritic):

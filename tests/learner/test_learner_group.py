@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,10 +15,11 @@ import torch
 import machina
 from machina.checkpoint import RunDirectory
 from machina.errors import RunFailedError
+from machina.interfaces import LearnerState
 from machina.launch.configuration import job_config
 from machina.launch.places import OneMachine
 from machina.launch.plan import build_parts
-from machina.learner.learner_group import Lost, Updated
+from machina.learner.learner_group import LearnerGroup, Lost, Updated
 
 UPDATES = 25
 ALGO = {"batch_size": 8, "unroll_length": 5}
@@ -56,7 +61,7 @@ def test_a_killed_rank_restarts_the_group(monkeypatch: pytest.MonkeyPatch) -> No
     )
     place = OneMachine(config, build_parts(config))
     inline = config.runtime.model_copy(update={"place": "inline"})
-    learners = place.make_learners(faults.append)
+    learners = place.make_learners(faults.append, lambda: False)
     plane = OneMachine(config.model_copy(update={"runtime": inline}), build_parts(config)).make_plane()
     try:
         plane.publish(0, learners.parameters())
@@ -99,4 +104,32 @@ def test_a_killed_rank_restarts_the_group(monkeypatch: pytest.MonkeyPatch) -> No
     finally:
         plane.close()
         learners.close()
+    assert not multiprocessing.active_children()
+
+
+def test_a_frozen_rank_does_not_hold_the_end_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU that hangs: the process lives and says nothing. What was kept of the learner's state is saved."""
+    monkeypatch.setattr("machina.learner.learner_group.KEPT_STATE_S", 0.0)
+    monkeypatch.setattr("machina.learner.learner_group.LAST_UPDATE_S", 0.5)
+    ended: list[float] = []
+    keep = LearnerGroup._keep
+
+    def end() -> None:
+        ended.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def freeze_and_ask_for_the_end(self: LearnerGroup, state: LearnerState) -> None:
+        keep(self, state)
+        if state.values["updates"] == 3:
+            (rank,) = (child for child in multiprocessing.active_children() if child.name == "learner rank 1")
+            assert rank.pid is not None
+            os.kill(rank.pid, signal.SIGSTOP)
+            threading.Timer(0.5, end).start()
+
+    monkeypatch.setattr(LearnerGroup, "_keep", freeze_and_ask_for_the_end)
+    options = {**ALGO, "envs_per_task": 8, "learners": 2, "learner_threads": 1, "precision": "float32"}
+    with pytest.raises(RunFailedError, match=r"learner rank [01]: no answer for 0\.5 s after the end of the run was"):
+        machina.train("impala", "catch", "defaults", runs_dir=tmp_path, name="run", **options)
+    assert time.monotonic() - ended[0] < 10
+    assert RunDirectory.open(tmp_path / "run").latest().checkpoint.values["learner"]["updates"] == 3
     assert not multiprocessing.active_children()

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import yaml
+from equivalents import placed
 from wrong_lines import WrongLine, sampled
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,10 +89,10 @@ def main() -> int:
     """Make wrong lines, run the tests, list the survivors."""
     options = _options()
     started = time.monotonic()
+    equivalent = placed(ROOT, yaml.safe_load(EQUIVALENT.read_text()))
     files = [file for file in _files() if not options.only or any(part in file for part in options.only)]
     lines = sampled(ROOT, files, options.count, options.seed)
-    equivalent = {(each["file"], each["before"], each["after"]) for each in yaml.safe_load(EQUIVALENT.read_text())}
-    tried = [line for line in lines if (line.file, line.before, line.after) not in equivalent]
+    tried = [line for line in lines if (line.file, line.line, line.before, line.after) not in equivalent]
     print(f"{len(lines)} wrong lines in {len(files)} modules, {len(lines) - len(tried)} of them listed as equivalent")
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"

@@ -103,7 +103,10 @@ def test_every_column_of_the_table() -> None:
     )
     console = Console(width=110, file=io.StringIO(), record=True)
     console.print(evaluation_table(skewed))
-    title, head, row, *rest = [line.strip() for line in console.export_text().splitlines()]
+    lines = console.export_text().splitlines()
+    assert len(lines[1].rstrip()) > len(lines[0].rstrip()), "it could stand in the middle"
+    assert lines[0].startswith("runs/one")
+    title, head, row, *rest = [line.strip() for line in lines]
     assert title == "runs/one, checkpoint at env step 1,234,567"
     columns = [cell.strip() for cell in head.split("  ") if cell.strip()]
     assert columns == ["task", "episodes", "mean return", "std", "best", "length", "human-normalized"]

@@ -87,9 +87,13 @@ def test_refusals_name_no_wrapper(what: str, space: spaces.Space, monkeypatch: p
 )
 def test_each_space_of_the_remedy_is_taken(space: spaces.Space, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[type-arg]
     monkeypatch.setattr(ending_games.Sights, "observation_space", lambda _self, _agent: space)
-    monkeypatch.setattr(ending_games.Sights, "seen", lambda _self, agents: {agent: space.sample() for agent in agents})
+    drawn = [space.sample() for _ in range(2)]
+    monkeypatch.setattr(ending_games.Sights, "seen", lambda _self, agents: dict(zip(agents, drawn, strict=True)))
     spec = read_spec(GAME, "names", {})
     env = MultiAgentSlots(ParallelGames([ending_games.Sights()], spec), spec, 1)
     env.reset([1, 1])
-    env.step(np.array([0, 1]))
+    entry = env.step(np.array([0, 1]))
     env.close()
+    for slot, sample in enumerate(drawn):
+        seen = np.concatenate([entry.observation[key][slot].reshape(-1) for key in spec.observation])
+        np.testing.assert_array_equal(seen, spaces.flatten(space, sample), "gymnasium's own order")
