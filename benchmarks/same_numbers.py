@@ -23,7 +23,7 @@ from machina.cli.options import parse
 
 JOBS = {
     "impala catch": "train impala catch",
-    "impala_popart, two tasks, LSTM": "train impala_popart scaled_catch --lstm-size 32 --config defaults",
+    "impala_popart, two tasks, LSTM": "train impala_popart two_scales --lstm-size 32 --config defaults",
     "ppo CartPole-v1": "train ppo CartPole-v1",
     "ppo connect_four, league": "league connect_four --config defaults --snapshot-updates 5 --rating-games 8",
     "ppo HalfCheetah-v5, filter": "train ppo HalfCheetah-v5 --observation-filter --unroll-length 64",
