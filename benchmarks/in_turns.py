@@ -1,19 +1,22 @@
 """Speed of this checkout against another one, in turns on one machine.
 
     git worktree add /tmp/before HEAD~1
-    python benchmarks/in_turns.py /tmp/before impala pong --seconds 30 --pairs 5
+    python benchmarks/in_turns.py /tmp/before impala pong --seconds 30 --pairs 5 --options "--config defaults"
 
-Each window is a process of its own that learns end to end (``end_to_end`` of that checkout's ``benchmarks/speed.py``),
-with the configuration that ``machina train`` would use. Which checkout goes first alternates, so that a machine that
-slows down favours neither. The last line is the median of the pairs' ratios: above 1, this checkout is faster.
+Each window is a run of ``machina train`` in that checkout; its speed is that of ``metrics.jsonl``, env steps that were
+learned from per second of wall time, after the first third of the window. Which checkout goes first alternates, so
+that a machine that slows down favours neither. The last line is the median of the pairs' ratios: above 1, this
+checkout is faster.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from pydantic import BaseModel, Field
@@ -21,12 +24,7 @@ from tyro.conf import Positional
 
 from machina.cli.options import parse
 
-WINDOW = """
-import sys
-import speed
-config, _ = speed.job_config(sys.argv[1], sys.argv[2], None)
-print(speed.end_to_end(config, speed.build_parts(config), float(sys.argv[3])))
-"""
+WARM_UP = 1 / 3
 
 
 class Options(BaseModel):
@@ -35,16 +33,17 @@ class Options(BaseModel):
     other: Positional[Path] = Field(description="Root of the other checkout.")
     algorithm: Positional[str] = "impala"
     environment: Positional[str] = "pong"
-    seconds: float = Field(default=30, gt=0, description="Length of each window, in seconds.")
+    seconds: float = Field(default=30, gt=0, description="Length of each window, in seconds, warm-up included.")
     pairs: int = Field(default=5, ge=1, description="Windows of each checkout.")
+    options: str = Field(default="", description="Of `machina train`, as one word.")
 
 
 def main() -> None:
     options = parse(Options, sys.argv[1:], "benchmarks/in_turns.py")
     this = Path(__file__).resolve().parent.parent
     other = options.other.resolve()
-    if not (other / "benchmarks" / "speed.py").is_file():
-        sys.exit(f"other '{other}' is no checkout with benchmarks/speed.py; give its root")
+    if not (other / "machina" / "__main__.py").is_file():
+        sys.exit(f"other '{other}' is no checkout of Machina; give its root")
     print(f"{'other':>8} {'this':>8} {'ratio':>6}", flush=True)
     ratios = []
     for pair in range(options.pairs):
@@ -56,17 +55,24 @@ def main() -> None:
 
 
 def window(root: Path, options: Options) -> float:
-    """Env steps per second that the checkout learns from."""
-    path = os.pathsep.join([str(root), str(root / "benchmarks")])
-    done = subprocess.run(
-        [sys.executable, "-c", WINDOW, options.algorithm, options.environment, str(options.seconds)],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    return float(done.stdout.split()[-1])
+    """Env steps per second that a run of the checkout learns from.
+
+    Raises:
+        SystemExit: the run failed, or wrote too few metrics to tell.
+    """
+    with tempfile.TemporaryDirectory() as runs:
+        command = [sys.executable, "-m", "machina", "train", options.algorithm, options.environment]
+        command += ["--minutes", str(options.seconds / 60), "--log-seconds", "0.5", "--runs-dir", runs, "--name", "run"]
+        environment = {**os.environ, "PYTHONPATH": str(root)}
+        done = subprocess.run(
+            [*command, *options.options.split()], cwd=runs, env=environment, capture_output=True, text=True
+        )
+        file = Path(runs) / "run" / "metrics.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    lines = [line for line in lines if line["wall_s"] >= WARM_UP * options.seconds]
+    if len(lines) < 2:
+        sys.exit(f"no speed of '{root}': {done.stderr[-2000:] or done.stdout[-2000:]}")
+    return float((lines[-1]["env_steps"] - lines[0]["env_steps"]) / (lines[-1]["wall_s"] - lines[0]["wall_s"]))
 
 
 if __name__ == "__main__":

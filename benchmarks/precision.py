@@ -13,14 +13,14 @@ import torch
 from pydantic import BaseModel, Field
 from tyro.conf import Positional
 
+from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
 from machina.buffers.buffer import joined
 from machina.cli.options import parse
 from machina.interfaces import LearnerState
 from machina.jobs.loaded_run import load_run
-from machina.launch.configuration import AnyRunConfig
 from machina.launch.places import OneMachine
-from machina.launch.plan import Parts
+from machina.launch.plan import RunPlan
 from machina.learner.sums import SINGLE_RANK
 from machina.types import Array, Unroll
 
@@ -37,14 +37,14 @@ def main() -> None:
     loaded = load_run(options.run)
     model, optimizer = loaded.checkpoint.tensors["model"], loaded.checkpoint.tensors["optimizer"]
     state = LearnerState({"model": model, "optimizer": optimizer}, loaded.checkpoint.values["learner"])
-    learners = {}
+    algo, learners = loaded.plan.config.algo, {}
+    if not isinstance(algo, ImpalaConfig):
+        sys.exit(f"run '{options.run}' is of {loaded.plan.config.algorithm}; give one of impala")
     for precision in ("float32", "bfloat16"):
-        learners[precision] = ImpalaLearner(
-            loaded.config.algo, loaded.parts.factory.spec, "cpu", precision, 0, SINGLE_RANK
-        )
+        learners[precision] = ImpalaLearner(algo, loaded.plan.spec, "cpu", precision, 0, SINGLE_RANK)
         learners[precision].load_state(state)
     cosines = []
-    for batch in record(loaded.config, loaded.parts, learners["float32"].flat_parameters(), options.batches):
+    for batch in record(loaded.plan, learners["float32"].flat_parameters(), options.batches):
         gradients = []
         for learner in learners.values():
             learner.load_state(state)
@@ -54,27 +54,27 @@ def main() -> None:
             )
         cosines.append(float(torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0)))
     print(
-        f"cosine of bfloat16 and float32 gradients, {len(cosines)} batches of {loaded.parts.batch_size} unrolls: "
+        f"cosine of bfloat16 and float32 gradients, {len(cosines)} batches of {loaded.plan.batch_size} unrolls: "
         f"median {statistics.median(cosines):.5f}, least {min(cosines):.5f}"
     )
 
 
-def record(config: AnyRunConfig, parts: Parts, parameters: torch.Tensor, count: int) -> list[Unroll[Array]]:
+def record(plan: RunPlan, parameters: torch.Tensor, count: int) -> list[Unroll[Array]]:
     """Batches that the policy with ``parameters`` makes."""
-    inline = config.runtime.model_copy(update={"place": "inline"})
-    plane = OneMachine(config.model_copy(update={"runtime": inline}), parts).make_plane()
-    plane.publish(0, parameters)
-    plane.start({})
+    inline = plan.config.runtime.model_copy(update={"place": "inline"})
+    actors = OneMachine(plan._replace(config=plan.config.model_copy(update={"runtime": inline}))).make_actors()
+    actors.store.publish(0, parameters, done=0.0)
+    actors.group.start({})
     try:
         batches: list[Unroll[Array]] = []
         while len(batches) < count:
-            batch = plane.next_batch(timeout_s=60)
+            batch = actors.group.next_batch(updates=0, timeout_s=60)
             assert batch is not None  # the place inline makes one
             batches.append(joined(batch.parts))
             batch.release()
         return batches
     finally:
-        plane.close()
+        actors.group.close()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/scale.py --actors 1 2 4 8 16 32
 
 Starts two Ray nodes on this machine, one with the driver and a learner rank that only consumes, one with actors that
-hand over unrolls of Pong's size at the pace of a real actor without stepping any environment. Plane, queue, dispatcher,
+hand over unrolls of Pong's size at the pace of a real actor without stepping any environment. Queue, dispatcher,
 learner group and rank are the real ones. ``benchmarks/scale_model.py`` turns the costs into sizes of large clusters.
 """
 
@@ -31,17 +31,21 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Nod
 from scale_model import Costs, Workload, print_sizes, told_apart
 
 from machina.actors.actor_builder import ActorSetup
-from machina.actors.actor_group import PlaneConfig
 from machina.actors.slot_group import group_key
+from machina.actors.slots import assign_slots, buffer_sizes
+from machina.buffers.parameters import ParameterStore
+from machina.buffers.queue import UnrollQueue
 from machina.buffers.unrolls import UnrollBuffer
 from machina.cli.options import parse
 from machina.cluster.access import make_token, stay_on_loopback, use_authentication
-from machina.cluster.actor_group import RayPlane
+from machina.cluster.actor_group import RayActors
 from machina.cluster.workers import Life, RoundReport, start_ray_ranks
 from machina.config import RuntimeConfig
 from machina.launch.configuration import job_config
-from machina.launch.plan import build_parts
-from machina.learner.learner_group import LearnerGroup, Lost
+from machina.launch.learning_loop import LearningLoop
+from machina.launch.places import Actors
+from machina.launch.plan import plan_run
+from machina.learner.learner_group import LearnerGroup
 from machina.learner.sums import SINGLE_RANK
 from machina.types import Array, IntArray, Unroll
 
@@ -110,14 +114,14 @@ class Row(NamedTuple):
 def main() -> None:
     options = parse(Options, sys.argv[1:], "benchmarks/scale.py")
     config, _ = job_config("impala", "pong", "defaults")
-    parts = build_parts(config)
-    learner = parts.algorithm.make_learner(parts.factory.spec, "cpu", "float32", 1, SINGLE_RANK)
+    plan = plan_run(config)
+    learner = plan.algorithm.make_learner(plan.spec, "cpu", "float32", 1, SINGLE_RANK)
     flat = learner.flat_parameters().numpy()
     setup = ActorSetup(
-        parts.factory,
+        plan.factory,
         _no_policy,
         config.algo.unroll_length,
-        parts.algorithm.policy_outputs(parts.factory.spec),
+        plan.algorithm.policy_outputs(plan.spec),
         1,
         60.0,
         False,
@@ -256,8 +260,10 @@ def add_node(nodes: Cluster, **options: Any) -> None:
 def sweep(options: Options, setup: ActorSetup, flat: Array, batch_size: int, actors: Sequence[int]) -> list[Row]:
     """A row for every number of actors."""
     runtime = RuntimeConfig(place="ray", actors=1, cpus_per_actor=CPUS_PER_ACTOR)
-    sizes = PlaneConfig(batch_size, options.slots, 1)
-    plane = RayPlane(setup, runtime, sizes, _nothing, worker=synthetic_actor(options.round_s))
+    slots = assign_slots(setup.factory.spec, options.slots, 1)
+    buffer = UnrollQueue(buffer_sizes(slots, runtime, batch_size, setup.unroll_length, None))
+    store, worker = ParameterStore(), synthetic_actor(options.round_s)
+    group = RayActors(setup, runtime, slots, buffer, store, _nothing, worker=worker)
     learners = LearnerGroup(
         lambda: start_ray_ranks(_nothing, lambda *_: Consumer(flat), 1, threads=1, gpus=0),
         ahead=1,
@@ -265,20 +271,20 @@ def sweep(options: Options, setup: ActorSetup, flat: Array, batch_size: int, act
         on_fault=print,
         is_over=lambda: False,
     )
-    loop = Loop(plane, learners)
+    measured = Measured(Actors(group, buffer, store), learners, setup.unroll_length)
     rows = []
     print(f"\nbatch {batch_size}\n" + " ".join(f"{name:>10}" for name in Row._fields), flush=True)
     try:
-        plane.publish(0, learners.parameters())
-        plane.start({})
+        measured.loop.begin()
+        group.start({})
         for count in actors:
-            plane.scale(count)
-            loop.until_collecting(count)
-            loop.run(WARM_UP_S)
-            rows.append(window(loop, count, options))
+            group.scale(count)
+            measured.until_collecting(count)
+            measured.run(WARM_UP_S)
+            rows.append(window(measured, count, options))
             print(" ".join(f"{value:10,.0f}" if value > 9 else f"{value:10,.2f}" for value in rows[-1]), flush=True)
     finally:
-        plane.close()
+        group.close()
         learners.close()
     return rows
 
@@ -323,47 +329,36 @@ def _nothing() -> None:
     """Workers need no preparation: the environment is built in."""
 
 
-class Loop:
-    """What ``machina.launch.training`` does with batches, without anything else."""
+class Measured:
+    """A learning loop that never ends, and its buffer and actors."""
 
-    def __init__(self, plane: RayPlane, learners: LearnerGroup) -> None:
-        self.plane = plane
-        self._learners = learners
-        self.updates = 0
-
-    def turn(self) -> None:
-        batch = self.plane.next_batch(0.1)
-        if batch is None:
-            return
-        for answer in self._learners.submit(batch, 0.0):
-            if isinstance(answer, Lost):
-                raise RuntimeError("the rank died")
-            self.plane.queue.settle(answer.batch, answer.learned.lost)
-            self.updates += 1
-            self.plane.publish(self.updates, answer.parameters)
+    def __init__(self, actors: Actors, learners: LearnerGroup, unroll_length: int) -> None:
+        self.actors = actors
+        self.loop = LearningLoop(actors, learners, unroll_length=unroll_length, total_env_steps=10**12)
 
     def run(self, seconds: float, updates: int = 0) -> None:
-        """For so long, and until so many updates more were made."""
-        end, last = time.monotonic() + seconds, self.updates + updates
-        while time.monotonic() < end or self.updates < last:
-            self.turn()
+        """For this long, and until this many updates more were made."""
+        end, last = time.monotonic() + seconds, self.loop.updates + updates
+        while time.monotonic() < end or self.loop.updates < last:
+            self.loop.turn(0.1)
 
     def until_collecting(self, actors: int) -> None:
         end = time.monotonic() + START_TIMEOUT_S
-        while sum(actor.state != "starting" for actor in self.plane.stats().actors) < actors:
+        while sum(actor.state != "starting" for actor in self.actors.group.stats().actors) < actors:
             if time.monotonic() > end:
                 raise TimeoutError(f"{actors} actors did not start in {START_TIMEOUT_S:g} s")
-            self.turn()
+            self.loop.turn(0.1)
 
 
-def window(loop: Loop, actors: int, options: Options) -> Row:
+def window(measured: Measured, actors: int, options: Options) -> Row:
     """Let it run for a while and divide what was spent."""
     started, before = time.monotonic(), cpu_seconds()
-    learned, updates = loop.plane.queue.account.learned, loop.updates
-    loop.run(options.seconds, LEAST_UPDATES)
+    learned, updates = measured.actors.buffer.account()["learned"], measured.loop.updates
+    measured.run(options.seconds, LEAST_UPDATES)
     spent, wall = cpu_seconds(), time.monotonic() - started
     spent = {kind: seconds - before.get(kind, 0.0) for kind, seconds in spent.items()}
-    unrolls, updates = loop.plane.queue.account.learned - learned, loop.updates - updates
+    unrolls = measured.actors.buffer.account()["learned"] - learned
+    updates = measured.loop.updates - updates
     rounds = unrolls / options.slots
     per_round = {kind: 1e6 * seconds / rounds for kind, seconds in spent.items()}
     return Row(

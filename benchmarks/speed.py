@@ -16,14 +16,15 @@ from typing import Any
 from pydantic import BaseModel, Field
 from tyro.conf import Positional
 
-from machina.buffers.buffer import joined
 from machina.cli.options import parse
 from machina.hardware import tune_process
 from machina.jobs.ceiling import measure_ceiling
-from machina.launch.configuration import AnyRunConfig, job_config
+from machina.launch.configuration import job_config
+from machina.launch.learning_loop import LearningLoop
 from machina.launch.places import OneMachine
-from machina.launch.plan import Parts, build_parts
-from machina.learner.sums import SINGLE_RANK
+from machina.launch.plan import RunPlan, plan_run
+
+WARM_UP_UPDATES = 10
 
 
 class Options(BaseModel):
@@ -45,14 +46,14 @@ def main() -> None:
         changes.setdefault(section, {})[name] = int(value) if value.isdigit() else value
     # The published settings (batch 32, unroll 20), not the tuned configuration of this environment.
     config, _ = job_config(options.algorithm, options.environment, "defaults", **changes)
-    parts = build_parts(config)
-    tune_process(parts.machine.learner_threads)
-    print(parts.machine.line(), flush=True)
+    plan = plan_run(config)
+    tune_process(plan.machine.learner_threads)
+    print(plan.machine.line(), flush=True)
     print(f"{'environment':>11} {'acting':>8} {'learning':>8} {'ceiling':>8} {'whole':>7} {'share':>6}")
     rows = []
     for _ in range(options.repeats):
-        ceiling = measure_ceiling(config, parts, seconds=min(10.0, options.seconds / 4))
-        whole = end_to_end(config, parts, options.seconds)
+        ceiling = measure_ceiling(plan, seconds=min(10.0, options.seconds / 4))
+        whole = end_to_end(plan, options.seconds)
         rows.append((*ceiling, ceiling.serial, whole, whole / ceiling.serial))
         print_row(rows[-1])
     print("median")
@@ -64,33 +65,24 @@ def print_row(row: tuple[float, ...]) -> None:
     print(f"{environment:11,.0f} {acting:8,.0f} {learning:8,.0f} {serial:8,.0f} {whole:7,.0f} {share:6.2f}", flush=True)
 
 
-def end_to_end(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
+def end_to_end(plan: RunPlan, seconds: float) -> float:
     """Env steps per second learned from, after a warm-up of ten updates."""
-    tune_process(parts.machine.learner_threads)
-    learner = parts.algorithm.make_learner(
-        parts.factory.spec, config.runtime.device, config.runtime.precision, config.seed, SINGLE_RANK
-    )
-    plane = OneMachine(config, parts).make_plane()
-    plane.publish(0, learner.flat_parameters())
-    plane.start({})
-    steps_per_update: int = parts.batch_size * config.algo.unroll_length
-    updates, started = 0, 0.0
+    tune_process(plan.machine.learner_threads)
+    place = OneMachine(plan)
+    actors, learners = place.make_actors(), place.make_learners(print, lambda: False)
+    loop = LearningLoop(actors, learners, unroll_length=plan.config.algo.unroll_length, total_env_steps=10**9)
     try:
-        while not started or time.perf_counter() - started < seconds:
-            batch = plane.next_batch(1.0)
-            if batch is None:
-                continue
-            unroll = joined(batch.parts)
-            batch.release()
-            learner.update(unroll, 0.0)
-            plane.queue.settle(batch)
-            updates += 1
-            plane.publish(updates, learner.flat_parameters())
-            if updates == 10:
-                started = time.perf_counter()
-        return (updates - 10) * steps_per_update / (time.perf_counter() - started)
+        loop.begin()
+        actors.group.start({})
+        while loop.updates < WARM_UP_UPDATES:
+            loop.turn(1.0)
+        before, started = loop.env_steps, time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            loop.turn(1.0)
+        return (loop.env_steps - before) / (time.perf_counter() - started)
     finally:
-        plane.close()
+        actors.group.close()
+        learners.close()
 
 
 if __name__ == "__main__":

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from machina.buffers.buffer import Buffer, BufferSizes
 from machina.specs import ArraySpec, EnvSpec
 from machina.types import (
     ActorInput,
     ActorOutput,
     Array,
     CoreState,
-    FloatArray,
     IntArray,
+    Learned,
     StepResult,
     Unroll,
 )
@@ -119,8 +120,13 @@ class Policy(Protocol):
         """Answer B slots."""
         ...
 
-    def load_parameters(self, parameters: Tensor) -> None:
-        """Copy a published flat vector into the network."""
+    def load_parameters(self, parameters: Tensor, done: float) -> None:
+        """Copy a published flat vector into the network.
+
+        Args:
+            parameters: as ``Learner.flat_parameters`` gave it.
+            done: share of the run that lies behind, which exploration may go by; 1 where nothing is explored.
+        """
         ...
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -187,20 +193,6 @@ class LearnerState(NamedTuple):
     tensors: dict[str, dict[str, Tensor]]
     """File stem ("model", "optimizer") to named tensors."""
     values: dict[str, Any]
-
-
-class Learned(NamedTuple):
-    """What one update came to."""
-
-    metrics: dict[str, float]
-    skipped: bool = False
-    """Something was not finite, and the parameters are as before."""
-    passes: float = 1.0
-    """Times that each step of the batch was learned from."""
-    lost: int = 0
-    """Unrolls of the batch that could not be fetched."""
-    priorities: FloatArray | None = None
-    """``[B]``: under which the batch's slots are sampled from now on, NaN where lost; None where nothing is sampled."""
 
 
 class Learner(Protocol):
@@ -284,6 +276,10 @@ class Algorithm(Protocol):
 
     def make_learner(self, spec: EnvSpec, device: str, precision: str, seed: int, ranks: Ranks) -> Learner:
         """One of ``ranks`` that share every batch; equal seeds give all of them equal parameters."""
+        ...
+
+    def make_buffer(self, sizes: BufferSizes) -> Buffer:
+        """What lies between the actors and the learner."""
         ...
 
     def policy_outputs(self, spec: EnvSpec) -> dict[str, ArraySpec]:

@@ -114,7 +114,7 @@ def find_configuration(name: str) -> Path:
     raise UserError(f"configuration {name!r} is neither a file nor shipped{nearest(name, shipped)}")
 
 
-def run_config_type(algorithm: str, environment: str) -> type[RunConfig[Any, Any]]:
+def run_config_type(algorithm: str, environment: str) -> type[RunConfig[AlgorithmConfig, EnvConfig]]:
     """The configuration class of a job: the algorithm's section and the environment's.
 
     Raises:
@@ -125,7 +125,9 @@ def run_config_type(algorithm: str, environment: str) -> type[RunConfig[Any, Any
     return RunConfig[algo, env]  # type: ignore[valid-type]
 
 
-def default_config(algorithm: str, environment: str, changes: dict[str, Any], where: str) -> RunConfig[Any, Any]:
+def default_config(
+    algorithm: str, environment: str, changes: dict[str, Any], where: str
+) -> RunConfig[AlgorithmConfig, EnvConfig]:
     """A job's configuration: the defaults with ``changes`` laid over.
 
     Args:

@@ -209,6 +209,20 @@ class ActorOutput(NamedTuple):
     core_state: CoreState
 
 
+class Learned(NamedTuple):
+    """What one update came to."""
+
+    metrics: dict[str, float]
+    skipped: bool = False
+    """Something was not finite, and the parameters are as before."""
+    passes: float = 1.0
+    """Times that each step of the batch was learned from."""
+    lost: int = 0
+    """Unrolls of the batch that could not be fetched."""
+    priorities: FloatArray | None = None
+    """``[B]``: under which the batch's slots are sampled from now on, NaN where lost; None where nothing is sampled."""
+
+
 class Episode(NamedTuple):
     """A finished episode, undiscounted and unclipped."""
 

@@ -1,4 +1,4 @@
-"""Planes with real environments, and what the tests do with them."""
+"""Actors with real environments, and what the tests do with them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from machina.actors.actor_group import InProcessPlane
 from machina.buffers.buffer import joined
 from machina.interfaces import Learner
-from machina.launch.configuration import AnyRunConfig, job_config
-from machina.launch.places import OneMachine
-from machina.launch.plan import Parts, build_parts
+from machina.launch.configuration import job_config
+from machina.launch.places import Actors, OneMachine
+from machina.launch.plan import RunPlan, plan_run
 from machina.learner.sums import SINGLE_RANK
 from machina.nets.unroll_tensors import to_device
-from machina.types import Array, Unroll
+from machina.types import Array, Learned, Unroll
 
 TIMEOUT_S = 30.0
 
 
 class Job(NamedTuple):
-    """A plane that runs, and what it was built from."""
+    """Actors that run, and what they were built from."""
 
-    plane: InProcessPlane
-    parts: Parts
-    config: AnyRunConfig
+    actors: Actors
+    plan: RunPlan
     learner: Learner
 
 
@@ -41,7 +39,7 @@ def running(
     algorithm: str = "impala",
     state: dict[str, Array] | None = None,
 ) -> Iterator[Job]:
-    """Start a plane; the learner's first parameters are published, nobody updates them."""
+    """Start actors; the learner's first parameters are published, nobody updates them."""
     one_thread = {"actor_threads": 1, "learner_threads": 1, "env_threads": 1, "precision": "float32"}
     config, _ = job_config(
         algorithm,
@@ -51,15 +49,15 @@ def running(
         env=env or {},
         runtime={**one_thread, "place": place, **(runtime or {})},
     )
-    parts = build_parts(config)
-    learner = parts.algorithm.make_learner(parts.factory.spec, "cpu", "float32", seed=3, ranks=SINGLE_RANK)
-    plane = OneMachine(config, parts).make_plane()
-    plane.publish(0, learner.flat_parameters())
-    plane.start(state or {})
+    plan = plan_run(config)
+    learner = plan.algorithm.make_learner(plan.spec, "cpu", "float32", seed=3, ranks=SINGLE_RANK)
+    actors = OneMachine(plan).make_actors()
+    actors.store.publish(0, learner.flat_parameters(), done=0.0)
+    actors.group.start(state or {})
     try:
-        yield Job(plane, parts, config, learner)
+        yield Job(actors, plan, learner)
     finally:
-        plane.close()
+        actors.group.close()
 
 
 def as_tensors(batch: Unroll[Array]) -> Unroll[Tensor]:
@@ -67,23 +65,24 @@ def as_tensors(batch: Unroll[Array]) -> Unroll[Tensor]:
     return to_device(batch, torch.device("cpu"))
 
 
-def next_batch(plane: InProcessPlane) -> Unroll[Array]:
+def next_batch(actors: Actors, updates: int = 0) -> Unroll[Array]:
     """The next batch, whatever the place's patience; it counts as learned."""
     for _ in range(10_000):
-        if (batch := plane.next_batch(TIMEOUT_S / 100)) is not None:
+        if (batch := actors.group.next_batch(updates, TIMEOUT_S / 100)) is not None:
             unroll = joined(batch.parts)
             batch.release()
-            plane.queue.settle(batch)
+            actors.buffer.settle(batch, Learned({}))
             return unroll
-    raise AssertionError("the plane gives no batch")
+    raise AssertionError("the actors give no batch")
 
 
 def take(job: Job, count: int, *, learn: bool = False) -> list[Unroll[Array]]:
     """Batches in order; with ``learn`` each one updates the parameters that are published."""
     batches = []
     for version in range(1, count + 1):
-        batches.append(next_batch(job.plane))
+        batches.append(next_batch(job.actors, version - 1))
         if learn:
             job.learner.update(batches[-1], 0.0)
-        job.plane.publish(version, job.learner.flat_parameters())
+        if not (job.plan.config.runtime.lock_step and job.actors.buffer.holds_batch):
+            job.actors.store.publish(version, job.learner.flat_parameters(), done=0.0)
     return batches

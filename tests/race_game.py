@@ -150,7 +150,7 @@ class StampingPolicy(nn.Module):
             action = (logits.softmax(1).cumsum(1) <= torch.from_numpy(inputs.uniforms)[:, None]).sum(1).clamp(max=2)
             return ActorOutput(action.numpy(), {BEHAVIOUR_LOGITS: logits.numpy()}, (core.numpy(),))
 
-    def load_parameters(self, parameters: Tensor) -> None:
+    def load_parameters(self, parameters: Tensor, done: float) -> None:  # noqa: ARG002 (it does not explore)
         load_flat(self, parameters)
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -164,7 +164,7 @@ def parameters_of(number: int) -> Tensor:
 
 def stamping_policy(number: int) -> StampingPolicy:
     policy = StampingPolicy()
-    policy.load_parameters(parameters_of(number))
+    policy.load_parameters(parameters_of(number), done=1.0)
     return policy
 
 

@@ -15,8 +15,8 @@ import torch
 from machina.algorithms.impala.learning import ImpalaLearner
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.checkpoint import RunDirectory, load_checkpoint
-from machina.interfaces import Learned, Learner
-from machina.types import Array, Unroll
+from machina.interfaces import Learner
+from machina.types import Array, Learned, Unroll
 
 SMALL: dict[str, Any] = {
     "place": "inline",

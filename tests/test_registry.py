@@ -38,7 +38,7 @@ def test_every_entry_builds(name: str) -> None:
     assert algorithm.config is config
     policy = algorithm.make_policy(SPEC, "cpu", "float32", explores=True, num_slots=5)
     learner = algorithm.make_learner(SPEC, "cpu", "float32", seed=1, ranks=SINGLE_RANK)
-    policy.load_parameters(learner.flat_parameters())
+    policy.load_parameters(learner.flat_parameters(), done=0.0)
     policy.load_tensors(learner.state().tensors["model"])
     assert all(array.dtype in ("float32", "int64") for array in algorithm.policy_outputs(SPEC).values())
     assert len(entry.summary) < 100

@@ -14,7 +14,7 @@ from machina.envs import declared
 from machina.envs.declared import close_in_time
 from machina.errors import EnvironmentFaultError
 from machina.launch.configuration import job_config
-from machina.launch.plan import build_parts
+from machina.launch.plan import plan_run
 from machina.waiting import within
 
 
@@ -154,4 +154,4 @@ def test_building_may_take_longer_than_a_step(monkeypatch: pytest.MonkeyPatch) -
     built: object = build_env(make, "slow", 1, 0.01)  # type: ignore[arg-type]
     assert built is env
     config, _ = job_config("impala", "catch", "defaults", runtime={"step_timeout_s": 1e-9})
-    assert build_parts(config).factory.spec.name == "catch"
+    assert plan_run(config).factory.spec.name == "catch"

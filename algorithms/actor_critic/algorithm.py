@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from machina.algorithms.actor_critic.config import ActorCriticConfig
+from machina.buffers.buffer import BufferSizes
+from machina.buffers.queue import UnrollQueue
 from machina.interfaces import Learner, LearningFacts, Ranks
 from machina.learner.popart import PopArt
 from machina.learner.trained_network import TrainedNetwork
@@ -43,6 +45,10 @@ class ActorCriticAlgorithm:
     def make_learner(self, spec: EnvSpec, device: str, precision: str, seed: int, ranks: Ranks) -> Learner:
         """One of ``ranks`` that share every batch."""
         return self._make_learner(spec, device, precision, seed, ranks)
+
+    def make_buffer(self, sizes: BufferSizes) -> UnrollQueue:
+        """Every unroll is learned once, in the order of arrival."""
+        return UnrollQueue(sizes)
 
     def policy_outputs(self, spec: EnvSpec) -> dict[str, ArraySpec]:
         """The parameters of the distribution that actions were sampled from."""

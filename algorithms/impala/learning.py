@@ -12,7 +12,7 @@ from torch.optim import Adam, Optimizer
 
 from machina.algorithms.actor_critic.algorithm import trained_network
 from machina.algorithms.impala.config import ImpalaConfig
-from machina.interfaces import Learned, Ranks
+from machina.interfaces import Ranks
 from machina.learner.base_learner import BaseLearner
 from machina.learner.optimizers import RMSPropTF
 from machina.losses.actor_critic import policy_gradient_loss, value_loss
@@ -23,7 +23,7 @@ from machina.nets.network import NetworkOutput
 from machina.nets.precision import resolve_device
 from machina.nets.unroll_tensors import network_input, slots_of, to_device
 from machina.specs import EnvSpec
-from machina.types import BEHAVIOUR_LOGITS, Array, Unroll
+from machina.types import BEHAVIOUR_LOGITS, Array, Learned, Unroll
 
 CPU_CHUNK_ENTRIES = 256
 """Entries that go through the network at once on a CPU; more fall out of its caches (measured: 2,450 entries/s at

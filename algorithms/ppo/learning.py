@@ -13,7 +13,7 @@ from machina.algorithms.actor_critic.algorithm import trained_network
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.metrics import BatchSums, StepSums, batch_metrics, step_metrics
 from machina.algorithms.ppo.minibatches import minibatches, share_of
-from machina.interfaces import Learned, Ranks
+from machina.interfaces import Ranks
 from machina.learner.base_learner import BaseLearner, linear
 from machina.losses.actor_critic import value_loss
 from machina.losses.alignment import Steps, aligned
@@ -25,7 +25,7 @@ from machina.nets.network import NetworkInput, NetworkOutput
 from machina.nets.precision import resolve_device
 from machina.nets.unroll_tensors import columns_of, network_input, steps_of, to_device
 from machina.specs import EnvSpec
-from machina.types import BEHAVIOUR_LOGITS, Array, Unroll
+from machina.types import BEHAVIOUR_LOGITS, Array, Learned, Unroll
 
 CPU_CHUNK_BYTES = 256 * 4 * 84 * 84
 """Observations that go through the network at once on a CPU, 256 of Atari; more fall out of its caches (see IMPALA's

@@ -121,7 +121,7 @@ class Actor:
 
     def _begin_round(self, parameters: PublishedParameters) -> None:
         if parameters.policy_version != self._policy_version:
-            self._policy.load_parameters(parameters.flat)
+            self._policy.load_parameters(parameters.flat, parameters.done)
             self._policy_version = parameters.policy_version
         if self.opponents is not None:
             self.opponents.load(parameters.opponents)

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 
-import numpy as np
-
 from machina.actors.actor import Actor, Fault
 from machina.actors.actor_builder import ActorSetup, opponents_key
-from machina.actors.actor_group import InProcessPlane, PlaneConfig
+from machina.actors.actor_group import InProcessActors
 from machina.actors.slot_group import group_key
 from machina.actors.stepping import InlineStepper, Stepper
-from machina.buffers.buffer import Batch, Handover
-from machina.buffers.unrolls import from_arrays, num_slots, slice_slots, to_arrays
+from machina.buffers.buffer import Batch, Buffer
+from machina.buffers.parameters import ParameterStore
 from machina.config import RuntimeConfig
 from machina.interfaces import SlotEnv
-from machina.types import Array, Episode, GameResult, section
+from machina.types import Array, Episode, GameResult, IntArray, section
 
 CLOSE_TIMEOUT_S = 10.0
 """How long environments that are being built are waited for at the end."""
 
 
-class InlinePlane(InProcessPlane):
-    """Runs the actors when the queue runs dry: the same seed gives the same run, bit for bit."""
+class InlineActors(InProcessActors):
+    """Runs the actors when the buffer runs dry: the same seed gives the same run, bit for bit."""
 
-    def __init__(self, setup: ActorSetup, runtime: RuntimeConfig, config: PlaneConfig) -> None:
+    def __init__(
+        self,
+        setup: ActorSetup,
+        runtime: RuntimeConfig,
+        slots: list[list[IntArray]],
+        buffer: Buffer,
+        store: ParameterStore,
+    ) -> None:
         def make_stepper(env: SlotEnv) -> Stepper:
             return InlineStepper(env, lambda message: self._note_fault(Fault(message)))
 
-        super().__init__(setup, runtime, config, make_stepper, bounded=False)
+        super().__init__(setup, runtime, slots, buffer, store, make_stepper, in_order=True)
         self._has_begun = False
         self._built: Future[None] = Future()
         self._stopping = threading.Event()
@@ -50,28 +54,22 @@ class InlinePlane(InProcessPlane):
     def _build(self) -> None:
         try:
             for slots in self._slots:
-                self._actors.append(self._builder.build(slots, self._initial, self.store.latest().opponents))
+                self._actors.append(self._builder.build(slots, self._initial, self._store.latest().opponents))
                 if self._stopping.is_set():
                     break
             else:
-                self._refill_queue(section(self._initial, "queue/"))
+                self._refill_buffer(section(self._initial, "queue/"))
             self._built.set_result(None)
         except BaseException as error:
             self._built.set_exception(error)
 
-    def _refill_queue(self, waiting: dict[str, Array]) -> None:
-        if not waiting:
-            return
-        self._actors[0].groups[0].check_unrolls(waiting)
-        unroll = from_arrays(waiting)
-        # Those of one version together, as they were handed over: by it they are dropped.
-        bounds = np.flatnonzero(np.diff(unroll.policy_version)) + 1
-        for start, stop in itertools.pairwise([0, *bounds.tolist(), num_slots(unroll)]):
-            part = slice_slots(unroll, start, stop)
-            self.queue.put(Handover(part, stop - start, int(part.policy_version[0]), lambda: None))
+    def _refill_buffer(self, waiting: dict[str, Array]) -> None:
+        if waiting:
+            self._actors[0].groups[0].check_unrolls(waiting)
+        self._buffer.load_state(waiting)
 
-    def next_batch(self, timeout_s: float) -> Batch | None:
-        """The next batch; runs a round of every actor while the queue is short.
+    def next_batch(self, updates: int, timeout_s: float) -> Batch | None:
+        """The next batch; runs a round of every actor while the buffer is short.
 
         When time runs out between two steps, the next call goes on with the round.
         """
@@ -82,12 +80,12 @@ class InlinePlane(InProcessPlane):
         self._built.result()
         while True:
             if not self._round:
-                batch = self._batch_from_queue(timeout_s=0)
+                batch = self._buffer.take(updates, timeout_s=0)
                 if batch is not None:
                     return batch
                 self._round.extend(self._actors)
             while self._round:
-                if not self._round[0].run_round(self.store.latest(), deadline):
+                if not self._round[0].run_round(self._store.latest(), deadline):
                     return None
                 self._round.popleft()
 
@@ -114,10 +112,7 @@ class InlinePlane(InProcessPlane):
             if actor.opponents is not None:
                 key = opponents_key(slots)
                 state |= {key + name: array for name, array in actor.opponents.state().items()}
-        waiting = self.queue.waiting()
-        if waiting is not None:
-            state |= {f"queue/{key}": array for key, array in to_arrays(waiting).items()}
-        return state
+        return state | {f"queue/{key}": array for key, array in self._buffer.state().items()}
 
     def unrolls_at_hand(self) -> int:
         """Those that are open: none but in the middle of a round. Those that wait are in ``state``."""

@@ -7,12 +7,11 @@ import time
 
 from machina.actors.actor import Actor, Fault
 from machina.actors.actor_builder import ActorSetup
-from machina.actors.actor_group import InProcessPlane, PlaneConfig
+from machina.actors.actor_group import InProcessActors
 from machina.actors.slot_group import COUNTERS
 from machina.actors.stepping import Stepper, ThreadStepper
-from machina.buffers.buffer import Batch
-from machina.buffers.parameters import PublishedParameters
-from machina.buffers.queue import QueueClosedError
+from machina.buffers.buffer import Batch, Buffer, BufferClosedError
+from machina.buffers.parameters import ParameterStore, PublishedParameters
 from machina.config import RuntimeConfig
 from machina.errors import RunFailedError, UserError, stopped
 from machina.hardware import yield_to_learner
@@ -20,24 +19,31 @@ from machina.interfaces import SlotEnv
 from machina.types import Array, IntArray
 
 LOOK_S = 0.2
-"""How often an actor looks in the middle of a round whether the plane stops; a round of long unrolls takes minutes."""
+"""How often an actor looks in the middle of a round whether the actors stop; a round of long unrolls takes minutes."""
 
 
-class LocalPlane(InProcessPlane):
+class LocalActors(InProcessActors):
     """One thread per actor, one more per group of environments; the learner stays in the caller's."""
 
-    def __init__(self, setup: ActorSetup, runtime: RuntimeConfig, config: PlaneConfig) -> None:
+    def __init__(
+        self,
+        setup: ActorSetup,
+        runtime: RuntimeConfig,
+        slots: list[list[IntArray]],
+        buffer: Buffer,
+        store: ParameterStore,
+    ) -> None:
         def make_stepper(env: SlotEnv) -> Stepper:
             return ThreadStepper(env, lambda message: self._note_fault(Fault(message)))
 
-        super().__init__(setup, runtime, config, make_stepper, bounded=True)
+        super().__init__(setup, runtime, slots, buffer, store, make_stepper, in_order=False)
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
         self._promised = 0
         """Unrolls of the rounds under way."""
         self._threads = [
-            threading.Thread(target=self._run_actor, args=(slots,), name=f"actor {index}", daemon=True)
-            for index, slots in enumerate(self._slots)
+            threading.Thread(target=self._run_actor, args=(own,), name=f"actor {index}", daemon=True)
+            for index, own in enumerate(slots)
         ]
 
     def start(self, state: dict[str, Array]) -> None:
@@ -47,14 +53,14 @@ class LocalPlane(InProcessPlane):
             thread.start()
 
     def _run_actor(self, slots: list[IntArray]) -> None:
-        """An actor's thread: rounds until the plane stops; whatever it raises stops the run."""
+        """An actor's thread: rounds until the actors stop; whatever it raises stops the run."""
         import torch
 
         torch.set_num_threads(self._setup.torch_threads)
         if self._setup.yields:
             yield_to_learner()
         try:
-            actor = self._builder.build(slots, self._initial, self.store.latest().opponents)
+            actor = self._builder.build(slots, self._initial, self._store.latest().opponents)
             self._actors.append(actor)
             try:
                 while not self._stopping.is_set():
@@ -67,7 +73,7 @@ class LocalPlane(InProcessPlane):
                             self._promised -= actor.num_slots
             finally:
                 actor.close()
-        except QueueClosedError:
+        except BufferClosedError:
             pass
         except BaseException as error:
             self._failure = self._failure or error
@@ -76,17 +82,17 @@ class LocalPlane(InProcessPlane):
         """What an actor's next round is played with; None when it is not to begin yet."""
         parameters = None
         if self._runtime.lock_step:
-            parameters = self.store.wait_for(actor.rounds + 1, timeout_s=0.2)
+            parameters = self._store.wait_for(actor.rounds + 1, timeout_s=0.2)
         with self._lock:
-            if not self._runtime.lock_step and not self._would_be_dropped(actor.num_slots, self._promised):
-                parameters = self.store.latest()
+            if not self._runtime.lock_step and self._buffer.admits(actor.num_slots, self._promised, self.total_slots):
+                parameters = self._store.latest()
             if parameters is not None:
                 self._promised += actor.num_slots
         if parameters is None:
             self._stopping.wait(0.0005)
         return parameters
 
-    def next_batch(self, timeout_s: float) -> Batch | None:
+    def next_batch(self, updates: int, timeout_s: float) -> Batch | None:
         """The next batch, or None after ``timeout_s``.
 
         Raises:
@@ -97,7 +103,7 @@ class LocalPlane(InProcessPlane):
         if self._runtime.lock_step and not self._round_is_complete():
             self._stopping.wait(0.0005)
             return None
-        return self._batch_from_queue(timeout_s)
+        return self._buffer.take(updates, timeout_s)
 
     def _raise_failure(self, failure: BaseException) -> None:
         if isinstance(failure, UserError | RunFailedError):
@@ -114,12 +120,12 @@ class LocalPlane(InProcessPlane):
 
     def unrolls_at_hand(self) -> int:
         """Those that wait for the learner, and the one that every slot fills."""
-        return self.queue.account.queued + self.total_slots
+        return self._buffer.num_queued + self.total_slots
 
     def close(self) -> None:
         """Stop the actors and close the environments; a thread that is stuck is left behind."""
         self._stopping.set()
-        self.queue.close()
+        self._buffer.close()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=10)

@@ -1,14 +1,29 @@
-"""What is handed from actors to the queue, and from the queue to the learner."""
+"""The buffer between actors and learner, as a contract, and what is handed over and taken."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from machina.buffers.unrolls import concatenate_slots, slice_slots
-from machina.types import Array, IntArray, Unroll
+from machina.types import Array, FloatArray, IntArray, Learned, Unroll
+
+
+class BufferSizes(NamedTuple):
+    """What a buffer is made for."""
+
+    batch_size: int
+    """B: unrolls per update."""
+    unroll_length: int
+    """T."""
+    capacity: int
+    """Most unrolls that wait, besides one of every slot that is being collected."""
+    max_policy_lag: int | None
+    """Updates that the parameters of an unroll may lie behind when it is learned from; None: any number."""
+    waits: bool
+    """Whether ``put`` waits for room; otherwise those who put ask ``admits`` before they begin."""
 
 
 class Handover(NamedTuple):
@@ -30,6 +45,16 @@ class Part(NamedTuple):
     unroll: Any
     start: int
     stop: int
+    weights: FloatArray | None = None
+    """``[stop - start]``: of these slots in every loss, largest 1; None: what the unroll says."""
+
+    def within(self, start: int, stop: int) -> Part:
+        """The part's own slots that lie between two others, cut out if they are at hand: what is sent is no more."""
+        start, stop = max(self.start, start), min(self.stop, stop)
+        weights = None if self.weights is None else self.weights[start - self.start : stop - self.start]
+        if isinstance(self.unroll, Unroll):
+            return Part(slice_slots(self.unroll, start, stop), 0, stop - start, weights)
+        return Part(self.unroll, start, stop, weights)
 
 
 class Batch:
@@ -39,11 +64,19 @@ class Batch:
         parts: in the order of the batch.
         policy_versions: ``[B]``, of the parameters that acted.
         finished: handovers whose last slot is in this batch.
+        keys: ``[B]``, under which the slots' priorities are written back; None where nothing is sampled.
     """
 
-    def __init__(self, parts: Sequence[Part], policy_versions: IntArray, finished: Sequence[Handover]) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        policy_versions: IntArray,
+        finished: Sequence[Handover],
+        keys: IntArray | None = None,
+    ) -> None:
         self.parts = parts
         self.policy_versions = policy_versions
+        self.keys = keys
         self._finished = finished
 
     @property
@@ -53,16 +86,17 @@ class Batch:
 
     def share(self, rank: int, size: int) -> list[Part]:
         """The parts of a learner rank: ``1 / size`` of the slots, or as near as whole slots come."""
+        if size == 1:
+            return list(self.parts)
         first, last = self.num_slots * rank // size, self.num_slots * (rank + 1) // size
         share, position = [], 0
         for part in self.parts:
-            start = part.start + max(0, first - position)
-            stop = min(part.stop, part.start + last - position)
+            start, stop = part.start + max(0, first - position), min(part.stop, part.start + last - position)
             if start < stop:
-                share.append(Part(part.unroll, start, stop))
+                share.append(part.within(start, stop))
             position += part.stop - part.start
         # A rank without slots takes part in the sums all the same; it needs the arrays' shapes.
-        return share or [Part(self.parts[0].unroll, 0, 0)]
+        return share or [self.parts[0].within(self.parts[0].start, self.parts[0].start)]
 
     def release(self) -> None:
         """Give the actors' buffers back; the parts must not be read again."""
@@ -71,9 +105,92 @@ class Batch:
         self._finished = ()
 
 
+class Buffer(Protocol):
+    """Actors put, the trainer takes and settles. Safe among threads.
+
+    An unroll may begin when the buffer ``admits`` it. Every batch that was taken is settled once: learned from, or lost
+    with those who should have.
+    """
+
+    def admits(self, unrolls: int, promised: int, slots: int) -> bool:
+        """Whether a round may begin: there is room for it, and what it gives is not too old when its turn comes.
+
+        Args:
+            unrolls: that would begin.
+            promised: unrolls of the rounds under way.
+            slots: of all actors; a round of each may wait besides what the buffer holds.
+        """
+        ...
+
+    def put(self, handover: Handover) -> None:
+        """Take in an unroll, or a reference to one; waits while there is no room.
+
+        Raises:
+            BufferClosedError: the buffer was closed.
+        """
+        ...
+
+    def take(self, updates: int, timeout_s: float) -> Batch | None:
+        """The next batch, or None after ``timeout_s``.
+
+        Args:
+            updates: that the learner has made.
+            timeout_s: how long to wait.
+        """
+        ...
+
+    def settle(self, batch: Batch, learned: Learned | None) -> None:
+        """Count a batch as learned from, write its priorities back; None: it went down with its ranks."""
+        ...
+
+    @property
+    def holds_batch(self) -> bool:
+        """Whether the next batch is there already; in lock-step nothing is published before it is learned from."""
+        ...
+
+    @property
+    def accepted(self) -> int:
+        """Unrolls put so far."""
+        ...
+
+    @property
+    def env_steps(self) -> int:
+        """What a run's length is counted in: of a queue those learned from, of a replay those put in."""
+        ...
+
+    def account(self) -> dict[str, int]:
+        """What became of all unrolls: the first number is the sum of the others, at any moment."""
+        ...
+
+    @property
+    def num_queued(self) -> int:
+        """Unrolls that ``state`` need not hold and that are lost when the process ends."""
+        ...
+
+    def state(self) -> dict[str, Array]:
+        """What a checkpoint keeps, as named arrays. Only with unrolls of arrays."""
+        ...
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Continue from ``state``."""
+        ...
+
+    def close(self) -> None:
+        """Wake every actor that waits in ``put``; the buffer takes nothing more."""
+        ...
+
+
+class BufferClosedError(Exception):
+    """The buffer was closed while an actor waited to hand over an unroll."""
+
+
 def joined(parts: Sequence[Part]) -> Unroll[Array]:
-    """A fresh unroll ``[T + 1, B, ...]`` with the slots of all parts, in order."""
-    return concatenate_slots([slice_slots(part.unroll, part.start, part.stop) for part in parts])
+    """A fresh unroll ``[T + 1, B, ...]`` with the slots of all parts, in order, and their weights."""
+    unroll = concatenate_slots([slice_slots(part.unroll, part.start, part.stop) for part in parts])
+    if all(part.weights is None for part in parts):
+        return unroll
+    weights = [part.unroll.weight[part.start : part.stop] if part.weights is None else part.weights for part in parts]
+    return unroll._replace(weight=np.concatenate(weights))
 
 
 def make_batch(taken: Sequence[tuple[Handover, int, int]], finished: Sequence[Handover]) -> Batch:

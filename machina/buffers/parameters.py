@@ -13,6 +13,8 @@ class PublishedParameters(NamedTuple):
     """Number of learner updates that made them."""
     flat: Any
     """All parameters as one float32 vector; in the place ``ray`` a reference to it."""
+    done: float
+    """Share of the run that lies behind, which exploration may go by."""
     opponents: Any = None
     """What actors draw their opponents from; None where they meet nobody but themselves."""
 
@@ -26,10 +28,10 @@ class ParameterStore:
         self._opponents: Any = None
         self._changed = threading.Condition()
 
-    def publish(self, policy_version: int, flat: Any) -> None:
+    def publish(self, policy_version: int, flat: Any, done: float) -> None:
         """Make a new version visible; ``flat`` belongs to the store from now on."""
         with self._changed:
-            self._latest = PublishedParameters(policy_version, flat, self._opponents)
+            self._latest = PublishedParameters(policy_version, flat, done, self._opponents)
             self._publications += 1
             self._changed.notify_all()
 
@@ -41,7 +43,7 @@ class ParameterStore:
                 self._latest = self._latest._replace(opponents=opponents)
 
     def count_up_to(self, publications: int) -> None:
-        """Count the newest version as if it had been published so many times; wakes who waits for that."""
+        """Count the newest version as if it had been published this many times; wakes who waits for that."""
         with self._changed:
             self._publications = max(self._publications, publications)
             self._changed.notify_all()
@@ -60,7 +62,7 @@ class ParameterStore:
             return self._publications
 
     def wait_for(self, publications: int, timeout_s: float) -> PublishedParameters | None:
-        """The newest version once so many were published, or None after ``timeout_s``."""
+        """The newest version once this many were published, or None after ``timeout_s``."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._publications >= publications, timeout_s):
                 return None

@@ -1,35 +1,36 @@
-"""The bounded queue between actors and learner.
+"""The queue: a buffer from which every unroll is learned once.
 
-Units are unrolls of one slot. The account is exact at any moment: accepted = learned + dropped + queued.
+Units are unrolls of one slot. The account is exact at any moment: accepted = learned + dropped + queued. With a bound
+of 0 or 1 on the policy lag it is the synchronous batch of PPO; no other class is needed for that.
 """
 
 from __future__ import annotations
 
 import bisect
+import itertools
 import threading
 import time
+from collections.abc import Mapping
 
-from machina.buffers.buffer import Batch, Handover, Part, joined, make_batch
-from machina.checkpoint.status import QueueAccount
-from machina.types import Array, Unroll
+import numpy as np
 
-
-class QueueClosedError(Exception):
-    """The queue was closed while an actor waited to hand over an unroll."""
+from machina.buffers.buffer import Batch, BufferClosedError, BufferSizes, Handover, Part, joined, make_batch
+from machina.buffers.unrolls import from_arrays, num_slots, slice_slots, to_arrays
+from machina.types import Array, Learned
 
 
 class UnrollQueue:
-    """Hands unrolls from actors to the learner, first in first out.
+    """Hands unrolls from actors to the learner, first in first out; implements ``machina.buffers.buffer.Buffer``.
 
-    ``put`` waits while the queue is full (back-pressure: nothing is dropped in silence). ``get`` takes slots off the
-    head, across handovers, so that a batch mixes the slots of every game in turn.
+    ``put`` waits while the queue is full (back-pressure: nothing is dropped in silence), if it is made to. ``take``
+    takes slots off the head, across handovers, so that a batch mixes the slots of every game in turn.
 
     Args:
-        capacity: most unrolls that wait; None is unbounded.
+        sizes: of the buffer.
     """
 
-    def __init__(self, capacity: int | None) -> None:
-        self._capacity = capacity
+    def __init__(self, sizes: BufferSizes) -> None:
+        self._sizes = sizes
         self._items: list[tuple[int, Handover]] = []
         self._taken_of_head = 0
         self._waiting = 0
@@ -41,17 +42,31 @@ class UnrollQueue:
         self._closed = False
         self._changed = threading.Condition()
 
+    def admits(self, unrolls: int, promised: int, slots: int) -> bool:
+        """Whether a round may begin; see ``machina.buffers.buffer.Buffer``.
+
+        With a round of every slot beside what may wait, an actor whose round was taken in begins the next one at once
+        as long as the learner keeps up, and whenever the queue is short of a batch there is room.
+        """
+        batch_size, lag = self._sizes.batch_size, self._sizes.max_policy_lag
+        with self._changed:
+            if self._waiting + promised + unrolls > self._sizes.capacity + slots:
+                return False
+            ahead = self._waiting + self._unsettled + promised
+        # What is short of a batch is waited for by the learner, whatever becomes of the rest.
+        return lag is None or ahead < batch_size or ahead + unrolls <= (lag + 1) * batch_size
+
     def put(self, handover: Handover) -> None:
         """Take in an unroll; waits while there is no room.
 
         Raises:
-            QueueClosedError: the queue was closed.
+            BufferClosedError: the queue was closed.
         """
         with self._changed:
             while not self._closed and not self._has_room(handover.num_slots):
                 self._changed.wait()
             if self._closed:
-                raise QueueClosedError
+                raise BufferClosedError
             order = self._arrivals if handover.order is None else handover.order
             self._arrivals += 1
             # A head that is partly taken stays the head.
@@ -62,22 +77,22 @@ class UnrollQueue:
             self._changed.notify_all()
 
     def _has_room(self, new: int) -> bool:
-        return self._capacity is None or self._waiting + new <= self._capacity
+        return not self._sizes.waits or self._waiting + new <= self._sizes.capacity
 
-    def get(self, count: int, timeout_s: float, oldest_version: int = 0) -> Batch | None:
-        """The next ``count`` unrolls as one batch, or None after ``timeout_s``.
+    def take(self, updates: int, timeout_s: float) -> Batch | None:
+        """The next batch, or None after ``timeout_s``; unrolls that would be too old are dropped.
 
-        The batch counts as queued until ``settle``. Unrolls of parameters older than ``oldest_version`` are dropped.
+        The batch counts as queued until ``settle``.
         """
-        deadline = time.monotonic() + timeout_s
+        count, deadline = self._sizes.batch_size, time.monotonic() + timeout_s
         with self._changed:
-            self._drop_older(oldest_version)
+            self._drop_old(updates)
             while self._waiting < count:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return None
                 self._changed.wait(remaining)
-                self._drop_older(oldest_version)
+                self._drop_old(updates)
             batch = self._take(count)
             self._changed.notify_all()
         return batch
@@ -95,59 +110,95 @@ class UnrollQueue:
             self._taken_of_head = stop
             if stop == head.num_slots:
                 finished.append(head)
-                self._drop_head()
+                self._items.pop(0)
+                self._taken_of_head = 0
         return make_batch(taken, finished)
 
-    def _drop_head(self) -> None:
-        self._items.pop(0)
-        self._taken_of_head = 0
-
-    def _drop_older(self, oldest_version: int) -> None:
+    def _drop_old(self, updates: int) -> None:
         """Drop every unroll that is too old; a slow actor's may stand behind younger ones."""
-        too_old = [item for _, item in self._items if item.policy_version < oldest_version]
+        if self._sizes.max_policy_lag is None:
+            return
+        oldest = updates + self._unsettled // self._sizes.batch_size - self._sizes.max_policy_lag
+        too_old = [item for _, item in self._items if item.policy_version < oldest]
         if not too_old:
             return
         taken_before = 0
         if self._items[0][1] is too_old[0]:
             taken_before, self._taken_of_head = self._taken_of_head, 0
-        self._items = [entry for entry in self._items if entry[1].policy_version >= oldest_version]
+        self._items = [entry for entry in self._items if entry[1].policy_version >= oldest]
         dropped = sum(item.num_slots for item in too_old) - taken_before
         self._waiting -= dropped
         self._dropped += dropped
         for item in too_old:
             # Who read a part of the head before is done: batches are settled in order.
             item.release()
-        # Who waits in ``put`` has room now, whether or not this ``get`` comes to a batch.
+        # Who waits in ``put`` has room now, whether or not this ``take`` comes to a batch.
         self._changed.notify_all()
 
-    def settle(self, batch: Batch, lost: int = 0) -> None:
-        """Count a batch as learned, but for ``lost`` of its unrolls, which are dropped."""
+    def settle(self, batch: Batch, learned: Learned | None) -> None:
+        """Count a batch as learned from but for what could not be fetched of it, or None: as dropped."""
+        lost = batch.num_slots if learned is None else learned.lost
         with self._changed:
             self._unsettled -= batch.num_slots
             self._learned += batch.num_slots - lost
             self._dropped += lost
 
-    def waiting(self) -> Unroll[Array] | None:
-        """A copy of everything that waits, for a checkpoint; None when empty. Only with unrolls of arrays."""
+    @property
+    def holds_batch(self) -> bool:
+        """Whether as many wait as make a batch."""
+        with self._changed:
+            return self._waiting >= self._sizes.batch_size
+
+    @property
+    def accepted(self) -> int:
+        """Unrolls put so far."""
+        with self._changed:
+            return self._accepted
+
+    @property
+    def env_steps(self) -> int:
+        """Learned from so far."""
+        with self._changed:
+            return self._learned * self._sizes.unroll_length
+
+    @property
+    def num_queued(self) -> int:
+        """Unrolls that wait, or are in batches that the learner has not answered."""
+        with self._changed:
+            return self._waiting + self._unsettled
+
+    def account(self) -> dict[str, int]:
+        """Accepted; learned; dropped, as too old or lost; queued, waiting or in a batch that is not answered yet."""
+        with self._changed:
+            # Each is counted by itself: that they add up is a statement, which the tests of faults check.
+            return {
+                "accepted": self._accepted,
+                "learned": self._learned,
+                "dropped": self._dropped,
+                "queued": self._waiting + self._unsettled,
+            }
+
+    def state(self) -> dict[str, Array]:
+        """A copy of everything that waits, as ``to_arrays`` names it; empty when nothing does."""
         with self._changed:
             if not self._items:
-                return None
+                return {}
             starts = [self._taken_of_head] + [0] * (len(self._items) - 1)
-            return joined(
-                [Part(item.unroll, start, item.num_slots) for (_, item), start in zip(self._items, starts, strict=True)]
-            )
+            parts = [
+                Part(item.unroll, start, item.num_slots) for (_, item), start in zip(self._items, starts, strict=True)
+            ]
+            return to_arrays(joined(parts))
 
-    @property
-    def num_waiting(self) -> int:
-        """Unrolls that wait for a batch."""
-        with self._changed:
-            return self._waiting
-
-    @property
-    def num_unsettled(self) -> int:
-        """Unrolls in batches that the learner has not answered yet."""
-        with self._changed:
-            return self._unsettled
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Take in what waited."""
+        if not state:
+            return
+        unroll = from_arrays(dict(state))
+        # Those of one version together, as they were handed over: by it they are dropped.
+        bounds = np.flatnonzero(np.diff(unroll.policy_version)) + 1
+        for start, stop in itertools.pairwise([0, *bounds.tolist(), num_slots(unroll)]):
+            part = slice_slots(unroll, start, stop)
+            self.put(Handover(part, stop - start, int(part.policy_version[0]), _nothing))
 
     def close(self) -> None:
         """Wake every actor that waits in ``put``; the queue takes nothing more."""
@@ -155,8 +206,6 @@ class UnrollQueue:
             self._closed = True
             self._changed.notify_all()
 
-    @property
-    def account(self) -> QueueAccount:
-        with self._changed:
-            # Each is counted by itself: that they add up is a statement, which the tests of faults check.
-            return QueueAccount(self._accepted, self._learned, self._dropped, self._waiting + self._unsettled)
+
+def _nothing() -> None:
+    """What was loaded belongs to nobody else."""

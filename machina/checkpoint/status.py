@@ -37,17 +37,6 @@ class ActorStatus(NamedTuple):
     """Mean since its start."""
 
 
-class QueueAccount(NamedTuple):
-    """What became of the unrolls that the queue accepted."""
-
-    accepted: Count
-    learned: Count
-    dropped: Count
-    """Too old, or lost with a learner rank or a node."""
-    queued: Count
-    """Waiting, or in a batch that the learner has not answered yet."""
-
-
 def steady_clock() -> tuple[str, float]:
     """Which start of this machine, and seconds since; the same for all its processes, and never set."""
     try:
@@ -67,7 +56,9 @@ class Status(SavedFile):
     ended: str | None = Field(description="Why the run ended; None while it goes on.")
     env_steps: Count
     updates: Count
-    account: Annotated[QueueAccount, ROW]
+    account: dict[str, Count] = Field(
+        min_length=2, description="What became of all unrolls; the first number is the sum of the others."
+    )
     policy_lag_mean: Real | None = Field(description="In updates; None before the first one.")
     policy_lag_max: Real | None
     env_steps_per_s: Real

@@ -32,14 +32,14 @@ def run(arguments: list[str]) -> int:
     from machina.envs.atari_games import ATARI57
     from machina.jobs.ceiling import BUSY, load_per_core, measure_ceiling
     from machina.launch.configuration import job_config
-    from machina.launch.plan import build_parts
+    from machina.launch.plan import plan_run
 
     config, _ = job_config(options.algorithm, options.environment, None)
-    parts = build_parts(config)
+    plan = plan_run(config)
     missing = [game for game in ATARI57 if game not in all_games()]
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     rows = {
-        "machine": parts.machine.line(),
+        "machine": plan.machine.line(),
         "memory": _memory(),
         "disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free here",
         "GPU": ", ".join(gpus) or "none that PyTorch can use",
@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> int:
             "higher one that was measured before is kept",
             flush=True,
         )
-    ceiling = measure_ceiling(config, parts, options.seconds)
+    ceiling = measure_ceiling(plan, options.seconds)
     print(
         f"ceiling   {ceiling.serial:,.0f} env steps/s = 1 / (1/environment + 1/acting + 1/learning); each part alone: "
         f"environment {ceiling.environment:,.0f}, acting {ceiling.acting:,.0f}, learning {ceiling.learning:,.0f}; "

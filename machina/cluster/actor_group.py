@@ -20,10 +20,11 @@ import ray
 
 from machina.actors.actor import Fault
 from machina.actors.actor_builder import ActorSetup
-from machina.actors.actor_group import Plane, PlaneConfig, PlaneStats
+from machina.actors.actor_group import ActorGroup, ActorStats
 from machina.actors.slot_group import COUNTERS, group_key
 from machina.actors.stepping import RESET_TIMEOUT_PER_SLOT_S
-from machina.buffers.buffer import Batch, Handover
+from machina.buffers.buffer import Batch, Buffer, Handover
+from machina.buffers.parameters import ParameterStore
 from machina.cluster.cluster import ray_nodes, room_for_actors
 from machina.cluster.remote_actor import Death, RemoteActor
 from machina.cluster.workers import Life, RolloutWorker, RoundReport
@@ -52,10 +53,15 @@ START_TIMEOUT_S = 120.0
 """What a process may take to start, besides its environments."""
 
 
-class RayPlane(Plane):
+class RayActors(ActorGroup):
     """Actors all over a cluster; this process moves references, never data.
 
     Args:
+        setup: what actors are built from.
+        runtime: the configuration's section.
+        slots: of each actor's groups.
+        buffer: where references to unrolls go.
+        store: where references to parameters come from.
         prepare: makes an actor's process like this one.
         worker: class of the processes; benchmarks put another one in its place.
     """
@@ -64,11 +70,13 @@ class RayPlane(Plane):
         self,
         setup: ActorSetup,
         runtime: RuntimeConfig,
-        config: PlaneConfig,
+        slots: list[list[IntArray]],
+        buffer: Buffer,
+        store: ParameterStore,
         prepare: Callable[[], None],
         worker: type[Any] = RolloutWorker,
     ) -> None:
-        super().__init__(setup, runtime, config, bounded=False)
+        super().__init__(setup, runtime, slots, buffer, store)
         self._prepare = prepare
         # Once: Ray takes 50 ms to pickle a class, at every decoration.
         as_actor: Any = ray.remote(concurrency_groups={"watch": 1})  # type: ignore[call-overload]  # not in Ray's types
@@ -91,7 +99,7 @@ class RayPlane(Plane):
         self._counters = {key: array for key, array in state.items() if key.endswith(COUNTERS)}
         self._thread.start()
 
-    def next_batch(self, timeout_s: float) -> Batch | None:
+    def next_batch(self, updates: int, timeout_s: float) -> Batch | None:
         """The next batch of references, or None after ``timeout_s``.
 
         Raises:
@@ -102,7 +110,7 @@ class RayPlane(Plane):
         if self._runtime.lock_step and not self._round_is_complete():
             self._stopping.wait(0.001)
             return None
-        return self._batch_from_queue(timeout_s)
+        return self._buffer.take(updates, timeout_s)
 
     # The dispatcher's thread
 
@@ -170,30 +178,22 @@ class RayPlane(Plane):
         self._games.extend(report.games)
         for fault in report.faults:
             self._note_fault(fault)
-        self.queue.put(Handover(remote.unroll, remote.num_slots, report.policy_version, _nothing, report.order))
+        self._buffer.put(Handover(remote.unroll, remote.num_slots, report.policy_version, _nothing, report.order))
         remote.unroll = None
 
     def _offer_rounds(self) -> None:
-        """Ask idle actors for a round while there is room for it.
-
-        Room is a round of every actor beside what the queue may hold, as where actors are threads, which collect while
-        it is full. So an actor whose round was taken in goes on at once as long as the learner keeps up, and whenever
-        the queue is short of a batch there is room.
-        """
+        """Ask idle actors for a round while the buffer admits it."""
         idle = [remote for remote in self._remotes.values() if remote.pending is None]
         if not idle:
             return
-        latest = self.store.latest()
+        latest = self._store.latest()
         promised = sum(remote.num_slots for remote in self._remotes.values() if remote.state == "collecting")
-        room = self._capacity + self.total_slots
+        slots = self.total_slots
         for remote in sorted(idle, key=lambda each: each.rounds):
             if self._runtime.lock_step:
-                if self.store.publications <= remote.rounds:
+                if self._store.publications <= remote.rounds:
                     continue
-            elif (
-                self._would_be_dropped(remote.num_slots, promised)
-                or self.queue.num_waiting + promised + remote.num_slots > room
-            ):
+            elif not self._buffer.admits(remote.num_slots, promised, slots):
                 continue
             remote.ask(latest)
             promised += remote.num_slots
@@ -332,15 +332,15 @@ class RayPlane(Plane):
         while self._games:
             yield self._games.popleft()
 
-    def stats(self) -> PlaneStats:
-        """The account, the time shares, the faults and the actors so far."""
+    def stats(self) -> ActorStats:
+        """The time shares, the faults and the actors so far."""
         remotes = sorted(self._remotes.values(), key=lambda remote: remote.index)
         shares = merged_seconds([*self._former_seconds, *(remote.seconds for remote in remotes)])
         started = sum(remote.slots_started for remote in remotes)
         status = tuple(remote.status() for remote in remotes)
         faults, cut = self._faults_so_far()
         cut += sum(death.fault.env_steps_cut for death in list(self._deaths))
-        return PlaneStats(self.queue.account, shares, faults, cut, started, status)
+        return ActorStats(shares, faults, cut, started, status)
 
     def state(self) -> dict[str, Array]:
         """Counters that keep the random streams from repeating; episodes restart on resume."""
@@ -348,12 +348,12 @@ class RayPlane(Plane):
 
     def unrolls_at_hand(self) -> int:
         """Those that wait for the learner, and the one that every slot fills."""
-        return self.queue.account.queued + self.total_slots
+        return self._buffer.num_queued + self.total_slots
 
     def close(self) -> None:
         """Stop the actors, and let them close their environments."""
         self._stopping.set()
-        self.queue.close()
+        self._buffer.close()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
         handles = [remote.handle for remote in list(self._remotes.values())]

@@ -20,10 +20,9 @@ from machina.buffers.parameters import PublishedParameters
 from machina.buffers.unrolls import slice_slots
 from machina.handles import HandleFaultError, as_answer
 from machina.hardware import tune_process
-from machina.interfaces import Learned
 from machina.learner.learner_rank import LearnerRank, RankSetup, free_port
 from machina.processes import RUN_MARK, end_started_by, seed_generators
-from machina.types import Array, Episode, GameResult, IntArray, Unroll
+from machina.types import Array, Episode, GameResult, IntArray, Learned, Unroll
 
 FETCH_TIMEOUT_S = 60.0
 """How long a learner rank waits for the unrolls of a batch that lie on other nodes."""
@@ -112,13 +111,15 @@ class RolloutWorker:
         return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
 
     @ray.method(num_returns=2)
-    def run_round(self, policy_version: int, flat: Array, opponents: Any) -> tuple[RoundReport, Unroll[Array]]:
+    def run_round(
+        self, policy_version: int, flat: Array, done: float, opponents: Any
+    ) -> tuple[RoundReport, Unroll[Array]]:
         """A report, and an unroll of all slots with these parameters."""
         import torch  # not at the top: processes that only read reports do without
 
         actor = self._actor
         assert actor is not None
-        actor.run_round(PublishedParameters(policy_version, torch.from_numpy(flat), opponents))
+        actor.run_round(PublishedParameters(policy_version, torch.from_numpy(flat), done, opponents))
         handovers = sorted(self._handovers, key=lambda handover: int(handover.unroll.slot[0]))
         # One object for all groups: Ray's messages about a second one take more than this copy (docs/benchmarks.md).
         unroll = joined([Part(handover.unroll, 0, handover.num_slots) for handover in handovers])

@@ -102,8 +102,8 @@ def load_policy(run: str | Path, best: bool = False, seed: Seed = 0, task: str |
         UserError: no such run or task, a value out of range, or each role has a network of its own and none is named.
     """
     loaded = load_run(Path(run), best)
-    spec = loaded.parts.factory.spec
-    if task is None and getattr(getattr(loaded.config.algo, "network", None), "separate_roles", False):
+    spec = loaded.plan.spec
+    if task is None and getattr(getattr(loaded.plan.config.algo, "network", None), "separate_roles", False):
         raise UserError(f"task: each role has its own network; name one of {', '.join(spec.tasks)}")
     if task is not None and task not in spec.tasks:
         raise UserError(f"task={task!r}: the run has {', '.join(spec.tasks)}{nearest(task, spec.tasks)}")

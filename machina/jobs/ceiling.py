@@ -13,13 +13,11 @@ import numpy as np
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
-from machina.actors.actor_group import assign_slots
 from machina.buffers.unrolls import UnrollBuffer
 from machina.config import cache_folder
 from machina.envs.actions import random_actions
 from machina.hardware import torch_threads
-from machina.launch.configuration import AnyRunConfig
-from machina.launch.plan import MachinePlan, Parts, policy_maker
+from machina.launch.plan import RunPlan
 from machina.learner.sums import SINGLE_RANK
 from machina.types import ACTION_MASK, ActorInput, Array, Unroll
 
@@ -57,26 +55,24 @@ class Ceiling(NamedTuple):
 _FILE = TypeAdapter(dict[str, Ceiling])
 
 
-def measure_ceiling(config: AnyRunConfig, parts: Parts, seconds: float = SECONDS_PER_PART) -> Ceiling:
+def measure_ceiling(plan: RunPlan, seconds: float = SECONDS_PER_PART) -> Ceiling:
     """Measure and remember the ceiling of a job; takes three times ``seconds`` and the environments' start.
 
     Each part's rate is that of the best of ``WINDOWS``: another job takes cores for a while, and nothing makes a part
     faster than it is. What was measured on a busy machine never replaces a higher ceiling.
     """
     busy = load_per_core() > BUSY
-    with torch_threads(parts.machine.cores):
-        machine = parts.machine
-        actors = assign_slots(parts.factory.spec, config.env.envs_per_task, machine.actors, machine.groups_per_actor)
-        slots = actors[0][0]
-        task_ids = [parts.factory.spec.task_of(int(slot)) for slot in slots]
+    with torch_threads(plan.machine.cores):
+        slots = plan.slots()[0][0]
+        task_ids = [plan.spec.task_of(int(slot)) for slot in slots]
         ceiling = Ceiling(
-            _environment(parts, task_ids, seconds),
-            _acting(config, parts, len(slots), seconds),
-            _learning(config, parts, seconds),
+            _environment(plan, task_ids, seconds),
+            _acting(plan, len(slots), seconds),
+            _learning(plan, seconds),
         )
     file = cache_folder() / CEILINGS
-    known, key = _known_ceilings(), _key(config, parts.machine)
-    former = cached_ceiling(config, parts.machine)
+    known, key = _known_ceilings(), _key(plan)
+    former = cached_ceiling(plan)
     if busy and former is not None and former > ceiling.serial:
         return ceiling
     known[key] = ceiling
@@ -92,9 +88,9 @@ def load_per_core() -> float:
     return os.getloadavg()[0] / (os.cpu_count() or 1)
 
 
-def cached_ceiling(config: AnyRunConfig, machine: MachinePlan) -> float | None:
+def cached_ceiling(plan: RunPlan) -> float | None:
     """The serial ceiling measured earlier for the same job on this machine, in env steps/s."""
-    known = _known_ceilings().get(_key(config, machine))
+    known = _known_ceilings().get(_key(plan))
     return None if known is None else known.serial
 
 
@@ -106,9 +102,10 @@ def _known_ceilings() -> dict[str, Ceiling]:
         return {}
 
 
-def _key(config: AnyRunConfig, machine: MachinePlan) -> str:
+def _key(plan: RunPlan) -> str:
     """Everything that the speeds depend on, as a short name."""
-    parts = {
+    config, machine = plan.config, plan.machine
+    depends_on = {
         "algorithm": config.algorithm,
         "environment": config.environment,
         "algo": config.algo.model_dump(mode="json"),
@@ -118,7 +115,7 @@ def _key(config: AnyRunConfig, machine: MachinePlan) -> str:
         "machine": [machine.device, machine.actor_device, str(machine.precision.dtype), machine.cores],
         "torch": torch.__version__,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _rate(work: Callable[[], int], seconds: float) -> float:
@@ -137,15 +134,15 @@ def _rate(work: Callable[[], int], seconds: float) -> float:
     return best
 
 
-def _environment(parts: Parts, task_ids: list[int], seconds: float) -> float:
-    env = parts.factory.make(task_ids)
+def _environment(plan: RunPlan, task_ids: list[int], seconds: float) -> float:
+    env = plan.factory.make(task_ids)
     generator = np.random.default_rng(0)
     try:
         observation = env.reset(list(range(len(task_ids)))).observation
 
         def step() -> int:
             nonlocal observation
-            actions = random_actions(parts.factory.spec.action, len(task_ids), generator, observation.get(ACTION_MASK))
+            actions = random_actions(plan.spec.action, len(task_ids), generator, observation.get(ACTION_MASK))
             observation = env.step(actions).observation
             return len(task_ids)
 
@@ -154,12 +151,12 @@ def _environment(parts: Parts, task_ids: list[int], seconds: float) -> float:
         env.close()
 
 
-def _acting(config: AnyRunConfig, parts: Parts, num_slots: int, seconds: float) -> float:
-    policy = policy_maker(config, parts, explores=True)()
+def _acting(plan: RunPlan, num_slots: int, seconds: float) -> float:
+    policy = plan.make_policy(explores=True)
     observation = {
-        key: np.zeros((num_slots, *array.shape), array.dtype) for key, array in parts.factory.spec.observation.items()
+        key: np.zeros((num_slots, *array.shape), array.dtype) for key, array in plan.spec.observation.items()
     }
-    reward, action = np.zeros(num_slots, np.float32), parts.factory.spec.action.none(num_slots)
+    reward, action = np.zeros(num_slots, np.float32), plan.spec.action.none(num_slots)
     first, task_ids = np.zeros(num_slots, np.bool_), np.zeros(num_slots, np.int64)
     uniforms = np.full(action.shape, 0.5, np.float32)
     core = policy.initial_core_state(num_slots)
@@ -172,28 +169,27 @@ def _acting(config: AnyRunConfig, parts: Parts, num_slots: int, seconds: float) 
     return _rate(act, seconds)
 
 
-def _learning(config: AnyRunConfig, parts: Parts, seconds: float) -> float:
-    spec = parts.factory.spec
-    learner = parts.algorithm.make_learner(spec, config.runtime.device, config.runtime.precision, 0, SINGLE_RANK)
-    batch = random_batch(config, parts)
-    steps: int = parts.batch_size * config.algo.unroll_length
+def _learning(plan: RunPlan, seconds: float) -> float:
+    spec = plan.spec
+    learner = plan.algorithm.make_learner(spec, plan.machine.device, plan.config.runtime.precision, 0, SINGLE_RANK)
+    batch = random_batch(plan)
 
     def update() -> int:
         learner.update(batch, 0.0)
-        return steps
+        return plan.env_steps_per_update
 
     return _rate(update, seconds)
 
 
-def random_batch(config: AnyRunConfig, parts: Parts) -> Unroll[Array]:
+def random_batch(plan: RunPlan) -> Unroll[Array]:
     """A batch of the run's shape with random observations, for measurements."""
-    spec = parts.factory.spec
-    size = parts.batch_size
+    spec = plan.spec
+    size = plan.batch_size
     slots = np.arange(size)
-    core = policy_maker(config, parts, explores=True)().initial_core_state(size)
+    core = plan.make_policy(explores=True).initial_core_state(size)
     task_ids = np.array([spec.task_of(int(slot)) for slot in slots])
     batch = UnrollBuffer(
-        spec, parts.algorithm.policy_outputs(spec), config.algo.unroll_length, slots, task_ids, core
+        spec, plan.algorithm.policy_outputs(spec), plan.config.algo.unroll_length, slots, task_ids, core
     ).unroll
     batch.on_turn[...] = True
     generator = np.random.default_rng(0)

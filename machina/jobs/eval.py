@@ -36,21 +36,21 @@ def evaluate_run(
         RunFailedError: an environment failed.
     """
     loaded = load_run(path, best)
-    names = loaded.parts.factory.spec.tasks
-    seed_shared_generators(loaded.parts.factory, seed)
+    names = loaded.plan.spec.tasks
+    seed_shared_generators(loaded.plan.factory, seed)
     chosen = [name for game in games for name in game.split(",")]
     if twice := [game for game in dict.fromkeys(chosen) if chosen.count(game) > 1]:
         raise UserError(f"games: {', '.join(twice)} given more than once")
-    with torch_threads(loaded.parts.machine.actor_threads):
+    with torch_threads(loaded.plan.machine.actor_threads):
         result = evaluate(
-            loaded.parts.factory,
+            loaded.plan.factory,
             loaded.policy,
             tasks=[task_index(game, names) for game in chosen] or range(len(names)),
             episodes=episodes,
             seed=seed,
             run=str(path),
             env_steps=loaded.checkpoint.step,
-            step_timeout_s=loaded.config.runtime.step_timeout_s,
+            step_timeout_s=loaded.plan.config.runtime.step_timeout_s,
             progress=progress,
         )
     result.save(loaded.run.report)

@@ -11,8 +11,8 @@ from machina.checkpoint import Checkpoint, Latest, RunDirectory
 from machina.checkpoint.run_directory import load_from
 from machina.errors import UserError, nearest
 from machina.interfaces import Policy
-from machina.launch.configuration import AnyRunConfig, config_for_acting
-from machina.launch.plan import Parts, build_parts, policy_maker
+from machina.launch.configuration import config_for_acting
+from machina.launch.plan import RunPlan, plan_run
 from machina.launch.saved_state import own_state
 
 
@@ -20,8 +20,7 @@ class LoadedRun(NamedTuple):
     """A run's policy and what it belongs to."""
 
     policy: Policy
-    config: AnyRunConfig
-    parts: Parts
+    plan: RunPlan
     run: RunDirectory
     checkpoint: Checkpoint
 
@@ -33,8 +32,7 @@ def load_run(path: Path, best: bool = False) -> LoadedRun:
         UserError: no run, no good checkpoint, or no best one.
     """
     run = RunDirectory.open(path)
-    config = config_for_acting(run.path)
-    parts = build_parts(config)
+    plan = plan_run(config_for_acting(run.path))
     if best:
         named = run.best()
         if named is None:
@@ -42,10 +40,10 @@ def load_run(path: Path, best: bool = False) -> LoadedRun:
         checkpoint = checked(load_from(run.checkpoint_path(named.step)))
     else:
         checkpoint = checked(run.latest())
-    own_state(checkpoint, config, parts.factory.spec)
-    policy = policy_maker(config, parts, explores=False)()
+    own_state(checkpoint, plan.config, plan.spec)
+    policy = plan.make_policy(explores=False)
     policy.load_tensors(checkpoint.tensors["model"])
-    return LoadedRun(policy, config, parts, run, checkpoint)
+    return LoadedRun(policy, plan, run, checkpoint)
 
 
 def checked(latest: Latest) -> Checkpoint:

@@ -21,7 +21,7 @@ from machina.interfaces import EnvFactory
 from machina.jobs.loaded_run import load_run
 from machina.launch.arguments import checked
 from machina.launch.configuration import config_for_acting
-from machina.launch.plan import build_parts, env_factory, policy_maker, seed_shared_generators
+from machina.launch.plan import env_factory, plan_run, seed_shared_generators
 from machina.launch.self_play import snapshots_folder
 from machina.league.pool import Snapshot
 from machina.league.table import League, MatchRow, read_league
@@ -53,10 +53,10 @@ class RunPlayers:
 
     def __init__(self, path: Path) -> None:
         self.run = RunDirectory.open(path)
-        self.config = config_for_acting(self.run.path)
-        self._parts = build_parts(self.config)
-        self.factory: EnvFactory = self._parts.factory
-        self.threads = self._parts.machine.actor_threads
+        self._plan = plan_run(config_for_acting(self.run.path))
+        self.config = self._plan.config
+        self.factory: EnvFactory = self._plan.factory
+        self.threads = self._plan.machine.actor_threads
         """Torch threads that its policies act with."""
         self._store = snapshots_folder(self.run)
 
@@ -94,7 +94,7 @@ class RunPlayers:
             hint = nearest(name, known) or f"; it has {', '.join(known[:8])}{', …' if len(known) > 8 else ''}"
             raise UserError(f"run '{self.run.path}' {among}{hint}")
         row = snapshots[name]
-        policy = policy_maker(self.config, self._parts, explores=False)()
+        policy = self._plan.make_policy(explores=False)
         self._store.load_into(policy, Snapshot(row.name, row.updates, row.env_steps, row.sha256))
         return Entrant(PolicyPlayer(text, policy), row.env_steps)
 

@@ -11,7 +11,7 @@ from machina.jobs.loaded_run import checked
 from machina.jobs.session import run_session
 from machina.launch.configuration import AnyRunConfig, changed_config, saved_config
 from machina.launch.ending import Outcome
-from machina.launch.plan import Parts, build_parts, total_env_steps
+from machina.launch.plan import RunPlan, plan_run
 from machina.launch.saved_state import own_state
 from machina.launch.sizes import check_batch_fills, check_memory
 from machina.report.output import steady_output
@@ -38,25 +38,25 @@ def resume(path: Path, minutes: float | None = None, total_frames: int | None = 
     with run.held(), steady_output():
         run.best()  # a damaged name would cost the best checkpoint
         checkpoint = checked(run.latest())
-        parts = build_parts(config)
-        check_batch_fills(config, parts)
-        check_memory(config, parts)
-        own_state(checkpoint, config, parts.factory.spec)
+        plan = plan_run(config)
+        check_batch_fills(plan)
+        check_memory(plan)
+        own_state(checkpoint, config, plan.spec)
         if changes:
-            _check_longer(config, parts, checkpoint)
+            _check_longer(plan, checkpoint)
             _save_config(run, config)
-        return run, run_session(config, parts, run, checkpoint, None, f"run {path}")
+        return run, run_session(plan, run, checkpoint, None, f"run {path}")
 
 
-def _check_longer(config: AnyRunConfig, parts: Parts, checkpoint: Checkpoint) -> None:
+def _check_longer(plan: RunPlan, checkpoint: Checkpoint) -> None:
     """Refuse a schedule that is over.
 
     Raises:
         UserError: the run has learned from so many frames.
     """
-    if checkpoint.step >= total_env_steps(config, parts.factory):
-        learned = checkpoint.step * parts.factory.spec.frames_per_step
-        schedule = "its schedule" if config.total_frames is None else f"total_frames={config.total_frames}"
+    if checkpoint.step >= plan.total_env_steps:
+        learned = checkpoint.step * plan.spec.frames_per_step
+        schedule = "its schedule" if plan.config.total_frames is None else f"total_frames={plan.config.total_frames}"
         raise UserError(f"{schedule}: the run has learned from {learned:,} frames already; give it more --total-frames")
 
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 from machina.checkpoint import Checkpoint, RunDirectory
 from machina.hardware import tune_process
 from machina.jobs.ceiling import cached_ceiling
-from machina.launch.configuration import AnyRunConfig
 from machina.launch.ending import Outcome
 from machina.launch.places import Place, open_place
-from machina.launch.plan import Parts, seed_shared_generators, shares_generators, total_env_steps
+from machina.launch.plan import RunPlan, seed_shared_generators, shares_generators
 from machina.launch.run_view import RunView
 from machina.launch.training import Trainer
 from machina.report.screen import RunFacts
 
 
 def run_session(
-    config: AnyRunConfig,
-    parts: Parts,
+    plan: RunPlan,
     run: RunDirectory,
     checkpoint: Checkpoint | None,
     initial: Checkpoint | None,
@@ -25,8 +23,7 @@ def run_session(
     """Train until the session ends.
 
     Args:
-        config: the resolved configuration.
-        parts: built from it.
+        plan: the resolved configuration.
         run: where everything is written.
         checkpoint: where to continue, or None for a new run.
         initial: whose policy starts a new run, or None.
@@ -36,23 +33,23 @@ def run_session(
         UserError: something is unusable that shows only now, such as the cluster.
         RunFailedError: the run stopped for a fault; a checkpoint was written.
     """
-    tune_process(parts.machine.learner_threads)
-    seed_shared_generators(parts.factory, config.seed, 0 if checkpoint is None else checkpoint.step)
+    tune_process(plan.machine.learner_threads)
+    seed_shared_generators(plan.factory, plan.config.seed, 0 if checkpoint is None else checkpoint.step)
     view = RunView(
-        run_facts(config, parts, run, source),
-        parts.factory.spec,
-        total_env_steps(config, parts.factory),
-        config.minutes,
-        cached_ceiling(config, parts.machine),
+        run_facts(plan, run, source),
+        plan.spec,
+        plan.total_env_steps,
+        plan.config.minutes,
+        cached_ceiling(plan),
     )
     place: Place | None = None
     try:
-        place = open_place(config, parts)
-        trainer = Trainer(config, parts, place, run, view, checkpoint)
+        place = open_place(plan)
+        trainer = Trainer(plan, place, run, view, checkpoint)
         if initial is not None:
-            trainer.learners.load_initial(initial.tensors["model"], config.init_value)
+            trainer.learners.load_initial(initial.tensors["model"], plan.config.init_value)
         outcome = trainer.run()
-        league = config.league.snapshot_updates is not None
+        league = plan.config.league.snapshot_updates is not None
         view.final(run.path, outcome.reason, trainer.episodes, league=league)
         return outcome
     finally:
@@ -61,10 +58,10 @@ def run_session(
             place.close()
 
 
-def run_facts(config: AnyRunConfig, parts: Parts, run: RunDirectory, source: str) -> RunFacts:
+def run_facts(plan: RunPlan, run: RunDirectory, source: str) -> RunFacts:
     """What a run's first lines say."""
-    spec = parts.factory.spec
-    frames = total_env_steps(config, parts.factory) * spec.frames_per_step
+    config, spec = plan.config, plan.spec
+    frames = plan.total_env_steps * spec.frames_per_step
     goals = [f"{frames:,} frames"]
     if config.minutes is not None:
         goals.append(f"{config.minutes:g} minutes")
@@ -72,9 +69,9 @@ def run_facts(config: AnyRunConfig, parts: Parts, run: RunDirectory, source: str
         goals.append(f"a mean return of {config.until_return:g}")
     tasks = f", {spec.num_tasks} {'roles' if spec.seats else 'tasks'}" if spec.num_tasks > 1 else ""
     environments = config.env.envs_per_task * (1 if spec.seats else spec.num_tasks)
-    learning = parts.algorithm.describe(spec)
+    learning = plan.algorithm.describe(spec)
     generators = ""
-    if shares_generators(parts.factory):
+    if shares_generators(plan.factory):
         whose = "each actor's process" if config.runtime.place == "ray" else "this process"
         generators = f"; they share the random generators of {whose}, seeded once"
     return RunFacts(
@@ -85,6 +82,6 @@ def run_facts(config: AnyRunConfig, parts: Parts, run: RunDirectory, source: str
         protocol=", ".join(f"{name} {value}" for name, value in spec.protocol.items()) or "as the environment comes",
         network=learning.network,
         rewards=learning.rewards,
-        machine=parts.machine.line(),
+        machine=plan.machine.line(),
         goal=" or ".join(goals),
     )

@@ -16,7 +16,7 @@ from machina.jobs.loaded_run import checked
 from machina.jobs.session import run_session
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.ending import Outcome
-from machina.launch.plan import build_parts
+from machina.launch.plan import plan_run
 from machina.launch.saved_state import checkpoint_state
 from machina.launch.sizes import check_batch_fills, check_memory
 from machina.nets.config import NetworkConfig
@@ -37,17 +37,17 @@ def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirector
         RunFailedError: the run stopped for a fault; a checkpoint was written.
     """
     _check_league(config)
-    parts = build_parts(config)
-    _check_network(config, parts.factory.spec)
-    check_batch_fills(config, parts)
-    check_memory(config, parts)
+    plan = plan_run(config)
+    _check_network(config, plan.spec)
+    check_batch_fills(plan)
+    check_memory(plan)
     initial = None if config.init_from is None else checked(load_from(config.init_from))
     if initial is not None:
         checkpoint_state(initial)
     config, run = _new_run(config)
     try:
         with run.held(), steady_output():
-            return run, run_session(config, parts, run, None, initial, source)
+            return run, run_session(plan._replace(config=config), run, None, initial, source)
     except UserError:
         if not any(run.checkpoints.iterdir()):  # the name stays free for the corrected command
             shutil.rmtree(run.path)

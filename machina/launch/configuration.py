@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from machina.config import RunConfig, load_yaml
+from machina.config import AlgorithmConfig, EnvConfig, RunConfig, load_yaml
 from machina.errors import UserError
 from machina.registry import default_config, find_configuration, shipped_configurations
 
-AnyRunConfig = RunConfig[Any, Any]
+AnyRunConfig = RunConfig[AlgorithmConfig, EnvConfig]
+"""Of any algorithm and environment: what is read of their sections is what all of them have."""
 
 DEFAULTS = "defaults"
 """The name that stands for no file: every option at its default, the paper's value."""

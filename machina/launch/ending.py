@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from machina.actors.actor_group import Plane
 from machina.checkpoint import RunDirectory
 from machina.errors import RunFailedError, UserError, stopped
 from machina.launch.configuration import AnyRunConfig
+from machina.launch.places import Actors
 
 
 class Outcome(NamedTuple):
@@ -94,11 +94,11 @@ def failure_of(error: BaseException, run: RunDirectory, *, has_learned: bool) ->
     return failure
 
 
-def nothing_learned(reason: str, plane: Plane, batch_size: int, run: RunDirectory) -> RunFailedError:
+def nothing_learned(reason: str, actors: Actors, batch_size: int, run: RunDirectory) -> RunFailedError:
     """The end of a session without an update: how far it came, and what failed."""
-    stats, slots = plane.stats(), plane.total_slots
+    stats, slots = actors.group.stats(), actors.group.total_slots
     text = f"{reason} and nothing was learned: {min(stats.slots_started, slots)} of {slots} environments had started, "
-    text += f"{stats.account.accepted} of the {batch_size} unrolls of an update were there"
+    text += f"{actors.buffer.accepted} of the {batch_size} unrolls of an update were there"
     if stats.faults:
         text += f"; {stats.faults} environments or actors failed, see '{run.faults_log}'"
     return RunFailedError(f"{text}; give it more --minutes")

@@ -1,12 +1,12 @@
-"""Builds the parts of a run from its configuration."""
+"""The plan of a run: its configuration, resolved once for this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-from machina.actors.actor_group import GROUPS_PER_ACTOR
+from machina.actors.slots import GROUPS_PER_ACTOR, assign_slots, buffer_sizes
 from machina.actors.stepping import build_timeout_s
+from machina.buffers.buffer import BufferSizes
 from machina.config import EnvConfig, RuntimeConfig
 from machina.envs.builders import GymnasiumFactory, RegisteredFactory, parse_environment
 from machina.envs.games.table import GAMES
@@ -17,11 +17,16 @@ from machina.nets.precision import Precision, resolve_device, resolve_precision
 from machina.processes import seed_generators
 from machina.registry import algorithm_entry
 from machina.specs import EnvSpec
+from machina.types import IntArray
 from machina.waiting import within
 
 LARGE_OBSERVATION = 16_384
 """Bytes of an observation from which on all cores help a learner of several passes. Below, threads mostly wait for each
 other: on boards of Connect Four two were 5 % slower than one, and five times slower beside another job."""
+
+
+UPDATES_AHEAD = 1
+"""Updates under way while the next batch is sent, where learner ranks are other processes."""
 
 
 class MachinePlan(NamedTuple):
@@ -49,14 +54,52 @@ class MachinePlan(NamedTuple):
         )
 
 
-class Parts(NamedTuple):
-    """What a run is made of."""
+class RunPlan(NamedTuple):
+    """A run's configuration, and everything that was resolved from it, once."""
 
+    config: AnyRunConfig
     factory: EnvFactory
     algorithm: Algorithm
     machine: MachinePlan
     batch_size: int
     """Unrolls per update."""
+    total_env_steps: int
+    """Length of the run and of its schedules."""
+    max_policy_lag: int | None
+    """Updates that the parameters of an unroll may lie behind when it is learned from; None: any number."""
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Of the environment."""
+        return self.factory.spec
+
+    @property
+    def updates_ahead(self) -> int:
+        """Updates under way while the next batch is sent, where ranks are other processes; 0 where actors wait for
+        every update."""
+        return 0 if self.config.runtime.lock_step or self.max_policy_lag == 0 else UPDATES_AHEAD
+
+    @property
+    def env_steps_per_update(self) -> int:
+        """Of a whole batch."""
+        return self.batch_size * self.config.algo.unroll_length
+
+    def make_policy(self, *, explores: bool) -> Policy:
+        """A policy on the actors' device; one that explores collects data, the others show what was learned."""
+        spec, machine = self.spec, self.machine
+        num_slots = spec.num_slots(self.config.env.envs_per_task)
+        precision = self.config.runtime.precision
+        return self.algorithm.make_policy(spec, machine.actor_device, precision, explores=explores, num_slots=num_slots)
+
+    def slots(self) -> list[list[IntArray]]:
+        """Of each actor's groups."""
+        machine = self.machine
+        return assign_slots(self.spec, self.config.env.envs_per_task, machine.actors, machine.groups_per_actor)
+
+    def buffer_sizes(self, slots: list[list[IntArray]]) -> BufferSizes:
+        """What the buffer between these actors' slots and the learner is made for."""
+        algo, runtime = self.config.algo, self.config.runtime
+        return buffer_sizes(slots, runtime, self.batch_size, algo.unroll_length, self.max_policy_lag)
 
 
 def plan_machine(config: AnyRunConfig, spec: EnvSpec) -> MachinePlan:
@@ -131,31 +174,25 @@ def env_factory(
     )
 
 
-def build_parts(config: AnyRunConfig) -> Parts:
-    """Environment factory and algorithm; nothing heavy is started.
+def plan_run(config: AnyRunConfig) -> RunPlan:
+    """Resolve a configuration for this machine; nothing heavy is started.
 
     Raises:
         UserError: the environment, the wrapper or the device can't be had, or the batch is too small.
         EnvironmentFaultError: building one of its environments takes too long.
     """
-    runtime = config.runtime
+    runtime, algo = config.runtime, config.algo
     factory = env_factory(config.environment, config.env, runtime.step_timeout_s, config.wrapper, _env_threads(runtime))
-    batch_size = config.algo.batch_size or factory.spec.num_slots(config.env.envs_per_task)
-    config.algo.check_batch(batch_size)
-    algorithm = algorithm_entry(config.algorithm).build(config.algo)
-    return Parts(factory, algorithm, plan_machine(config, factory.spec), batch_size)
-
-
-def total_env_steps(config: AnyRunConfig, factory: EnvFactory) -> int:
-    """Length of the run and of its schedules, in env steps."""
     spec = factory.spec
+    batch_size = algo.batch_size or spec.num_slots(config.env.envs_per_task)
+    algo.check_batch(batch_size)
     frames = config.total_frames or config.env.frames_per_task * spec.num_tasks
-    return max(1, frames // spec.frames_per_step)
-
-
-def policy_maker(config: AnyRunConfig, parts: Parts, *, explores: bool) -> Callable[[], Policy]:
-    """Builds policies on the actors' device; those that explore collect data, the others show what was learned."""
-    device, precision = parts.machine.actor_device, config.runtime.precision
-    spec = parts.factory.spec
-    num_slots = spec.num_slots(config.env.envs_per_task)
-    return lambda: parts.algorithm.make_policy(spec, device, precision, explores=explores, num_slots=num_slots)
+    return RunPlan(
+        config=config,
+        factory=factory,
+        algorithm=algorithm_entry(config.algorithm).build(algo),
+        machine=plan_machine(config, spec),
+        batch_size=batch_size,
+        total_env_steps=max(1, frames // spec.frames_per_step),
+        max_policy_lag=algo.policy_lag_bound if runtime.max_policy_lag is None else runtime.max_policy_lag,
+    )

@@ -6,7 +6,6 @@ import math
 import time
 from typing import NamedTuple
 
-from machina.checkpoint.status import QueueAccount
 from machina.metrics import time_fractions
 
 
@@ -25,10 +24,6 @@ class Progress(NamedTuple):
     env_steps_cut: int = 0
     """Env steps of unrolls cut short when an environment was replaced."""
     faults: int = 0
-
-    def after_update(self, env_steps: int) -> Progress:
-        """One update from so many env steps later."""
-        return self._replace(env_steps=self.env_steps + env_steps, updates=self.updates + 1)
 
     def fault_metrics(self) -> dict[str, float]:
         """What was replaced, cut short and lost."""
@@ -111,10 +106,12 @@ class Means:
         return means
 
 
-def account_metrics(account: QueueAccount, means: dict[str, float]) -> dict[str, float]:
-    """The queue's account, and the updates' ``means`` with how often each collected step was learned from."""
-    values = {f"queue/{name}": count for name, count in account._asdict().items()}
-    if "learner/passes" in means:  # sample reuse: what the optimiser took for each collected step (arXiv 1912.06680)
-        settled = account.learned + account.dropped
-        values["learner/sample_reuse"] = means["learner/passes"] * account.learned / max(1, settled)
+def account_metrics(account: dict[str, int], means: dict[str, float]) -> dict[str, float]:
+    """The buffer's account, and the updates' ``means`` with how often each collected step was learned from."""
+    values: dict[str, float] = {f"queue/{name}": count for name, count in account.items()}
+    if (
+        "learner/passes" in means and "learned" in account
+    ):  # sample reuse: what the optimiser took for each collected step (arXiv 1912.06680)
+        settled = account["learned"] + account["dropped"]
+        values["learner/sample_reuse"] = means["learner/passes"] * account["learned"] / max(1, settled)
     return values | means

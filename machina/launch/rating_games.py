@@ -14,8 +14,7 @@ import numpy as np
 from machina.actors.actor import Fault
 from machina.envs.games.scripted import Rule
 from machina.errors import EnvironmentFaultError, UserError
-from machina.launch.configuration import AnyRunConfig
-from machina.launch.plan import Parts, policy_maker
+from machina.launch.plan import RunPlan
 from machina.league.pool import Snapshot
 from machina.league.snapshots import SnapshotStore
 from machina.play.matches import MatchResult, Player, PolicyPlayer, RulePlayer, play_match
@@ -47,21 +46,17 @@ class RatingGames:
     well, the snapshot's games are given up: it has no rating, and the run goes on.
 
     Args:
-        config: of the run.
-        parts: built from it.
+        plan: of the run.
         store: has the snapshots.
         scripted: rules that every snapshot meets, by the players' names.
         beside: whether they are played in a thread; else at once, so that a run repeats.
     """
 
-    def __init__(
-        self, config: AnyRunConfig, parts: Parts, store: SnapshotStore, scripted: Mapping[str, Rule], *, beside: bool
-    ) -> None:
-        self._config = config
-        self._parts = parts
+    def __init__(self, plan: RunPlan, store: SnapshotStore, scripted: Mapping[str, Rule], *, beside: bool) -> None:
+        self._plan = plan
         self._store = store
         self._scripted = scripted
-        self._factory = TimedFactory(parts.factory, config.runtime.step_timeout_s)
+        self._factory = TimedFactory(plan.factory, plan.config.runtime.step_timeout_s)
         self._faults: deque[Fault] = deque()
         """Filled by the playing thread, drained by the trainer's."""
         self._under_way: deque[_Job] = deque()
@@ -130,14 +125,14 @@ class RatingGames:
             job.played.set_exception(error)
 
     def _games(self, snapshot: Snapshot, earlier: Sequence[Snapshot]) -> list[GameResult]:
-        seed = [self._config.seed, RATING_STREAM, snapshot.updates]
+        seed = [self._plan.config.seed, RATING_STREAM, snapshot.updates]
         random = np.random.default_rng(seed)
         # The one before ties the ratings of a climb together; the others are drawn evenly.
         drawn = random.permutation(len(earlier) - 1)[: FORMER_SELVES - 1].tolist() if earlier else []
         met = [earlier[index] for index in sorted(drawn)] + list(earlier[-1:])
         opponents: list[Player] = [RulePlayer(name, choose) for name, choose in self._scripted.items()]
         opponents += [self._player(each) for each in met]
-        pairs = self._config.league.rating_games // 2  # of games, one on each side
+        pairs = self._plan.config.league.rating_games // 2  # of games, one on each side
         opponents = opponents[:pairs]
         games = 2 * (pairs // len(opponents))
         subject = self._player(snapshot)
@@ -148,8 +143,8 @@ class RatingGames:
         ]
 
     def _player(self, snapshot: Snapshot) -> PolicyPlayer:
-        policy = policy_maker(self._config, self._parts, explores=False)()
-        policy.load_parameters(self._store.load(snapshot))
+        policy = self._plan.make_policy(explores=False)
+        policy.load_parameters(self._store.load(snapshot), done=1.0)
         return PolicyPlayer(snapshot.name, policy)
 
     def _match(self, subject: Player, opponent: Player, games: int, seed: int) -> MatchResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from machina.actors.actor_group import PlaneStats
+from machina.actors.actor_group import ActorStats
 from machina.launch.progress import Meter, Progress
 from machina.metrics import EpisodeTracker
 from machina.report.live import LiveView, StartupProgress
@@ -47,7 +47,7 @@ class RunView:
         self.league: dict[str, Any] | None = None
         """Ratings and pool, see ``machina.league.table``."""
 
-    def starting(self, stats: PlaneStats, total_slots: int) -> None:
+    def starting(self, stats: ActorStats, total_slots: int) -> None:
         """Show how far the environments are before the first update."""
         if self._startup is None:
             return

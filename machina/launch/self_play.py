@@ -14,9 +14,8 @@ from machina.checkpoint.files import write_atomically
 from machina.envs.games.scripted import POINTS, SCRIPTED, random_player
 from machina.envs.games.teams import two_teams
 from machina.errors import RunFailedError, UserError
-from machina.launch.configuration import AnyRunConfig
 from machina.launch.places import Place
-from machina.launch.plan import Parts, policy_maker
+from machina.launch.plan import RunPlan
 from machina.launch.rating_games import RatingGames
 from machina.launch.saved_state import SavedLeague
 from machina.league.pool import Pool, PoolView, Snapshot
@@ -39,8 +38,7 @@ class League:
     repeats.
 
     Args:
-        config: of the run; ``config.league.snapshot_updates`` is set.
-        parts: built from it.
+        plan: of the run; ``config.league.snapshot_updates`` is set.
         run: where snapshots are written.
         place: where the learner publishes parameters, and actors get a snapshot's from.
         notice: shows the user an event.
@@ -52,15 +50,14 @@ class League:
 
     def __init__(
         self,
-        config: AnyRunConfig,
-        parts: Parts,
+        plan: RunPlan,
         run: RunDirectory,
         place: Place,
         notice: Callable[[str], None],
         *,
         beside: bool,
     ) -> None:
-        spec = parts.factory.spec
+        config, spec = plan.config, plan.spec
         if spec.num_teams != 2:
             example = two_teams([seat.agent for seat in spec.seats])
             hint = f", such as --teams {example}" if example else "; see machina list for games"
@@ -72,7 +69,7 @@ class League:
         self._place = place
         self._notice = notice
         self._store = snapshots_folder(run)
-        self._make_policy = policy_maker(config, parts, explores=False)
+        self._plan = plan
         scripted = SCRIPTED.get(config.environment, {"random": random_player(spec.action)})
         self.pool = Pool(config.league.quality_step)
         self.ratings = Ratings({name: POINTS[name] for name in scripted})
@@ -87,7 +84,7 @@ class League:
         """Whether all snapshots of the checkpoint are still there."""
         self._told = (0, 0.0)
         """``_met`` when the metrics were asked for last."""
-        self._rating_games = RatingGames(config, parts, self._store, scripted, beside=beside)
+        self._rating_games = RatingGames(plan, self._store, scripted, beside=beside)
 
     # What the training loop does
 
@@ -201,7 +198,7 @@ class League:
         self._games = Counter(state.model_dump()["games"])
         self._told = self._met()
         self._shared = []
-        policy = self._make_policy()
+        policy = self._plan.make_policy(explores=False)
         for snapshot in self.pool.snapshots:
             try:
                 self._store.load_into(policy, snapshot)  # a bad one is told now, not in the middle of a game

@@ -9,8 +9,7 @@ from machina.envs.builders import AtariFactory, GymnasiumFactory
 from machina.errors import UserError
 from machina.hardware import available_memory
 from machina.interfaces import EnvFactory
-from machina.launch.configuration import AnyRunConfig
-from machina.launch.plan import Parts, total_env_steps
+from machina.launch.plan import RunPlan
 from machina.nets.config import NetworkConfig
 from machina.nets.sizes import NetworkSize, network_size
 
@@ -57,48 +56,48 @@ REMEDIES = {
 }
 
 
-def forecast(config: AnyRunConfig, parts: Parts) -> Forecast:
+def forecast(plan: RunPlan) -> Forecast:
     """The least memory of a job, its learner on the CPU, all on one machine.
 
     Networks of the user's own are not counted: their sizes are not ours to know.
     """
-    spec = parts.factory.spec
-    slots, entries = spec.num_slots(config.env.envs_per_task), config.algo.unroll_length + 1
-    network = getattr(config.algo, "network", None)
+    spec = plan.spec
+    slots, entries = spec.num_slots(plan.config.env.envs_per_task), plan.config.algo.unroll_length + 1
+    network = getattr(plan.config.algo, "network", None)
     size = NetworkSize(0, 0, 0)
     if isinstance(network, NetworkConfig) and network.network_name is None:
         size = network_size(spec, network)
-    learners = config.runtime.learners if parts.machine.device == "cpu" else 0
+    learners = plan.config.runtime.learners if plan.machine.device == "cpu" else 0
     # bfloat16 forward, and back.
     at_once = min(
-        parts.batch_size * entries, ENTRIES_AT_ONCE, max(1, ENTRIES_AT_ONCE * ATARI_BYTES // spec.observation_bytes)
+        plan.batch_size * entries, ENTRIES_AT_ONCE, max(1, ENTRIES_AT_ONCE * ATARI_BYTES // spec.observation_bytes)
     )
-    policies = parts.machine.actors * (1 + _opponents(config, parts))
+    policies = plan.machine.actors * (1 + _opponents(plan))
     kept = 4 * size.convolved * at_once + 4 * LSTM_COPIES * size.core_state // 2 * max(entries, at_once)
     return Forecast(
-        environments=slots * _least_slot_bytes(parts.factory),
-        unrolls=unroll_bytes(spec, parts.algorithm.policy_outputs(spec), config.algo.unroll_length, size.core_state)
-        * (slots + max(parts.batch_size, _waiting(config, parts)) + parts.batch_size),
+        environments=slots * _least_slot_bytes(plan.factory),
+        unrolls=unroll_bytes(spec, plan.algorithm.policy_outputs(spec), plan.config.algo.unroll_length, size.core_state)
+        * (slots + max(plan.batch_size, _waiting(plan)) + plan.batch_size),
         network=4 * size.parameters * learners * LEARNER_COPIES
         + 2 * size.parameters * policies
         + kept * min(learners, 1),
     )
 
 
-def _waiting(config: AnyRunConfig, parts: Parts) -> int:
+def _waiting(plan: RunPlan) -> int:
     """Unrolls that the user lets wait for the learner; no more than the run collects."""
-    length: int = config.algo.unroll_length
-    allowed = 0 if config.runtime.lock_step else config.runtime.queue_unrolls or 0
-    return min(allowed, total_env_steps(config, parts.factory) // length)
+    length: int = plan.config.algo.unroll_length
+    allowed = 0 if plan.config.runtime.lock_step else plan.config.runtime.queue_unrolls or 0
+    return min(allowed, plan.total_env_steps // length)
 
 
-def _opponents(config: AnyRunConfig, parts: Parts) -> int:
+def _opponents(plan: RunPlan) -> int:
     """Policies that an actor of a league holds beside its own; no more than the snapshots of the whole run."""
-    every = config.league.snapshot_updates
-    if every is None or config.league.pool_share == 0:
+    every = plan.config.league.snapshot_updates
+    if every is None or plan.config.league.pool_share == 0:
         return 0
-    steps: int = every * parts.batch_size * config.algo.unroll_length
-    return min(config.league.opponents_in_memory, total_env_steps(config, parts.factory) // steps)
+    steps: int = every * plan.batch_size * plan.config.algo.unroll_length
+    return min(plan.config.league.opponents_in_memory, plan.total_env_steps // steps)
 
 
 def _least_slot_bytes(factory: EnvFactory) -> int:
@@ -108,22 +107,22 @@ def _least_slot_bytes(factory: EnvFactory) -> int:
     return WORKER_BYTES if isinstance(factory, GymnasiumFactory) and factory.in_workers else 0
 
 
-def check_batch_fills(config: AnyRunConfig, parts: Parts) -> None:
+def check_batch_fills(plan: RunPlan) -> None:
     """Refuse a batch that the whole run would not fill: the learner would wait for it as long as the run lasts.
 
     Raises:
         UserError: with the sizes, and what to change.
     """
-    total, steps = total_env_steps(config, parts.factory), parts.batch_size * config.algo.unroll_length
+    total, steps, length = plan.total_env_steps, plan.env_steps_per_update, plan.config.algo.unroll_length
     if steps > max(total, SOON):
         raise UserError(
-            f"batch_size={parts.batch_size}: with unroll_length={config.algo.unroll_length} a batch is {steps:,} env "
+            f"batch_size={plan.batch_size}: with unroll_length={length} a batch is {steps:,} env "
             f"steps, and the whole run only {total:,}; use a smaller --batch-size or --unroll-length, or more "
             "--total-frames"
         )
 
 
-def check_memory(config: AnyRunConfig, parts: Parts) -> None:
+def check_memory(plan: RunPlan) -> None:
     """Refuse a job that can't fit into this machine's free memory, as far as that can be told.
 
     The nodes of a cluster that is joined have memory of their own, which nobody asks here.
@@ -131,9 +130,9 @@ def check_memory(config: AnyRunConfig, parts: Parts) -> None:
     Raises:
         UserError: with the forecast, and what to make smaller.
     """
-    if config.runtime.address is not None:
+    if plan.config.runtime.address is not None:
         return
-    needed, free = forecast(config, parts), available_memory()
+    needed, free = forecast(plan), available_memory()
     if needed.total <= free:
         return
     largest = max(needed._fields, key=lambda name: getattr(needed, name))

@@ -122,7 +122,7 @@ class PoolOpponents:
         if place is None:
             parameters = self._fetch(view.parameters[view.names.index(name)])
             place = self._free_place()
-            place.policy.load_parameters(parameters)
+            place.policy.load_parameters(parameters, done=1.0)
             self._places[name] = place
         return place
 

@@ -97,7 +97,7 @@ class SnapshotStore:
         """
         parameters = self.load(snapshot)
         try:
-            policy.load_parameters(parameters)
+            policy.load_parameters(parameters, done=1.0)
         except ValueError as error:
             raise UserError(f"snapshot '{self.file(snapshot)}' is of another network: {error}; {_REMEDY}") from error
 

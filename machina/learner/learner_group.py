@@ -14,8 +14,8 @@ from machina.buffers.buffer import Batch
 from machina.buffers.unrolls import concatenate_slots
 from machina.errors import RunFailedError
 from machina.handles import Handle, HandleFaultError
-from machina.interfaces import Learned, LearnerState
-from machina.types import Array, Unroll
+from machina.interfaces import LearnerState
+from machina.types import Array, Learned, Unroll
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from machina.buffers.buffer import Part, joined
-from machina.interfaces import Learned, Learner, LearnerState
-from machina.types import Array, Unroll
+from machina.interfaces import Learner, LearnerState
+from machina.types import Array, Learned, Unroll
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

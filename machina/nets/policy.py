@@ -58,7 +58,7 @@ class SampledPolicy:
                 core_state=tuple(state.cpu().numpy() for state in output.core_state),
             )
 
-    def load_parameters(self, parameters: Tensor) -> None:
+    def load_parameters(self, parameters: Tensor, done: float) -> None:  # noqa: ARG002 (it explores by its entropy)
         """Copy a published flat vector into the network."""
         with self._on_own_stream():
             load_flat(self.network, parameters)

@@ -26,11 +26,8 @@ def _whole(status: Status) -> Table:
     table.add_row("updates", f"{status.updates:,}")
     unknown = "no update yet"
     table.add_row("policy lag", unknown if lag is None else f"mean {lag:.1f}, most {status.policy_lag_max:.0f}")
-    table.add_row(
-        "unrolls",
-        f"{account.accepted:,} accepted = {account.learned:,} learned + {account.dropped:,} dropped + "
-        f"{account.queued:,} queued",
-    )
+    whole, *terms = (f"{number:,} {name}" for name, number in account.items())
+    table.add_row("unrolls", f"{whole} = {' + '.join(terms)}")
     table.add_row("learner ranks", f"{status.learner_ranks}, started again {status.learner_restarts} times")
     table.add_row("faults", str(status.faults))
     return table

@@ -18,11 +18,13 @@ from actor_groups import as_tensors
 from torch import Tensor
 
 import machina
-from machina.actors.actor_group import assign_slots
+from machina.actors.slots import assign_slots
+from machina.buffers.buffer import BufferSizes
+from machina.buffers.queue import UnrollQueue
 from machina.config import AlgorithmConfig, Config
 from machina.envs.builders import parse_environment
 from machina.envs.config import ToyConfig
-from machina.interfaces import Learned, Learner, LearnerState, LearningFacts, Policy, Ranks
+from machina.interfaces import Learner, LearnerState, LearningFacts, Policy, Ranks
 from machina.losses.alignment import aligned
 from machina.metrics import read_metrics
 from machina.registry import ALGORITHMS
@@ -33,6 +35,7 @@ from machina.types import (
     ActorOutput,
     Array,
     CoreState,
+    Learned,
     Unroll,
 )
 
@@ -62,11 +65,12 @@ class CountingPolicy:
         seen = np.stack([core_state[0][:, 0], previous_action.astype(np.float32)], axis=1)
         return ActorOutput((step % 2).astype(np.int64), {SEEN: seen}, (core_state[0] + 1,))
 
-    def load_parameters(self, parameters: Tensor) -> None:
+    def load_parameters(self, parameters: Tensor, done: float) -> None:
+        assert done >= 0
         self.policy_version = float(parameters[0])
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        self.load_parameters(tensors["updates"])
+        self.load_parameters(tensors["updates"], done=1.0)
 
 
 class RecordingLearner:
@@ -112,6 +116,10 @@ class RecordingAlgorithm:
         assert (device, precision) == ("cpu", "auto")
         assert seed > 0
         return RecordingLearner(self._batches)
+
+    def make_buffer(self, sizes: BufferSizes) -> UnrollQueue:
+        assert sizes.unroll_length == T
+        return UnrollQueue(sizes)
 
     def policy_outputs(self, spec: EnvSpec) -> dict[str, ArraySpec]:
         assert spec.num_tasks == 1

@@ -12,13 +12,16 @@ import pytest
 import torch
 from actor_groups import Job, as_tensors, running, take
 
+from machina.actors.actor_group import InProcessActors
+from machina.actors.inline import InlineActors
 from machina.actors.stepping import InlineStepper
+from machina.algorithms.actor_critic.config import ActorCriticConfig
 from machina.buffers.unrolls import to_arrays
 from machina.errors import EnvironmentFaultError, RunFailedError
 from machina.hardware import ACTOR_NICENESS
 from machina.launch.configuration import job_config
 from machina.launch.places import OneMachine
-from machina.launch.plan import build_parts
+from machina.launch.plan import plan_run
 from machina.losses.alignment import aligned
 from machina.nets.build import build_network
 from machina.nets.parameters import load_flat
@@ -108,9 +111,10 @@ def test_batches_stay_what_they_were_while_actors_reuse_their_buffers() -> None:
             batches = take(job, 2)
             copies = [{key: array.copy() for key, array in to_arrays(batch).items()} for batch in batches]
             take(job, 30)
-            assert len(job.plane._actors[0].groups) == 2
+            assert isinstance(job.actors.group, InProcessActors)
+            assert len(job.actors.group._actors[0].groups) == 2
             # What the queue holds and what is being filled, no more: buffers come back.
-            assert all(group._free.qsize() <= 3 for group in job.plane._actors[0].groups)
+            assert all(group._free.qsize() <= 3 for group in job.actors.group._actors[0].groups)
         for batch, copy in zip(batches, copies, strict=True):
             assert all(np.array_equal(array, copy[key]) for key, array in to_arrays(batch).items())
 
@@ -119,9 +123,9 @@ def test_a_checkpoint_before_the_actors_are_ready_keeps_their_counters() -> None
     """Streams must not repeat when a resumed run is stopped while its environments start."""
     state = {f"slot{slot}/{name}": np.array(40) for slot in (0, 2) for name in ("drawn", "restarts")}
     with running("CartPole-v1", "local", {"batch_size": 4}, {"envs_per_task": 4}, state=state) as job:
-        at_once = job.plane.state()
+        at_once = job.actors.group.state()
         take(job, 1)
-        later = job.plane.state()
+        later = job.actors.group.state()
     assert at_once.keys() == later.keys() == state.keys()
     assert all(int(array) >= 40 for array in at_once.values())
     assert int(later["slot0/drawn"]) >= 60, "20 steps, one number each"
@@ -152,22 +156,23 @@ def test_the_learner_sees_what_the_policy_saw(
 
 def recomputed_logits(job: Job, batch: Unroll[Array]) -> Array:
     """``[T + 1, B, A]`` from the unroll, as the learner's network sees it."""
-    spec = job.parts.factory.spec
+    spec, algo = job.plan.spec, job.plan.config.algo
+    assert isinstance(algo, ActorCriticConfig)
     unroll = as_tensors(batch)
     steps = aligned(unroll)
-    network = build_network(spec, job.config.algo.network, seed=0)
-    load_flat(network, job.plane.store.latest().flat)
+    network = build_network(spec, algo.network, seed=0)
+    load_flat(network, job.actors.store.latest().flat)
     inputs = network_input(unroll, steps.first, steps.previous_actions, spec)
     with torch.no_grad():
         return np.asarray(network(inputs, unroll.core_state).logits)
 
 
-def test_an_inline_plane_that_was_never_begun_closes_at_once() -> None:
+def test_inline_actors_that_never_began_close_at_once() -> None:
     """As where a run is resumed whose schedule is complete."""
     config, _ = job_config("impala", "catch", "defaults", runtime={"place": "inline"})
-    plane = OneMachine(config, build_parts(config)).make_plane()
+    actors = OneMachine(plan_run(config)).make_actors().group
     started = time.monotonic()
-    plane.close()
+    actors.close()
     assert time.monotonic() - started < 5
 
 
@@ -179,13 +184,14 @@ def test_a_fault_while_a_round_comes_to_rest_leaves_the_counters(monkeypatch: py
 
     sizes = {"batch_size": 2, "unroll_length": 50}
     with running("catch", "inline", sizes, {"envs_per_task": 2}, {"max_restarts": 0}) as job:
-        plane = job.plane
-        while not any(actor.steps for actor in plane._actors):
-            assert plane.next_batch(0.0) is None
+        actors = job.actors.group
+        assert isinstance(actors, InlineActors)
+        while not any(actor.steps for actor in actors._actors):
+            assert actors.next_batch(0, 0.0) is None
         monkeypatch.setattr(InlineStepper, "receive", fail)
         with pytest.raises(RunFailedError, match=r"the engine stalled; .* failed 1 times \(max_restarts\)"):
-            plane.unrolls_at_hand()
-        assert plane.unrolls_at_hand() == 2
-        state = plane.state()
+            actors.unrolls_at_hand()
+        assert actors.unrolls_at_hand() == 2
+        state = actors.state()
     assert sorted(state) == ["slot0/drawn", "slot0/restarts", "slot1/drawn", "slot1/restarts"]
     assert int(state["slot0/drawn"]) > 0

@@ -16,11 +16,13 @@ import torch
 from actor_groups import as_tensors, next_batch
 from torch import Tensor
 
+from machina.actors.actor_group import InProcessActors
+from machina.algorithms.actor_critic.config import ActorCriticConfig
 from machina.buffers.unrolls import to_arrays
 from machina.interfaces import Learner
 from machina.launch.configuration import job_config
 from machina.launch.places import OneMachine
-from machina.launch.plan import Parts, build_parts
+from machina.launch.plan import RunPlan, plan_run
 from machina.league.pool import Pool
 from machina.league.snapshots import SnapshotStore
 from machina.learner.sums import SINGLE_RANK
@@ -96,44 +98,50 @@ def play(case: str, folder: Path, pool_share: float = POOL_SHARE) -> Played:
         runtime={"place": "inline", "precision": "float32", "actor_threads": 1, "learner_threads": 1},
         league={"snapshot_updates": 1, "opponents_in_memory": 2},
     )
-    slots = env["envs_per_task"] * build_parts(config).factory.spec.slots_per_game
+    slots = env["envs_per_task"] * plan_run(config).spec.slots_per_game
     config = config.model_copy(update={"algo": config.algo.model_copy(update={"batch_size": slots})})
-    parts = build_parts(config)
-    spec = parts.factory.spec
-    place, store, pool = OneMachine(config, parts), SnapshotStore(folder), Pool(quality_step=0.0)
+    plan = plan_run(config)
+    spec, own_network = plan.spec, network_config(plan)
+    place, store, pool = OneMachine(plan), SnapshotStore(folder), Pool(quality_step=0.0)
     snapshots: dict[str, Tensor] = {}
 
     def add_snapshots(*seeds: int) -> None:
         for seed in seeds:
-            flat = flattened(loud_network(spec, config.algo.network, seed))
+            flat = flattened(loud_network(spec, own_network, seed))
             pool.add(store.save(seed, 0, flat))
             snapshots[pool.snapshots[-1].name] = flat
-        plane.store.set_opponents(pool.view([place.share(each, store) for each in pool.snapshots], pool_share))
+        actors.store.set_opponents(pool.view([place.share(each, store) for each in pool.snapshots], pool_share))
 
-    learner = make_learner(parts)
-    plane = place.make_plane()
+    learner = make_learner(plan)
+    actors = place.make_actors()
     add_snapshots(101, 102)
     batches, versions, results, episodes = [], [], [], []
     try:
-        plane.publish(0, learner.flat_parameters())
-        plane.start({})
+        actors.store.publish(0, learner.flat_parameters(), done=0.0)
+        actors.group.start({})
         for update in range(1, ROUNDS + 1):
             versions.append(learner.flat_parameters())
-            batches.append(next_batch(plane))
-            results += list(plane.drain_games())
-            episodes += list(plane.drain_episodes())
+            batches.append(next_batch(actors, update - 1))
+            results += list(actors.group.drain_games())
+            episodes += list(actors.group.drain_episodes())
             learner.update(batches[-1], 0.0)
             if update == POOL_GROWS_AT:
                 add_snapshots(103, 104)
-            plane.publish(update, learner.flat_parameters())
-        groups = [group.slots for group in plane._actors[0].groups]
+            actors.store.publish(update, learner.flat_parameters(), done=0.0)
+        assert isinstance(actors.group, InProcessActors)
+        groups = [group.slots for group in actors.group._actors[0].groups]
     finally:
-        plane.close()
-    return Played(spec, config.algo.network, batches, versions, snapshots, results, episodes, groups)
+        actors.group.close()
+    return Played(spec, own_network, batches, versions, snapshots, results, episodes, groups)
 
 
-def make_learner(parts: Parts) -> Learner:
-    return parts.algorithm.make_learner(parts.factory.spec, "cpu", "float32", seed=3, ranks=SINGLE_RANK)
+def network_config(plan: RunPlan) -> NetworkConfig:
+    assert isinstance(plan.config.algo, ActorCriticConfig)
+    return plan.config.algo.network
+
+
+def make_learner(plan: RunPlan) -> Learner:
+    return plan.algorithm.make_learner(plan.spec, "cpu", "float32", seed=3, ranks=SINGLE_RANK)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -360,7 +368,7 @@ def learned(played: Played, batch: Unroll[Array], **options: Any) -> dict[str, T
             "network": played.network.model_dump() | options,
         },
     )
-    learner = make_learner(build_parts(config))
+    learner = make_learner(plan_run(config))
     assert not learner.update(batch, 0.0).skipped
     return {f"{part}/{name}": tensor for part, of in learner.state().tensors.items() for name, tensor in of.items()}
 

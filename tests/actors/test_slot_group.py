@@ -5,10 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from machina.actors.actor_group import assign_slots, queue_capacity
+from machina.actors.slots import assign_slots, buffer_sizes
 from machina.config import RuntimeConfig
 from machina.errors import UserError
 from machina.specs import EnvSpec, Seat, discrete
+from machina.types import IntArray
+
+
+def capacity(slots: list[list[IntArray]], runtime: RuntimeConfig, batch_size: int) -> int:
+    return buffer_sizes(slots, runtime, batch_size, unroll_length=5, max_policy_lag=None).capacity
 
 
 def spec_of(num_tasks: int, *, seats: int = 0) -> EnvSpec:
@@ -59,14 +64,14 @@ def test_two_groups_per_actor_when_there_are_slots_for_them(envs: int, actors: i
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 32])
 @pytest.mark.parametrize("envs_per_task", [1, 3, 16, 50])
 def test_a_full_queue_always_holds_a_batch(batch_size: int, envs_per_task: int) -> None:
-    capacity = queue_capacity(assign_slots(spec_of(1), envs_per_task, 1), RuntimeConfig(), batch_size)
+    most = capacity(assign_slots(spec_of(1), envs_per_task, 1), RuntimeConfig(), batch_size)
     largest = max(len(group) for actor in assign_slots(spec_of(1), envs_per_task, 1) for group in actor)
     # An actor waits when its unrolls would not fit; the learner must be able to go on then.
-    assert capacity - largest + 1 >= batch_size
+    assert most - largest + 1 >= batch_size
 
 
 def test_too_small_a_queue_is_refused() -> None:
     slots = assign_slots(spec_of(1), 6, 1)
-    assert queue_capacity(slots, RuntimeConfig(queue_unrolls=10), 8) == 10
+    assert capacity(slots, RuntimeConfig(queue_unrolls=10), 8) == 10
     with pytest.raises(UserError, match=r"queue_unrolls=9: .* use at least 10"):
-        queue_capacity(slots, RuntimeConfig(queue_unrolls=9), 8)
+        capacity(slots, RuntimeConfig(queue_unrolls=9), 8)

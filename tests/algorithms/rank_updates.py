@@ -11,13 +11,13 @@ from torch import Tensor, device, nn, ones
 from unrolls import random_unroll
 
 from machina.buffers.unrolls import slice_slots
-from machina.interfaces import Learned, LearnerState, Ranks
+from machina.interfaces import LearnerState, Ranks
 from machina.learner.sums import join_ranks
 from machina.nets.config import NetworkConfig
 from machina.nets.network import ActorCritic, PolicyNetwork
 from machina.registry import algorithm_entry
 from machina.specs import ArraySpec, EnvSpec, discrete
-from machina.types import Array, Unroll
+from machina.types import Array, Learned, Unroll
 
 LENGTH = 5
 SPEC = EnvSpec(

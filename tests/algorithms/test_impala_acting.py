@@ -18,7 +18,9 @@ RECURRENT = ImpalaConfig(network=NetworkConfig(lstm_size=8, hidden_sizes=(16,)))
 def policy_with_weights(config: ImpalaConfig, spec: EnvSpec, precision: str = "float32") -> SampledPolicy:
     algorithm = build(config)
     policy = algorithm.make_policy(spec, "cpu", precision, explores=True, num_slots=8)
-    policy.load_parameters(algorithm.make_learner(spec, "cpu", precision, seed=3, ranks=SINGLE_RANK).flat_parameters())
+    policy.load_parameters(
+        algorithm.make_learner(spec, "cpu", precision, seed=3, ranks=SINGLE_RANK).flat_parameters(), done=0.0
+    )
     return policy
 
 
@@ -72,7 +74,7 @@ def test_parameters_travel_as_a_flat_vector_and_as_named_tensors(image_spec: Env
         algorithm.make_policy(image_spec, "cpu", "float32", explores=True, num_slots=8) for _ in range(2)
     )
     before = act(by_vector, image_spec, np.array([0, 1]), ()).policy_outputs[BEHAVIOUR_LOGITS]
-    by_vector.load_parameters(learner.flat_parameters())
+    by_vector.load_parameters(learner.flat_parameters(), done=0.0)
     by_name.load_tensors(learner.state().tensors["model"])
     after = act(by_vector, image_spec, np.array([0, 1]), ()).policy_outputs[BEHAVIOUR_LOGITS]
     assert not np.array_equal(before, after)
@@ -92,7 +94,7 @@ def test_a_vector_or_checkpoint_of_another_network_is_refused(vector_spec: EnvSp
         ranks=SINGLE_RANK,
     )
     with pytest.raises(ValueError, match="parameters have shape"):
-        policy.load_parameters(other.flat_parameters())
+        policy.load_parameters(other.flat_parameters(), done=0.0)
     with pytest.raises(UserError, match="has shape"):
         policy.load_tensors(other.state().tensors["model"])
     with pytest.raises(UserError, match="missing"):

@@ -339,7 +339,7 @@ def test_learns_to_name_the_context_it_sees(popart: bool, reward_scale: float) -
     random = np.random.default_rng(0)
     never = np.zeros((length + 1, slots), bool)
     for update in range(updates):
-        policy.load_parameters(learner.flat_parameters())
+        policy.load_parameters(learner.flat_parameters(), done=0.0)
         context = random.integers(0, contexts, (length + 1, slots))
         observation = np.eye(contexts, dtype=np.float32)[context]
         answers = [
@@ -386,7 +386,7 @@ def test_learns_to_name_the_context_it_sees(popart: bool, reward_scale: float) -
             ),
             update / updates,
         )
-    policy.load_parameters(learner.flat_parameters())
+    policy.load_parameters(learner.flat_parameters(), done=0.0)
     zeros = np.zeros(contexts, np.float32)
     logits = policy.act(
         ActorInput(

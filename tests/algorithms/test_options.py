@@ -327,7 +327,7 @@ def test_the_algorithm_makes_its_parts(algorithm: str) -> None:
     assert not torch.equal(flat[0], flat[1])
     policy = built.make_policy(GAME, "cpu", "bfloat16", explores=True, num_slots=2)
     assert policy.precision.dtype == torch.bfloat16
-    policy.load_parameters(flat[0])
+    policy.load_parameters(flat[0], done=0.0)
     assert [state.shape for state in policy.initial_core_state(2)] == [(2, 3), (2, 3)]
 
 

@@ -43,7 +43,7 @@ def make_learner(spec: EnvSpec, **options: Any) -> PPOLearner:
 def played(learner: PPOLearner, unroll: Unroll[Array]) -> Unroll[Array]:
     """The unroll as the learner's present policy would have left it: its logits, its core state."""
     policy = SampledPolicy(learner.config.network, learner.spec, "cpu", "float32")
-    policy.load_parameters(learner.flat_parameters())
+    policy.load_parameters(learner.flat_parameters(), done=0.0)
     steps = aligned(to_device(unroll, torch.device("cpu")))
     core = unroll.core_state
     logits = np.zeros_like(unroll.policy_outputs[BEHAVIOUR_LOGITS])
@@ -245,7 +245,7 @@ def test_learns_what_is_rewarded(action: ActionSpec, popart: bool) -> None:
     random = np.random.default_rng(0)
     rewards = []
     for update in range(updates):
-        policy.load_parameters(learner.flat_parameters())
+        policy.load_parameters(learner.flat_parameters(), done=0.0)
         unroll = random_unroll(spec, 4, slots, seed=update)
         for array in (unroll.terminated, unroll.truncated, unroll.life_lost):
             array[...] = False

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from machina.buffers.buffer import Batch, Handover, joined
-from machina.buffers.queue import QueueClosedError, UnrollQueue
-from machina.buffers.unrolls import to_arrays
-from machina.checkpoint.status import QueueAccount
-from machina.types import BEHAVIOUR_LOGITS, Array, Unroll
+from machina.buffers.buffer import Batch, BufferClosedError, BufferSizes, Handover, Part, joined
+from machina.buffers.queue import UnrollQueue
+from machina.buffers.unrolls import from_arrays, to_arrays
+from machina.types import BEHAVIOUR_LOGITS, Array, Learned, Unroll
 
 ENTRIES = 3
 
@@ -84,16 +83,27 @@ def overwriting(item: Unroll[Array], released: list[int], index: int) -> Callabl
     return release
 
 
+def queue_of(batch_size: int, capacity: int | None = None, max_policy_lag: int | None = None) -> UnrollQueue:
+    """With a capacity ``put`` waits; without one there is always room."""
+    sizes = BufferSizes(batch_size, ENTRIES - 1, capacity or 10**6, max_policy_lag, waits=capacity is not None)
+    return UnrollQueue(sizes)
+
+
+def account(accepted: int, learned: int, dropped: int, queued: int) -> dict[str, int]:
+    return {"accepted": accepted, "learned": learned, "dropped": dropped, "queued": queued}
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_a_list_under_random_operations(seed: int) -> None:
     random = np.random.default_rng(seed)
-    queue = UnrollQueue(capacity=17)
+    batch_size = 2 * seed + 1
+    queue = queue_of(batch_size, capacity=17)
     twin: list[int] = []
     accepted = learned = puts = 0
     ends: list[int] = []
     released: list[int] = []
     for _ in range(400):
-        if random.random() < 0.5:
+        if random.random() < 0.6:
             size = int(random.integers(1, 6))
             if len(twin) + size > 17:
                 continue
@@ -104,36 +114,43 @@ def test_equals_a_list_under_random_operations(seed: int) -> None:
             ends.append(accepted)
             puts += 1
         else:
-            count = int(random.integers(1, 9))
-            batch = queue.get(count, timeout_s=0)
-            if len(twin) < count:
+            assert queue.holds_batch == (len(twin) >= batch_size)
+            batch = queue.take(0, timeout_s=0)
+            if len(twin) < batch_size:
                 assert batch is None
             else:
                 assert batch is not None
-                assert queue.account == QueueAccount(accepted, learned, 0, len(twin)), "queued until it is settled"
-                assert taken(batch) == twin[:count]
-                queue.settle(batch)
-                del twin[:count]
-                learned += count
-        assert queue.account == QueueAccount(accepted, learned, 0, len(twin))
+                assert queue.account() == account(accepted, learned, 0, len(twin)), "queued until it is settled"
+                assert taken(batch) == twin[:batch_size]
+                queue.settle(batch, Learned({}))
+                del twin[:batch_size]
+                learned += batch_size
+        assert queue.account() == account(accepted, learned, 0, len(twin))
+        assert (queue.accepted, queue.num_queued) == (accepted, len(twin))
+        assert queue.env_steps == learned * (ENTRIES - 1)
         assert released == list(range(sum(end <= learned for end in ends))), "released once, when all slots were taken"
-        waiting = queue.waiting()
-        assert (serials_of(waiting) if waiting is not None else []) == twin
+        waiting = queue.state()
+        assert (serials_of(from_arrays(waiting)) if waiting else []) == twin
+        again = queue_of(batch_size=max(1, len(twin)))
+        again.load_state(waiting)
+        assert again.num_queued == len(twin)
+        if twin:
+            assert taken(again.take(0, timeout_s=0)) == twin
+    assert learned > 100
 
 
 def test_ranked_unrolls_come_by_rank_and_a_begun_one_stays_first() -> None:
-    queue = UnrollQueue(capacity=None)
+    queue = queue_of(batch_size=1)
     for order, serials in [(20, [4, 5]), (10, [2, 3]), (30, [6])]:
         queue.put(handover(serials, order))
-    first = queue.get(1, timeout_s=0)
-    assert taken(first) == [2]
+    assert taken(queue.take(0, timeout_s=0)) == [2]
     queue.put(handover([0, 1], order=0))
-    rest = queue.get(6, timeout_s=0)
-    assert taken(rest) == [3, 0, 1, 4, 5, 6]
+    rest = [taken(queue.take(0, timeout_s=0)) for _ in range(6)]
+    assert rest == [[3], [0], [1], [4], [5], [6]]
 
 
 def test_put_waits_while_the_queue_is_full_and_nothing_is_dropped() -> None:
-    queue = UnrollQueue(capacity=4)
+    queue = queue_of(batch_size=1, capacity=4)
     queue.put(handover([0, 1, 2]))
     entered, passed = threading.Event(), threading.Event()
 
@@ -146,28 +163,27 @@ def test_put_waits_while_the_queue_is_full_and_nothing_is_dropped() -> None:
     thread.start()
     assert entered.wait(5)
     assert not passed.wait(0.1)
-    assert queue.account == QueueAccount(3, 0, 0, 3)
-    batch = queue.get(1, timeout_s=0)
+    assert queue.account() == account(3, 0, 0, 3)
+    batches = [queue.take(0, timeout_s=0)]
     assert passed.wait(5)
     thread.join()
-    rest = queue.get(4, timeout_s=0)
-    assert taken(batch) + taken(rest) == [0, 1, 2, 3, 4]
-    assert batch is not None
-    assert rest is not None
-    queue.settle(batch)
-    queue.settle(rest)
-    assert queue.account == QueueAccount(5, 5, 0, 0)
+    batches += [queue.take(0, timeout_s=0) for _ in range(4)]
+    assert [taken(batch) for batch in batches] == [[0], [1], [2], [3], [4]]
+    for batch in batches:
+        assert batch is not None
+        queue.settle(batch, Learned({}))
+    assert queue.account() == account(5, 5, 0, 0)
 
 
 def test_close_wakes_who_waits_and_refuses_more() -> None:
-    queue = UnrollQueue(capacity=1)
+    queue = queue_of(batch_size=1, capacity=1)
     queue.put(handover([0]))
     outcome: list[str] = []
 
     def put() -> None:
         try:
             queue.put(handover([1]))
-        except QueueClosedError:
+        except BufferClosedError:
             outcome.append("closed")
 
     thread = threading.Thread(target=put)
@@ -177,23 +193,24 @@ def test_close_wakes_who_waits_and_refuses_more() -> None:
     queue.close()
     thread.join(5)
     assert outcome == ["closed"]
-    with pytest.raises(QueueClosedError):
+    with pytest.raises(BufferClosedError):
         queue.put(handover([2]))
-    assert queue.account == QueueAccount(1, 0, 0, 1)
+    assert queue.account() == account(1, 0, 0, 1)
 
 
-def test_get_waits_for_a_put_and_gives_up_in_time() -> None:
-    queue = UnrollQueue(capacity=None)
-    assert queue.get(1, timeout_s=0.01) is None
+def test_take_waits_for_a_put_and_gives_up_in_time() -> None:
+    queue = queue_of(batch_size=1)
+    assert queue.take(0, timeout_s=0.01) is None
     timer = threading.Timer(0.05, lambda: queue.put(handover([7])))
     timer.start()
-    batch = queue.get(1, timeout_s=5)
+    batch = queue.take(0, timeout_s=5)
     timer.join()
     assert taken(batch) == [7]
 
 
-def test_several_producers_lose_nothing_and_keep_their_order() -> None:
-    queue = UnrollQueue(capacity=7)
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_several_producers_lose_nothing_and_keep_their_order(batch_size: int) -> None:
+    queue = queue_of(batch_size, capacity=7)
     each, producers = 60, 3
 
     def produce(index: int) -> None:
@@ -208,11 +225,9 @@ def test_several_producers_lose_nothing_and_keep_their_order() -> None:
     threads = [threading.Thread(target=produce, args=(index,)) for index in range(producers)]
     for thread in threads:
         thread.start()
-    random = np.random.default_rng(9)
     got: list[int] = []
     while len(got) < producers * each:
-        batch = queue.get(min(int(random.integers(1, 5)), producers * each - len(got)), timeout_s=5)
-        got += taken(batch)
+        got += taken(queue.take(0, timeout_s=5))
     for thread in threads:
         thread.join()
     assert sorted(got) == list(range(producers * each))
@@ -222,60 +237,95 @@ def test_several_producers_lose_nothing_and_keep_their_order() -> None:
 
 
 def test_old_unrolls_are_dropped_and_counted() -> None:
-    queue = UnrollQueue(capacity=None)
+    """A batch under way makes those behind it older by one update."""
+    queue = queue_of(batch_size=1, max_policy_lag=0)
     for version, serials in enumerate([[0, 1, 2], [3, 4], [5, 6]]):
         queue.put(handover(serials, version=version))
-    first = queue.get(1, timeout_s=0)
-    assert first is not None
+    first = queue.take(0, timeout_s=0)
     assert taken(first) == [0]
-    second = queue.get(2, timeout_s=0, oldest_version=2)
+    second = queue.take(1, timeout_s=0)
+    third = queue.take(0, timeout_s=0)
+    assert taken(second) + taken(third) == [5, 6]
+    assert first is not None
     assert second is not None
-    assert taken(second) == [5, 6]
-    assert second.policy_versions.tolist() == [2, 2]
-    assert queue.account == QueueAccount(7, 0, 4, 3)
-    queue.settle(first)
-    queue.settle(second, lost=1)
-    assert queue.account == QueueAccount(7, 2, 5, 0)
+    assert third is not None
+    assert second.policy_versions.tolist() == [2]
+    assert queue.account() == account(7, 0, 4, 3)
+    queue.settle(first, Learned({}))
+    queue.settle(second, Learned({}, lost=1))
+    assert queue.account() == account(7, 1, 5, 1)
+    queue.settle(third, None)
+    assert queue.account() == account(7, 1, 6, 0)
+    assert queue.env_steps == ENTRIES - 1
 
 
 def test_an_old_unroll_behind_a_younger_one_is_dropped() -> None:
     """A slow actor hands over what it began long ago."""
     released: list[int] = []
-    queue = UnrollQueue(capacity=None)
+    queue = queue_of(batch_size=1, max_policy_lag=0)
     for index, (version, serials) in enumerate([(5, [0, 1, 2]), (3, [3, 4]), (5, [5, 6]), (4, [7])]):
         item = unroll(serials)
         queue.put(Handover(item, len(serials), version, overwriting(item, released, index)))
-    first = queue.get(1, timeout_s=0)
-    assert taken(first) == [0]
-    assert taken(queue.get(4, timeout_s=0, oldest_version=5)) == [1, 2, 5, 6]
+    assert taken(queue.take(0, timeout_s=0)) == [0]
+    assert [taken(queue.take(4 - under_way, timeout_s=0)) for under_way in range(4)] == [[1], [2], [5], [6]]
     assert released == [1, 3, 0, 2]
-    assert queue.account == QueueAccount(accepted=8, learned=0, dropped=3, queued=5)
-    assert queue.get(1, timeout_s=0) is None
+    assert queue.account() == account(accepted=8, learned=0, dropped=3, queued=5)
+    assert queue.take(0, timeout_s=0) is None
 
 
 def test_old_unrolls_make_room_for_who_waits_also_when_there_is_no_batch() -> None:
-    """Else the actor waits for room and the learner for unrolls, both for ever."""
-    queue = UnrollQueue(capacity=4)
+    """Else the actor waits for room and the learner for unrolls, both indefinitely."""
+    queue = queue_of(batch_size=3, capacity=4, max_policy_lag=0)
     queue.put(handover([0, 1, 2]))
     thread = threading.Thread(target=queue.put, args=(handover([3, 4, 5], version=9),), daemon=True)
     thread.start()
     thread.join(0.1)
     assert thread.is_alive(), "the queue is full"
-    assert queue.get(4, timeout_s=0, oldest_version=9) is None
+    assert queue.take(9, timeout_s=0) is None
     thread.join(10)
     assert not thread.is_alive()
-    assert queue.account == QueueAccount(accepted=6, learned=0, dropped=3, queued=3)
-    assert taken(queue.get(3, timeout_s=0, oldest_version=9)) == [3, 4, 5]
+    assert queue.account() == account(accepted=6, learned=0, dropped=3, queued=3)
+    assert taken(queue.take(9, timeout_s=0)) == [3, 4, 5]
+
+
+def test_a_round_is_admitted_when_there_is_room_and_its_turn_comes_in_time() -> None:
+    queue = queue_of(batch_size=4, capacity=6, max_policy_lag=1)
+    assert queue.admits(unrolls=4, promised=0, slots=4)
+    assert queue.admits(unrolls=4, promised=3, slots=100), "short of a batch, whatever becomes of the rest"
+    assert queue.admits(unrolls=4, promised=4, slots=4), "learned one update later"
+    assert not queue.admits(unrolls=5, promised=4, slots=100), "the last one would be two updates old"
+    queue.put(handover([0, 1, 2, 3]))
+    assert not queue.admits(unrolls=2, promised=3, slots=2), "6 and 2 may wait, 9 would"
+    assert queue.admits(unrolls=1, promised=3, slots=2)
+    batch = queue.take(0, timeout_s=0)
+    assert batch is not None
+    assert not queue.admits(unrolls=5, promised=0, slots=100), "what is being learned from comes before"
+    queue.settle(batch, Learned({}))
+    assert queue.admits(unrolls=5, promised=0, slots=100)
+    assert queue_of(batch_size=4, capacity=6).admits(unrolls=6, promised=6, slots=6), "any age"
 
 
 @pytest.mark.parametrize(("size", "ranks"), [(6, 2), (7, 3), (2, 3), (1, 4)])
 def test_ranks_share_a_batch_without_gap_or_overlap(size: int, ranks: int) -> None:
-    queue = UnrollQueue(capacity=None)
-    for start in range(0, 9, 3):
-        queue.put(handover(range(start, start + 3)))
-    queue.get(1, timeout_s=0)
-    batch = queue.get(size, timeout_s=0)
+    """From the middle of a handover on; of arrays a rank gets its own slots and no more."""
+    queue = queue_of(size)
+    for start in range(0, 16, 4):
+        queue.put(handover(range(start, start + 4)))
+    queue.take(0, timeout_s=0)
+    batch = queue.take(0, timeout_s=0)
     assert batch is not None
-    shares = [serials_of(joined(batch.share(rank, ranks))) for rank in range(ranks)]
-    assert [serial for share in shares for serial in share] == list(range(1, 1 + size))
+    parts = [batch.share(rank, ranks) for rank in range(ranks)]
+    assert all(len(part.unroll.slot) == part.stop - part.start for share in parts for part in share)
+    shares = [serials_of(joined(share)) for share in parts]
+    assert [serial for share in shares for serial in share] == list(range(size, 2 * size))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_weights_of_a_part_go_into_what_the_learner_gets_and_are_shared_with_its_slots() -> None:
+    weights = np.array([0.5, 1.0, 0.25], np.float32)
+    parts = [Part(unroll([0, 1, 2, 3]), 1, 4, weights), Part(unroll([7, 8]), 0, 2)]
+    assert joined(parts).weight.tolist() == [0.5, 1.0, 0.25, 7.0, 8.0]
+    keys = np.arange(10, 15)
+    batch = Batch(parts, np.zeros(5, np.int64), [], keys)
+    assert [joined(batch.share(rank, 2)).weight.tolist() for rank in range(2)] == [[0.5, 1.0], [0.25, 7.0, 8.0]]
+    assert batch.keys is keys

@@ -20,7 +20,7 @@ from machina.checkpoint import RunDirectory, load_checkpoint
 from machina.cli.main import COMMANDS
 from machina.jobs.ceiling import cached_ceiling
 from machina.launch.configuration import saved_config
-from machina.launch.plan import build_parts
+from machina.launch.plan import plan_run
 from machina.metrics import read_metrics
 from machina.nets.policy import SampledPolicy
 from machina.registry import ALGORITHMS, shipped_configurations
@@ -119,10 +119,10 @@ def test_doctor_measures_and_later_runs_know(cli: Command) -> None:
     assert "GiB available" in out
     run = cli.train("impala", "catch", "--total-frames", "40")
     known = saved_config(run)
-    assert cached_ceiling(known, build_parts(known).machine) is None, "another batch size is another job"
+    assert cached_ceiling(plan_run(known)) is None, "another batch size is another job"
     cli.good("train", "impala", "catch", "--total-frames", "640", "--runs-dir", cli.runs, "--name", "measured")
     known = saved_config(cli.runs / "measured")
-    ceiling = cached_ceiling(known, build_parts(known).machine)
+    ceiling = cached_ceiling(plan_run(known))
     assert ceiling is not None
     assert ceiling > 0
 

@@ -13,7 +13,7 @@ from commands import SMALL_NET, TINY
 from processes import start, wait_until
 
 import machina
-from machina.actors.inline import InlinePlane
+from machina.actors.inline import InlineActors
 from machina.buffers.buffer import Batch
 from machina.checkpoint import RunDirectory
 
@@ -53,7 +53,7 @@ def test_minutes_that_are_over_while_environments_start(folder: Path) -> None:
 
 
 def test_a_round_in_pieces_is_the_same_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call of ``next_batch`` makes one step, and every state of the plane is taken on the way."""
+    """Every call of ``next_batch`` makes one step, and every state of the actors is taken on the way."""
     options: dict[str, Any] = {
         "place": "inline",
         "precision": "float32",
@@ -62,11 +62,11 @@ def test_a_round_in_pieces_is_the_same_round(tmp_path: Path, monkeypatch: pytest
         "actors": 2,
     }
     options |= {"envs_per_task": 7, "unroll_length": 5, "batch_size": 4, "hidden_sizes": (16,), "lstm_size": 8}
-    next_batch, rests = InlinePlane.next_batch, 0
+    next_batch, rests = InlineActors.next_batch, 0
 
-    def in_pieces(self: InlinePlane, _: float) -> Batch | None:
+    def in_pieces(self: InlineActors, updates: int, _: float) -> Batch | None:
         nonlocal rests
-        batch = next_batch(self, 0.0)
+        batch = next_batch(self, updates, 0.0)
         if batch is None:
             rests += self.unrolls_at_hand() > 0
             self.state()
@@ -75,7 +75,7 @@ def test_a_round_in_pieces_is_the_same_round(tmp_path: Path, monkeypatch: pytest
     runs = []
     for pieces in (False, True):
         if pieces:
-            monkeypatch.setattr(InlinePlane, "next_batch", in_pieces)
+            monkeypatch.setattr(InlineActors, "next_batch", in_pieces)
         name = f"pieces-{pieces}"
         run = machina.train("impala", "catch", runs_dir=tmp_path, name=name, total_frames=600, **options)
         runs.append(RunDirectory(run.path).latest().checkpoint)

@@ -181,7 +181,7 @@ def last_metrics(run: Path) -> dict[str, Any]:
 
 def assert_account_is_exact(status: Status) -> None:
     """Every accepted unroll is learned, dropped or queued."""
-    accepted, *terms = status.account
+    accepted, *terms = status.account.values()
     assert accepted == sum(terms), status.account
 
 

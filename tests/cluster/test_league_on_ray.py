@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from faults import assert_account_is_exact
 
 import machina
 from machina.checkpoint import RunDirectory
@@ -74,7 +75,7 @@ def test_a_league_in_a_cluster_of_its_own(tmp_path: Path, capsys: pytest.Capture
     status = RunDirectory.open(run.path).status()
     assert status.faults == 0
     assert [actor.env_steps > 0 for actor in status.actors] == [True, True]
-    assert status.account.accepted == sum(status.account[1:])
+    assert_account_is_exact(status)
     assert read_metrics(run.path)[-1]["league/games_pool"] == table["games"]["pool"]
 
     checkpoint = RunDirectory.open(run.path).latest().checkpoint

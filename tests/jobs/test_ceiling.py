@@ -11,7 +11,7 @@ from machina.cli.main import main
 from machina.jobs import ceiling
 from machina.jobs.ceiling import CEILINGS, WINDOWS, cached_ceiling, measure_ceiling
 from machina.launch.configuration import job_config
-from machina.launch.plan import build_parts
+from machina.launch.plan import plan_run
 
 
 def test_the_best_window_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,9 +31,9 @@ def test_a_busy_machine_keeps_the_higher_ceiling(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config, _ = job_config("impala", "catch", None)
-    parts = build_parts(config)
+    plan = plan_run(config)
     monkeypatch.setattr(ceiling, "load_per_core", lambda: 0.0)
-    measure_ceiling(config, parts, 0.02)
+    measure_ceiling(plan, 0.02)
     file = tmp_path / "machina" / CEILINGS
     (key,) = json.loads(file.read_text())
     file.write_text(json.dumps({key: {"environment": 1e9, "acting": 1e9, "learning": 1e9}}))
@@ -41,10 +41,10 @@ def test_a_busy_machine_keeps_the_higher_ceiling(
     assert main(["doctor", "impala", "catch", "--seconds", "0.02"]) == 0
     out = capsys.readouterr().out
     assert "load      7.5 programs per core want to compute: the ceiling is lower than on an idle machine" in out
-    assert cached_ceiling(config, parts.machine) == pytest.approx(1e9 / 3)
+    assert cached_ceiling(plan) == pytest.approx(1e9 / 3)
     monkeypatch.setattr(ceiling, "load_per_core", lambda: 0.1)
     assert main(["doctor", "impala", "catch", "--seconds", "0.02"]) == 0
     assert "load" not in capsys.readouterr().out
-    measured = cached_ceiling(config, parts.machine)
+    measured = cached_ceiling(plan)
     assert measured is not None
     assert measured < 1e8, "an idle machine is believed"

@@ -25,7 +25,7 @@ from machina.jobs.match import (
     team_labels,
 )
 from machina.launch.configuration import saved_config
-from machina.launch.plan import build_parts, policy_maker
+from machina.launch.plan import plan_run
 from machina.league.pool import Snapshot
 from machina.league.snapshots import SnapshotStore
 from machina.play.matches import MatchResult, Player
@@ -84,8 +84,8 @@ def test_a_run_offers_its_checkpoints_and_its_snapshots(league: Path) -> None:
         entrant = players.entrant(row.name)
         assert entrant.env_steps == row.env_steps
         assert entrant.player.name == f"{league}@{row.name}"
-        policy = policy_maker(config, build_parts(config), explores=False)()
-        policy.load_parameters(store.load(Snapshot(row.name, row.updates, row.env_steps, row.sha256)))
+        policy = plan_run(config).make_policy(explores=False)
+        policy.load_parameters(store.load(Snapshot(row.name, row.updates, row.env_steps, row.sha256)), done=1.0)
         seen.append(answers(policy.act, policy.initial_core_state(NUM_BOARDS)))
         np.testing.assert_array_equal(moves(entrant.player), seen[-1])
     assert all(not np.array_equal(a, b) for a, b in itertools.pairwise(seen)), "snapshots differ"

@@ -19,12 +19,19 @@ import machina
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.checkpoint import RunDirectory, load_checkpoint
 from machina.launch.ending import Outcome
-from machina.launch.self_play import snapshots_folder
+from machina.launch.hooks import SelfPlayHook
+from machina.launch.self_play import League, snapshots_folder
 from machina.launch.training import Trainer
 from machina.league.pool import PoolView, Snapshot
 from machina.league.snapshots import sha256
 from machina.metrics import read_metrics
 from machina.types import PRESENT_SELF, names_of
+
+
+def league_of(trainer: Trainer) -> League:
+    assert isinstance(trainer._hook, SelfPlayHook)
+    return trainer._hook._league
+
 
 UPDATES = 12
 SNAPSHOTS = 6
@@ -176,10 +183,10 @@ def test_a_killed_league_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch
     go_on = Trainer.run
 
     def look_and_go_on(self: Trainer) -> Any:
-        assert self._league is not None
+        league = league_of(self)
         state = self.learners.state()
-        seen.update(league=self._league.state(), learner=state, progress=self.progress._asdict())
-        seen["view"] = self._league.view()
+        seen.update(league=league.state(), learner=state, progress=self.progress._asdict())
+        seen["view"] = league.view()
         return go_on(self)
 
     monkeypatch.setattr(Trainer, "run", look_and_go_on)
@@ -254,8 +261,7 @@ def test_a_league_goes_on_without_a_damaged_snapshot(
     views: list[PoolView] = []
 
     def look(self: Trainer) -> Outcome:
-        assert self._league is not None
-        views.append(self._league.view())
+        views.append(league_of(self).view())
         return Outcome("looked at", 0, 0)
 
     with monkeypatch.context() as patch:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from machina.launch.configuration import job_config
-from machina.launch.plan import build_parts
+from machina.launch.plan import plan_run
 
 
 @pytest.mark.parametrize(
@@ -33,5 +33,5 @@ def test_a_learner_of_several_passes_over_images_gets_all_cores(
     """Then actors gain nothing by two groups, and lose by small batches."""
     monkeypatch.setattr("machina.launch.plan.available_cores", lambda: 8)
     config, _ = job_config(algorithm, environment, "defaults", runtime=runtime)
-    machine = build_parts(config).machine
+    machine = plan_run(config).machine
     assert (machine.learner_threads, machine.groups_per_actor) == (threads, groups)

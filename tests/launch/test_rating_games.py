@@ -21,13 +21,12 @@ from runs import last_checkpoint, signal_at
 import machina
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.checkpoint import load_checkpoint
-from machina.interfaces import Learned
 from machina.jobs.cross_table import cross_play
 from machina.jobs.match import RunPlayers, match
 from machina.launch.ending import Ending
 from machina.launch.run_view import RunView
 from machina.metrics import read_metrics
-from machina.types import Array, Unroll
+from machina.types import Array, Learned, Unroll
 
 UPDATES = 10
 RATED = ["random", *SNAPSHOTS]

@@ -10,7 +10,7 @@ import pytest
 from machina.checkpoint import RunDirectory
 from machina.jobs.session import run_facts
 from machina.launch.configuration import job_config
-from machina.launch.plan import build_parts
+from machina.launch.plan import plan_run
 
 
 @pytest.mark.parametrize(
@@ -39,5 +39,5 @@ def test_how_observations_and_rewards_are_read(
     algorithm: str, environment: str, options: dict[str, Any], network: str, rewards: str, tmp_path: Path
 ) -> None:
     config, source = job_config(algorithm, environment, "defaults", algo=options)
-    facts = run_facts(config, build_parts(config), RunDirectory.create(tmp_path, "run", ""), source)
+    facts = run_facts(plan_run(config), RunDirectory.create(tmp_path, "run", ""), source)
     assert (facts.network, facts.rewards) == (network, rewards)

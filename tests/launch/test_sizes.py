@@ -15,7 +15,7 @@ from machina.envs.builders import describe, parse_environment
 from machina.errors import UserError
 from machina.hardware import available_memory
 from machina.launch.configuration import job_config
-from machina.launch.plan import build_parts
+from machina.launch.plan import plan_run
 from machina.launch.sizes import Forecast, check_batch_fills, check_memory, forecast
 from machina.nets.build import build_network
 from machina.nets.config import NetworkConfig
@@ -94,12 +94,12 @@ def test_what_does_not_fit_is_refused_with_the_forecast(
 ) -> None:
     monkeypatch.setattr("machina.launch.sizes.available_memory", lambda: 24 * GIB)
     config, _ = job_config(algorithm, environment, "defaults", **changes)
-    parts = build_parts(config)
-    needed = forecast(config, parts)
+    plan = plan_run(config)
+    needed = forecast(plan)
     assert getattr(needed, share) >= least * GIB
     assert getattr(needed, share) == max(needed)
     with pytest.raises(UserError, match=r"at least [\d,.]+ GiB of memory \(environments .* 24.0 GiB are free; use "):
-        check_memory(config, parts)
+        check_memory(plan)
 
 
 @pytest.mark.parametrize(("algorithm", "environment"), [("impala", "pong"), ("ppo", "CartPole-v1"), ("ppo", "battle")])
@@ -108,8 +108,8 @@ def test_shipped_jobs_fit_into_a_small_machine(
 ) -> None:
     monkeypatch.setattr("machina.launch.sizes.available_memory", lambda: 2 * GIB)
     config, _ = job_config(algorithm, environment, None)
-    check_memory(config, build_parts(config))
-    check_batch_fills(config, build_parts(config))
+    check_memory(plan_run(config))
+    check_batch_fills(plan_run(config))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_what_a_run_can_t_fill_is_not_counted(changes: dict[str, Any], more: str
 
     def needed(frames: int, **changes: Any) -> Forecast:
         config, _ = job_config("ppo", "connect_four", "defaults", **changes, total_frames=frames)
-        return forecast(config, build_parts(config))
+        return forecast(plan_run(config))
 
     short = steps_of_an_update("ppo", "connect_four") - 1
     assert needed(short, **changes) == needed(short)
@@ -136,7 +136,7 @@ def test_what_a_run_can_t_fill_is_not_counted(changes: dict[str, Any], more: str
 def steps_of_an_update(algorithm: str, environment: str) -> int:
     """Env steps of a batch."""
     config, _ = job_config(algorithm, environment, "defaults")
-    return int(build_parts(config).batch_size * config.algo.unroll_length)
+    return int(plan_run(config).batch_size * config.algo.unroll_length)
 
 
 def test_a_batch_that_never_fills() -> None:
@@ -144,7 +144,7 @@ def test_a_batch_that_never_fills() -> None:
     with pytest.raises(
         UserError, match=r"a batch is 3,200,000 env steps, and the whole run only 300,000; use a smaller"
     ):
-        check_batch_fills(config, build_parts(config))
+        check_batch_fills(plan_run(config))
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -25,7 +25,7 @@ def test_a_snapshot_shares_no_memory_with_the_policy_it_was_made_of(store: Snaps
     first.zero_()
     assert torch.equal(second, parameters_of(3))
     opponent = stamping_policy(0)
-    opponent.load_parameters(second)
+    opponent.load_parameters(second, done=1.0)
     opponent.values.data.add_(1)
     assert torch.equal(store.load(snapshot), parameters_of(3))
 

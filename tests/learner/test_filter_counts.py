@@ -15,11 +15,11 @@ from torch import Tensor
 import machina
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.checkpoint import RunDirectory, load_checkpoint
-from machina.interfaces import Learned as CameTo
 from machina.interfaces import Policy
 from machina.jobs.loaded_run import load_run
 from machina.learner.filter_statistics import EPSILON
 from machina.types import BEHAVIOUR_LOGITS, OBSERVATION, ActorInput, Array, FloatArray, Unroll
+from machina.types import Learned as CameTo
 
 ENVIRONMENT = "InvertedPendulum-v5"
 """Continuous; a policy that knows nothing ends its episodes every few steps."""
@@ -131,10 +131,8 @@ def test_evaluation_acts_as_training_did_and_leaves_the_filter_as_it_was(learned
     seen = np.concatenate(learned.observations)
 
     loaded = load_run(path)
-    training = loaded.parts.algorithm.make_policy(
-        loaded.parts.factory.spec, "cpu", "float32", explores=True, num_slots=16
-    )
-    training.load_parameters(learned.parameters[-1])
+    training = loaded.plan.algorithm.make_policy(loaded.plan.spec, "cpu", "float32", explores=True, num_slots=16)
+    training.load_parameters(learned.parameters[-1], done=1.0)
     expected = answers(training, seen)
     for got, array in zip(answers(loaded.policy, seen), expected, strict=True):
         np.testing.assert_array_equal(got, array)

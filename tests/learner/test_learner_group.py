@@ -18,7 +18,7 @@ from machina.errors import RunFailedError
 from machina.interfaces import LearnerState
 from machina.launch.configuration import job_config
 from machina.launch.places import OneMachine
-from machina.launch.plan import build_parts
+from machina.launch.plan import plan_run
 from machina.learner.learner_group import LearnerGroup, Lost, Updated
 
 UPDATES = 25
@@ -59,16 +59,16 @@ def test_a_killed_rank_restarts_the_group(monkeypatch: pytest.MonkeyPatch) -> No
     config, _ = job_config(
         "impala", "catch", "defaults", algo=ALGO, runtime={"learners": 2, "learner_threads": 1, "max_restarts": 1}
     )
-    place = OneMachine(config, build_parts(config))
+    place = OneMachine(plan_run(config))
     inline = config.runtime.model_copy(update={"place": "inline"})
     learners = place.make_learners(faults.append, lambda: False)
-    plane = OneMachine(config.model_copy(update={"runtime": inline}), build_parts(config)).make_plane()
+    actors = OneMachine(plan_run(config.model_copy(update={"runtime": inline}))).make_actors()
     try:
-        plane.publish(0, learners.parameters())
-        plane.start({})
+        actors.store.publish(0, learners.parameters(), done=0.0)
+        actors.group.start({})
 
         def update() -> list[Updated | Lost]:
-            batch = plane.next_batch(60)
+            batch = actors.group.next_batch(0, 60)
             assert batch is not None
             return learners.submit(batch, 0.0)
 
@@ -102,7 +102,7 @@ def test_a_killed_rank_restarts_the_group(monkeypatch: pytest.MonkeyPatch) -> No
         assert saved.values == state.values, "what was kept last is there for a checkpoint"
         torch.testing.assert_close(saved.tensors["model"], state.tensors["model"], rtol=0, atol=0)
     finally:
-        plane.close()
+        actors.group.close()
         learners.close()
     assert not multiprocessing.active_children()
 

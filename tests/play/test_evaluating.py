@@ -53,7 +53,7 @@ class Staying:
         action = np.ones(len(step), np.int64)
         return ActorOutput(action, {}, (core_state[0] + 1,))
 
-    def load_parameters(self, parameters: Any) -> None:
+    def load_parameters(self, parameters: Any, done: float) -> None:
         raise NotImplementedError
 
     def load_tensors(self, tensors: Any) -> None:

@@ -114,7 +114,7 @@ class Counting:
         slots = len(inputs.reward)
         return ActorOutput(np.ones(slots, np.int64), {}, (inputs.core_state[0] + 1,))
 
-    def load_parameters(self, parameters: torch.Tensor) -> None:
+    def load_parameters(self, parameters: torch.Tensor, done: float) -> None:
         raise NotImplementedError
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:

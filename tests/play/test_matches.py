@@ -124,7 +124,7 @@ class RememberingPolicy(StampingPolicy):
 def test_policies_remember_their_own_game_from_its_first_entry_on() -> None:
     policies = (RememberingPolicy(), RememberingPolicy())
     for number, policy in enumerate(policies, start=1):
-        policy.load_parameters(parameters_of(number))
+        policy.load_parameters(parameters_of(number), done=1.0)
     players = [PolicyPlayer(f"u{number}", policy) for number, policy in enumerate(policies, start=1)]
     result = play_match(RaceFactory(race_spec()), players, games=60, seed=5)
     assert result.win_rate("u1").games == 60
