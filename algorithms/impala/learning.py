@@ -109,7 +109,7 @@ class ImpalaLearner:
         model.add_up_over_ranks([sums, statistics, filter_sums])
         grad_norm = model.grad_norm()
         # The only wait for the device before the step: everything that is shown comes in one transfer.
-        *numbers, norm = torch.cat([sums, grad_norm.to(sums)[None]]).tolist()
+        *numbers, norm = torch.cat([sums, grad_norm[None]]).tolist()
         totals = Sums(*numbers)
         metrics = _metrics(totals, self.config)
         metrics["learner/grad_norm"] = norm
@@ -140,7 +140,7 @@ class ImpalaLearner:
             part = slots_of(unroll, slice(start, start + chunk))
             loss, part_sums, part_statistics, part_filter_sums = self._losses(part)
             loss.backward()  # type: ignore[no-untyped-call]
-            sums += torch.stack([value.detach() for value in part_sums]).to(sums)
+            sums += torch.stack([value.detach() for value in part_sums])
             statistics += part_statistics
             filter_sums += part_filter_sums
         return sums, statistics, filter_sums
@@ -192,7 +192,7 @@ class ImpalaLearner:
             entropy_loss=-total(distribution.entropies(logits)),
             steps=acted.sum(),
             rhos=total(rhos),
-            clipped_rhos=total((rhos > config.rho_clip).to(rhos)),
+            clipped_rhos=total(rhos > config.rho_clip),
             targets=total(targets),
             squared_targets=total(targets.square()),
             errors=total(errors),
