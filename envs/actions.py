@@ -57,7 +57,7 @@ def action_spec(
 def _bounds(space: spaces.Box, number_dtype: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Low and high of each number; infinite where there is none, or one as large as the dtype's largest number."""
     largest = min(NO_BOUND, float(np.finfo(number_dtype).max))
-    low, high = space.low.astype(np.float64).reshape(-1), space.high.astype(np.float64).reshape(-1)
+    low, high = space.low.ravel(), space.high.ravel()
     low, high = np.where(low <= -largest, -np.inf, low), np.where(high >= largest, np.inf, high)
     return tuple(low.tolist()), tuple(high.tolist())
 
@@ -80,9 +80,7 @@ def checked_actions(spec: ActionSpec, actions: Array, num_slots: int) -> Array:
     in_range = actions.shape == shape and (
         np.isfinite(actions).all()
         if spec.kind == "continuous"
-        else bool(
-            (actions >= 0).all() and (actions < np.asarray(spec.choices if spec.shape else spec.choices[0])).all()
-        )
+        else bool((actions >= 0).all() and (actions < np.asarray(spec.choices)).all())
     )
     if not in_range:
         raise ValueError(f"actions must be {shape} of {spec}, got {actions}")
@@ -126,4 +124,4 @@ def random_actions(
         return np.asarray(np.argmax(generator.random(allowed.shape) * allowed, axis=-1))
     if spec.kind == "continuous":
         return generator.standard_normal((num_slots, *spec.shape), np.float32)
-    return generator.integers(0, spec.choices if spec.shape else spec.choices[0], (num_slots, *spec.shape))
+    return generator.integers(0, spec.choices, (num_slots, *spec.shape))

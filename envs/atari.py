@@ -187,7 +187,7 @@ class AtariTasks(VectorEnv[Any, Any, Any]):
         """Start an episode in every slot; ``seed`` holds one seed per slot."""
         if seed is not None:
             # ALE takes 32-bit seeds and reads -1 as "keep the generator".
-            self._seeds = np.asarray([int(value) % 2**31 for value in seed], dtype=np.int64)
+            self._seeds = np.asarray([int(value) % 2**31 for value in seed])
         entry = self._empty_entry()
         self._restart[:] = False
 
@@ -263,7 +263,6 @@ class AtariTasks(VectorEnv[Any, Any, Any]):
             for game in self._pending:
                 _abandon(self._envs[game])
             self._pending, self._envs, self._screen = [], [], None
-        self.closed = True
 
     def close_extras(self, **kwargs: Any) -> None:  # noqa: ARG002
         """gymnasium's hook of ``close``."""

@@ -75,7 +75,7 @@ class GymnasiumSlots:
                 f"environment {spec.name!r}: {env.num_envs} slots were built, {len(task_ids)} were asked for"
             )
         self.spec = spec
-        self.task_ids: IntArray = np.asarray(task_ids, dtype=np.int64)
+        self.task_ids: IntArray = np.asarray(task_ids)
         self._env = env
         self._base: Any = env.unwrapped
         self._wrapped = env is not env.unwrapped
@@ -85,8 +85,7 @@ class GymnasiumSlots:
         # Of a vectorised form of its own, or of a user; single environments are checked one by one.
         self._declared = batch_space(env.single_observation_space, self._num_slots)
         self._observed = f"environment {spec.name!r}: observation"
-        action_space = env.action_space
-        self._action_shape = action_space.shape if isinstance(action_space, spaces.Box) else None
+        self._action_shape = (self._num_slots, *(env.single_action_space.shape or ()))
         self._life_losses = life_losses
         self._info_mask = info_mask
         self._refuses_mask = info_mask in (None, "refuse") and ACTION_MASK not in spec.observation
@@ -111,15 +110,14 @@ class GymnasiumSlots:
             raise self._fault("reset", error) from error
         self._check_infos(infos)
         nothing = np.zeros(self._num_slots, dtype=np.bool_)
-        return self._answer(observation, np.zeros(self._num_slots, np.float32), nothing, nothing, infos, ~nothing)
+        return self._answer(observation, nothing, nothing, nothing, infos, ~nothing)
 
     def step(self, actions: Array) -> StepResult:
         """Step every slot; a slot whose episode ended with the last entry is reset, its action ignored."""
         if self._entry is None:
             raise ValueError("reset comes before step")
         actions = native_actions(self.spec.action, checked_actions(self.spec.action, actions, self._num_slots))
-        if self._action_shape is not None:
-            actions = actions.reshape(self._action_shape)
+        actions = actions.reshape(self._action_shape)
         resets = self._entry.terminated | self._entry.truncated
         try:
             observation, reward, terminated, truncated, infos = self._env.step(actions)
@@ -157,7 +155,7 @@ class GymnasiumSlots:
     def set_state(self, state: Mapping[str, Array]) -> StepResult:
         """Restore ``get_state`` and answer the current entry again."""
         self._base.set_state(copies(section(state, "env/")))
-        self._lives = state["lives"].astype(np.int64)
+        self._lives = state["lives"].copy()
         self._entry = StepResult.from_state(state)
         return self._entry
 

@@ -87,7 +87,7 @@ class ImpalaLearner(BaseLearner):
         model.add_up_over_ranks([sums, statistics, filter_sums])
         grad_norm = model.grad_norm()
         # The only wait for the device before the step: everything that is shown comes in one transfer.
-        *numbers, norm = torch.cat([sums, grad_norm.to(sums)[None]]).tolist()
+        *numbers, norm = torch.cat([sums, grad_norm[None]]).tolist()
         totals = Sums(*numbers)
         metrics = _metrics(totals, self.config)
         metrics["learner/grad_norm"] = norm
@@ -162,7 +162,7 @@ class ImpalaLearner(BaseLearner):
             entropy_loss=-total(distribution.entropies(logits)),
             steps=acted.sum(),
             rhos=total(rhos),
-            clipped_rhos=total((rhos > config.rho_clip).to(rhos)),
+            clipped_rhos=total(rhos > config.rho_clip),
             targets=total(targets),
             squared_targets=total(targets.square()),
             errors=total(errors),

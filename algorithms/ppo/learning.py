@@ -296,7 +296,7 @@ class PPOLearner(BaseLearner):
                 sums += parts
         model.add_up_over_ranks([sums])
         grad_norm = model.grad_norm()
-        numbers = StepSums(*torch.cat([sums, grad_norm.to(sums)[None]]).tolist())
+        numbers = StepSums(*torch.cat([sums, grad_norm[None]]).tolist())
         if not all(math.isfinite(number) for number in numbers):
             return None
         if learns:
@@ -336,7 +336,7 @@ class PPOLearner(BaseLearner):
         entropies = self._distribution.entropies(parameters)
 
         with torch.no_grad():
-            shown = [approximate_kl(log_ratios), outside_clip(log_ratios, scheduled.clip).to(values)]
+            shown = [approximate_kl(log_ratios), outside_clip(log_ratios, scheduled.clip)]
         per_step = torch.stack([policy, squared, entropies, *shown])
         sums = per_step @ taken.acted
         value_sum = squared @ taken.counted

@@ -57,12 +57,11 @@ class PopArt:
         Returns:
             ``[3, num_tasks]`` float64: number of unrolls, sum of their means, sum of their mean squares.
         """
-        counted = mask.to(torch.float64)
-        steps = counted.sum(dim=0)
+        steps = mask.sum(dim=0)
         targets = torch.where(mask, vs, 0.0).to(torch.float64)
         means = targets.sum(dim=0) / steps.clamp(min=1)
         mean_squares = targets.square().sum(dim=0) / steps.clamp(min=1)
-        rows = torch.stack([(steps > 0).to(torch.float64), means, mean_squares])
+        rows = torch.stack([steps > 0, means, mean_squares])
         sums = torch.zeros(3, len(self.mu), dtype=torch.float64, device=rows.device)
         return sums.index_add_(1, task_id, rows)
 

@@ -78,7 +78,7 @@ def evaluate(
         result = _play(
             env,
             factory.spec,
-            ActingPlayer(player, factory.spec, np.arange(len(task_ids)), np.array(task_ids, np.int64), int(seeds[-1])),
+            ActingPlayer(player, factory.spec, np.arange(len(task_ids)), np.array(task_ids), int(seeds[-1])),
             [int(each >> 1) for each in seeds[:-1]],
             parties,
             progress,
@@ -122,10 +122,10 @@ def _tasks_of_slots(spec: EnvSpec, tasks: Sequence[int], episodes: int) -> list[
 
 def _parties(spec: EnvSpec, task_ids: Sequence[int], tasks: Sequence[int], episodes: int) -> list[_Party]:
     """Those that are asked for; the episodes of a task are spread evenly over its parties."""
-    places = np.array_split(np.arange(len(task_ids)), len(task_ids) // spec.slots_per_game)
+    places = np.arange(len(task_ids)).reshape(-1, spec.slots_per_game)
     parties = []
     for task in tasks:
-        own = [np.array([slot for slot in place if task_ids[slot] == task], np.int64) for place in places]
+        own = [np.array([slot for slot in place if task_ids[slot] == task]) for place in places]
         own = [slots for slots in own if len(slots)]
         share, rest = divmod(episodes, len(own))
         parties += [_Party(task, slots, share + (index < rest)) for index, slots in enumerate(own)]
@@ -154,7 +154,7 @@ def _play(
     absent = [0] * len(parties)
     wanted, most_steps = sum(party.quota for party in parties), spec.longest_episode
     entry = env.reset(seeds)
-    returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
+    returns, lengths = np.zeros((2, len(seeds)))
     told_at = time.monotonic()
     while any(len(done) < party.quota for done, party in zip(finished, parties, strict=True)):
         if stop():

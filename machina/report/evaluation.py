@@ -111,7 +111,7 @@ def evaluation_table(result: EvaluationResult) -> RenderableType:
     from rich.text import Text
 
     title = Text(f"{result.run}, checkpoint at env step {result.step:,}")
-    table = Table(title=title, title_justify="left", box=None)
+    table = Table(box=None)
     table.add_column("task")
     for column in ("episodes", "mean return", "std", "best", "length", "human-normalized"):
         table.add_column(column, justify="right")
@@ -132,7 +132,7 @@ def evaluation_table(result: EvaluationResult) -> RenderableType:
     total = result.aggregate()
     if total is not None and total.games > 1:
         lines.insert(0, aggregate_line(total))
-    return Group(table, *map(Text, lines))
+    return Group(title, table, *map(Text, lines))
 
 
 def aggregate_line(total: Aggregate) -> str:

@@ -160,8 +160,8 @@ def test_batches_too_small_for_the_minibatches() -> None:
     recurrent.check_batch(4)
     plain = PPOConfig(minibatches=6, unroll_length=3)
     plain.check_batch(2)
-    for config, size in ((recurrent, 3), (plain, 1)):
-        with pytest.raises(Exception, match=f"minibatches={config.minibatches}: a batch has 3"):
+    for config, size, what in ((recurrent, 3, "unrolls, which an LSTM needs whole;"), (plain, 1, "env steps;")):
+        with pytest.raises(Exception, match=f"minibatches={config.minibatches}: a batch has 3 {what} use at most 3"):
             config.check_batch(size)
 
 
@@ -252,7 +252,7 @@ def test_the_precision_is_the_one_asked_for(precision: str) -> None:
     assert impala.precision.dtype == ppo.precision.dtype == expected
 
 
-@pytest.mark.parametrize("algorithm", ["impala", "ppo", "ppo, normalized"])
+@pytest.mark.parametrize("algorithm", ["impala", "ppo", "ppo, popart", "ppo, normalized"])
 def test_a_single_step_is_learned(algorithm: str) -> None:
     """A batch of which one step counts is shown by that step alone; it has no advantage over itself."""
     network = LINEAR | {"lstm_size": 3}
@@ -265,7 +265,13 @@ def test_a_single_step_is_learned(algorithm: str) -> None:
         learner = ImpalaLearner(config, GAME, "cpu", "float32", 0, SINGLE_RANK)
     else:
         options = PPOConfig.model_validate(
-            {"network": network, "minibatches": 1, "epochs": 1, "normalize_advantages": "normalized" in algorithm}
+            {
+                "network": network,
+                "minibatches": 1,
+                "epochs": 1,
+                "popart": "popart" in algorithm,
+                "normalize_advantages": "normalized" in algorithm,
+            }
         )
         learner = PPOLearner(options, GAME, "cpu", "float32", 0, SINGLE_RANK)
     metrics, skipped = learner.update(batch._replace(foreign=foreign), 0.0)[:2]
@@ -274,6 +280,40 @@ def test_a_single_step_is_learned(algorithm: str) -> None:
     assert metrics["learner/explained_variance"] == 0.0
     assert not skipped
     assert (metrics["learner/policy_loss"] == 0) == ("normalized" in algorithm)
+
+
+@pytest.mark.parametrize("algorithm", ["impala", "ppo"])
+def test_a_recurrent_policy_is_shown_over_its_own_steps(algorithm: str) -> None:
+    batch = game_batch(3)._replace(core_state=tuple(np.zeros((5, 3), np.float32) for _ in range(2)))
+    learner: Any
+    if algorithm == "impala":
+        config = ImpalaConfig.model_validate({"network": LINEAR | {"lstm_size": 3}})
+        learner = ImpalaLearner(config, GAME, "cpu", "float32", 0, SINGLE_RANK)
+    else:
+        options = PPOConfig.model_validate({"network": LINEAR | {"lstm_size": 3}, "minibatches": 2, "epochs": 1})
+        learner = PPOLearner(options, GAME, "cpu", "float32", 0, SINGLE_RANK)
+    ended = batch.terminated | batch.truncated
+    allowed = batch.observation["action_mask"][:-1][(batch.on_turn & ~ended & ~batch.foreign)[:-1]].sum(axis=-1)
+    shown = learner.update(batch, 0.0).metrics["learner/entropy"]
+    assert shown == pytest.approx(np.log(allowed).mean(), rel=2e-3), "a new policy is nearly uniform"
+
+
+@pytest.mark.parametrize("algorithm", ["impala", "ppo"])
+def test_what_is_explained_has_no_unit(algorithm: str) -> None:
+    shown = []
+    for scale in (1.0, 1e-3):
+        learner: Any
+        if algorithm == "impala":
+            config = ImpalaConfig.model_validate({"network": LINEAR, "reward_clip": "none"})
+            learner = ImpalaLearner(config, GAME, "cpu", "float32", 0, SINGLE_RANK)
+        else:
+            learner = PPOLearner(PPOConfig.model_validate({"network": LINEAR}), GAME, "cpu", "float32", 0, SINGLE_RANK)
+        learner.model.network.get_parameter("value_head.weight").data.fill_(scale)
+        batch = game_batch(1)
+        metrics = learner.update(batch._replace(reward=batch.reward * np.float32(scale)), 0.0).metrics
+        shown.append(metrics["learner/explained_variance"])
+    assert shown[1] == pytest.approx(shown[0], rel=1e-4)
+    assert shown[0] != 0
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "ppo"])

@@ -84,6 +84,7 @@ def test_bounded_actions_lie_in_their_space_and_reach_both_ends(
         (-np.inf, np.inf, [-70, -0.5, 0.5, 70]),
         ("least", "greatest", [-70, -0.5, 0.5, 70]),
         (-0.25, "greatest", [-0.25, -0.25, 0.5, 70]),
+        ("least", 0.25, [-70, -0.5, 0.25, 0.25]),
     ],
 )
 def test_single_bounds_hold_and_the_largest_floats_are_none(

@@ -67,6 +67,23 @@ def test_actions_out_of_range_never_reach_the_emulator() -> None:
     env.close()
 
 
+def test_what_is_built_is_told() -> None:
+    told: list[int] = []
+    parse_environment("pong,breakout", AtariConfig()).make([0, 1, 1, 1, 0], progress=told.append).close()
+    assert told == [2, 3]
+
+
+def test_answers_have_the_types_of_their_numbers() -> None:
+    env = AtariTasks(["pong", "breakout"], [0, 1], AtariConfig(), 1, full=True)
+    env.reset()
+    frames, infos = env.reset(seed=[0, 1])
+    assert [array.dtype.name for array in (frames, infos["lives"])] == ["uint8", "int64"]
+    *arrays, infos = env.step(np.array([0, 1]))
+    names = [array.dtype.name for array in (*arrays, infos["lives"])]
+    assert names == ["uint8", "float32", "bool", "bool", "int64"]
+    env.close()
+
+
 def test_slots_depend_on_their_seed_only() -> None:
     one, other = make("pong,breakout", [0, 1, 0, 1]), make("pong,breakout", [1, 0, 0, 1])
     order = [1, 0, 2, 3]
@@ -248,6 +265,9 @@ def test_a_thread_that_wakes_after_its_step_was_finished_touches_nothing(hung: H
         hung.tasks._gather(generation)
     assert all(np.array_equal(getattr(finished, key), value) for key, value in kept.items())
     hung.env.step(np.full(6, FIRE))
+    hung.env.close()
+    with pytest.raises(EnvironmentFaultError, match="finished by another thread"):
+        hung.tasks._gather(generation)
 
 
 def test_a_hung_environment_is_closed_at_once(hung: Hung) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from ale_py import roms
 
+from machina.envs.atari import AtariTasks
 from machina.envs.builders import parse_environment
 from machina.envs.config import AtariConfig
 from machina.interfaces import SlotEnv
@@ -169,6 +170,26 @@ def test_the_cap_counts_the_frames_that_were_played() -> None:
         assert not (opened.truncated | opened.terminated).any()
         assert not opened.observation[OBSERVATION][:, :3].any()
     env.close()
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_film_shows_the_screen_as_it_is_now(pooled: bool) -> None:
+    config = AtariConfig(noop_max=0, sticky_actions=0.0, max_pool=pooled)
+    env = AtariTasks(["breakout"], [0, 0], config, 1, full=False, for_video=True)
+    env.reset(seed=[5, 6])
+    emulator = Emulator("breakout", 5)
+    emulator.reset()
+    for step in range(40):
+        for _ in range(4):
+            before = emulator.ale.getScreenRGB()
+            emulator.ale.act(ale_py.Action((1, 3, 4)[step % 3]))
+        env.step(np.array([(1, 2, 3)[step % 3], 0]))
+        screen, pictures = emulator.ale.getScreenRGB(), env.render()
+        assert pictures is not None
+        assert np.array_equal(pictures[0], np.maximum(before, screen) if pooled else screen)
+    env.close()
+    for for_video, mode in ((True, "rgb_array"), (False, None)):
+        assert AtariTasks(["pong"], [0], config, 1, full=False, for_video=for_video).render_mode == mode
 
 
 @pytest.mark.parametrize("game", ["freeway", "seaquest"])

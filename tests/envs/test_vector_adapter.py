@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +11,9 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
+from machina.envs import workers
 from machina.envs.slots import GymnasiumSlots
 from machina.errors import EnvironmentFaultError, UserError
 from machina.specs import ActionSpec, ArraySpec, EnvSpec, discrete
@@ -167,6 +170,7 @@ def test_seeds_are_one_for_each_slot_or_one_for_all() -> None:
     adapter.close()
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_lost_life_ends_the_return_in_its_own_step() -> None:
     """Neither at the end of an episode, nor where the next one opens with fewer lives, nor where one is gained."""
     env = Written()
@@ -179,6 +183,9 @@ def test_a_lost_life_ends_the_return_in_its_own_step() -> None:
     for now, end, expected in zip(lives, ends, lost, strict=True):
         env.infos, env.answer["terminated"] = {"lives": np.array(now)}, flags(*end)
         assert adapter.step(ACTIONS).life_lost.tolist() == flags(*expected).tolist()
+    env.infos = {"lives": np.array([3, np.nan, 3])}
+    with pytest.raises(EnvironmentFaultError, match=r"'written': lives of slot 1 \(task 'two'\) is not finite"):
+        adapter.step(ACTIONS)
     env.infos = {}
     with pytest.raises(EnvironmentFaultError, match=r"'written': infos have no 'lives'; let the wrapper keep them"):
         adapter.step(ACTIONS)
@@ -197,12 +204,23 @@ def test_a_lost_life_ends_the_return_in_its_own_step() -> None:
         ("truncated", np.zeros(4, bool), r"truncated has shape \(4,\), it must be \(3,\)"),
     ],
 )
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # of numpy's casts
 def test_what_is_no_answer_is_a_fault(field: str, value: Any, message: str) -> None:
     env = Written()
     adapter = slots(env)
     adapter.reset([1, 2, 3])
     env.answer[field] = value
     with pytest.raises(EnvironmentFaultError, match=f"^environment 'written': {message}"):
+        adapter.step(ACTIONS)
+
+
+def test_an_observation_is_what_the_space_declares() -> None:
+    """Numbers that the declared dtype can't hold are no observation, though they can be cast."""
+    env = Written()
+    adapter = slots(env)
+    adapter.reset([1, 2, 3])
+    env.observation = np.full((SLOTS, 2), "7")
+    with pytest.raises(EnvironmentFaultError, match=r"^environment 'written': observation is no array of numbers"):
         adapter.step(ACTIONS)
 
 
@@ -296,12 +314,44 @@ def test_a_state_comes_back_whole() -> None:
     assert wrapped.get_state() is None
 
 
+@pytest.mark.parametrize("life_losses", [False, True])
+def test_lives_are_saved_as_whole_numbers(life_losses: bool) -> None:
+    env = Recoverable()
+    env.infos = {"lives": np.array([3.0, 2.0, 0.0])}
+    adapter = slots(env, life_losses=life_losses)
+    adapter.reset([1, 2, 3])
+    state = adapter.get_state()
+    assert state is not None
+    assert (state["lives"].dtype.name, state["lives"].tolist()) == ("int64", [3, 2, 0] if life_losses else [0, 0, 0])
+
+
 def test_closing() -> None:
     plain, at_once = Written(), Recoverable()
     for env in (plain, VectorWrapper(plain), at_once, VectorWrapper(at_once)):
         slots(env).close()
     assert plain.asked == ["close"]
     assert at_once.asked[:2] == ["close at once", "close"]
+
+
+class Slow(gymnasium.Env[Any, Any]):
+    observation_space, action_space = spaces.Box(-100, 100, (2,), np.float32), spaces.Discrete(4)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:  # noqa: ARG002
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> Any:  # noqa: ARG002
+        time.sleep(4)
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
+def test_workers_of_gymnasium_s_own_are_ended_in_the_middle_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "STEP_TIMEOUT_S", 0.1)
+    env = AsyncVectorEnv([Slow, Slow, Slow], autoreset_mode=AutoresetMode.NEXT_STEP)
+    adapter = slots(env)
+    adapter.reset([1, 2, 3])
+    env.step_async(ACTIONS)
+    adapter.close()
+    assert [process.exitcode for process in env.processes] == [-signal.SIGKILL] * 3
 
 
 def test_masks_of_infos() -> None:

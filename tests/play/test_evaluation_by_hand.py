@@ -14,6 +14,7 @@ from machina.interfaces import SlotEnv
 from machina.play.evaluation import evaluate
 from machina.report.evaluation import EvaluationResult
 from machina.specs import ArraySpec, EnvSpec, Seat, discrete
+from machina.streams import SlotStreams
 from machina.types import ActorInput, ActorOutput, Array, CoreState, StepResult, single_agent_step
 
 SPEC = EnvSpec(
@@ -160,6 +161,8 @@ def test_seeds_are_the_evaluations_own() -> None:
     run(factory, (0, 1), 3, policy)
     drawn = np.random.SeedSequence([5, 3]).generate_state(7)
     assert factory.made[0].seeds == [int(each) // 2 for each in drawn[:6]]
+    first = SlotStreams(int(drawn[6]), np.arange(6), ()).next()
+    assert policy.asked[0].uniforms.tolist() == first.tolist()
     other = Counting()
     evaluate(Ladders(), other, (0, 1), 3, 6, "runs/x", 70)
     again = Counting()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from machina.report.evaluation import (
     latest_evaluation,
     load_evaluation,
 )
-from machina.report.scores import human_normalized
+from machina.report.scores import Aggregate, Interval, human_normalized
 
 
 def result(step: int = 1000, **episodes: tuple[float, ...]) -> EvaluationResult:
@@ -35,20 +36,23 @@ def result(step: int = 1000, **episodes: tuple[float, ...]) -> EvaluationResult:
 
 
 def test_comes_back_exactly(tmp_path: Path) -> None:
-    file = result().save(tmp_path / "report")
+    report = tmp_path / "run" / "report"
+    file = result().save(report)
     assert load_evaluation(file) == result()
-    result(step=20_000).save(tmp_path / "report")
-    assert latest_evaluation(tmp_path / "report").step == 20_000
+    for step in (20_000, 3000):
+        result(step=step).save(report)
+    assert latest_evaluation(report).step == 20_000
+    assert file.read_text() == json.dumps(result().model_dump(), indent=1), "a number is a line"
 
 
 def test_missing_and_edited_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no evaluation; make one: machina eval"):
         latest_evaluation(tmp_path)
-    with pytest.raises(UserError, match="can't be read"):
+    with pytest.raises(UserError, match=r"can't be read: No such file or directory; make one with machina eval$"):
         load_evaluation(tmp_path / "none.json")
     file = result().save(tmp_path)
     file.write_text(file.read_text()[:-20])
-    with pytest.raises(UserError, match="edited or truncated") as caught:
+    with pytest.raises(UserError, match=r"edited or truncated.*make one with machina eval$") as caught:
         load_evaluation(file)
     assert "\n" not in str(caught.value)
 
@@ -75,6 +79,20 @@ def test_table_names_scores_protocol_and_aggregates() -> None:
     text = console.export_text()
     for part in ("pong", "20.00", "1.00", "115.3%", "100.0%", "noop_max 30", "seed 7", "over 2 games", "interquartile"):
         assert part in text
+
+
+def test_numbers_stand_below_one_another() -> None:
+    games = result(pong=(21.0, 19.0), boxing=(12.1,))
+    console = Console(width=250, file=io.StringIO(), record=True)
+    console.print(evaluation_table(games))
+    _, head, *rows, aggregates, protocol = [line.rstrip() for line in console.export_text().splitlines()]
+    total = games.aggregate()
+    assert total is not None
+    assert aggregates == aggregate_line(total)
+    assert protocol == "protocol: sticky_actions 0.0, noop_max 30; evaluation seed 7"
+    for row, episodes in zip(rows, ("2", "1"), strict=True):
+        assert len(row) == len(head)
+        assert row.index(f" {episodes} ") == head.index("episodes ") + len("episode") - 1
 
 
 def test_scores_of_skewed_returns() -> None:
@@ -112,12 +130,22 @@ def test_every_column_of_the_table() -> None:
     assert columns == ["task", "episodes", "mean return", "std", "best", "length", "human-normalized"]
     assert row.split() == ["catch", "4", "-497.00", "867.76", "9.00", "508", "–"]
     assert rest == ["protocol: as the environment comes; evaluation seed 7"]
+    console.print(evaluation_table(result(pong=(21.0, 19.0))))
+    assert "human-normalized over" not in console.export_text(), "there is nothing to aggregate"
     console.print(evaluation_table(result(pong=(21.0, 19.0), boxing=(12.1,))))
     cells = {line.split()[0]: line.split()[-1] for line in console.export_text().splitlines() if line.strip()}
     for game, average in (("pong", 20.0), ("boxing", 12.1)):
         normalized = human_normalized(game, average)
         assert normalized is not None
         assert cells[game] == f"{normalized:.1%}"
+
+
+def test_the_aggregates_are_named() -> None:
+    total = Aggregate(3, Interval(0.5, 0.25, 1.0), Interval(2.0, 1.5, 12.3456), Interval(0.75, 0.0, -0.125))
+    assert aggregate_line(total) == (
+        "human-normalized over 3 games: median 50.0% (25.0% to 100.0%), mean 200.0% (150.0% to 1234.6%), "
+        "interquartile mean 75.0% (0.0% to -12.5%); 95 % bootstrap intervals over games, one run of each"
+    )
 
 
 def test_every_field_is_needed_and_bounded() -> None:
