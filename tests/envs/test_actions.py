@@ -36,6 +36,8 @@ def test_specs_of_spaces() -> None:
     [
         (spaces.Discrete(3, start=1), None, "is none of Discrete and MultiDiscrete from 0"),
         (spaces.MultiBinary(2), None, "is none of Discrete"),
+        (spaces.Box(0, 5, (2,), np.int64), None, "is none of Discrete"),
+        (spaces.Box(0, 5, (2,), np.int64), 5, "action_bins=5 cuts real numbers"),
         (spaces.Discrete(3), 5, "action_bins=5 cuts real numbers"),
         (box(-np.inf, np.inf), 5, "action_bins=5 needs bounded actions.*leave it out"),
         (box(-LARGEST, LARGEST), 5, "action_bins=5 needs bounded actions"),
