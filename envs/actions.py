@@ -120,8 +120,9 @@ def random_actions(
     spec: ActionSpec, num_slots: int, generator: np.random.Generator, allowed: Array | None = None
 ) -> Array:
     """``[num_slots, *shape]``: uniform choices, of those ``allowed`` ``[num_slots, choices]``, or normal numbers."""
-    if allowed is not None:
-        return np.asarray(np.argmax(generator.random(allowed.shape) * allowed, axis=-1))
     if spec.kind == "continuous":
         return generator.standard_normal((num_slots, *spec.shape), np.float32)
+    if allowed is not None:
+        components = np.split(generator.random(allowed.shape) * allowed, np.cumsum(spec.choices)[:-1], axis=1)
+        return np.stack([each.argmax(axis=1) for each in components], axis=1).reshape(num_slots, *spec.shape)
     return generator.integers(0, spec.choices, (num_slots, *spec.shape))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from machina.envs.actions import action_spec, checked_actions, native_actions, random_actions
+from machina.envs.actions import action_spec, checked_actions, native_actions, random_actions, without_choice
 from machina.envs.builders import parse_environment
 from machina.envs.config import GymnasiumConfig
 from machina.errors import UserError
@@ -35,6 +35,7 @@ def test_specs_of_spaces() -> None:
     ("space", "bins", "message"),
     [
         (spaces.Discrete(3, start=1), None, "is none of Discrete and MultiDiscrete from 0"),
+        (spaces.MultiDiscrete([3, 2], start=[0, 1]), None, "is none of Discrete and MultiDiscrete from 0"),
         (spaces.MultiBinary(2), None, "is none of Discrete"),
         (spaces.Box(0, 5, (2,), np.int64), None, "is none of Discrete"),
         (spaces.Box(0, 5, (2,), np.int64), 5, "action_bins=5 cuts real numbers"),
@@ -140,6 +141,22 @@ def test_random_actions_keep_to_the_mask() -> None:
     drawn = np.stack([random_actions(discrete(3), 2, np.random.default_rng(i), allowed) for i in range(50)])
     assert set(drawn[:, 0]) == {0, 2}
     assert set(drawn[:, 1]) == {1}
+    several = action_spec("e", spaces.MultiDiscrete([3, 1, 2]))
+    allowed = np.array([[True, False, True, True, False, True], [False, True, False, True, True, True]])
+    pairs = np.stack([random_actions(several, 2, np.random.default_rng(i), allowed) for i in range(50)])
+    assert set(map(tuple, pairs[:, 0].tolist())) == {(0, 0, 1), (2, 0, 1)}
+    assert set(map(tuple, pairs[:, 1].tolist())) == {(1, 0, 0), (1, 0, 1)}
+    numbers = action_spec("e", box(-1.0, 1.0))
+    assert random_actions(numbers, 2, np.random.default_rng(0), allowed).dtype == np.float32, "a mask is of choices"
+
+
+def test_who_has_no_choice() -> None:
+    """In one component at least, where each has a choice of its own."""
+    spec = action_spec("e", spaces.MultiDiscrete([2, 1, 3]))
+    masks = np.array([[bit == "1" for bit in f"{number:06b}"] for number in range(64)])
+    expected = [not (any(mask[:2]) and mask[2] and any(mask[3:])) for mask in masks]
+    assert without_choice(spec, masks).tolist() == expected
+    assert without_choice(discrete(6), masks).tolist() == [True] + [False] * 63
 
 
 @pytest.mark.parametrize("bins", [None, 7])
