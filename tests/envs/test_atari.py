@@ -265,7 +265,7 @@ def test_a_thread_that_wakes_after_its_step_was_finished_touches_nothing(hung: H
         hung.tasks._gather(generation)
     assert all(np.array_equal(getattr(finished, key), value) for key, value in kept.items())
     hung.env.step(np.full(6, FIRE))
-    hung.env.close()
+    hung.tasks.close_at_once()
     with pytest.raises(EnvironmentFaultError, match="finished by another thread"):
         hung.tasks._gather(generation)
 

@@ -82,7 +82,7 @@ class Ladder:
         reward = np.where(played, 100 * slots + 10 * self.episode + self.age, 0).astype(np.float32)
         ended = self.age >= length
         odd = self.episode % 2 == 1
-        observation = {"observation": np.zeros((len(slots), 1), np.float32)}
+        observation = {"observation": self.age[:, None].astype(np.float32)}
         return single_agent_step(observation, reward, ended & ~odd, ended & odd, np.zeros_like(ended))
 
 
@@ -187,6 +187,7 @@ def test_memory_starts_anew_with_every_episode() -> None:
     entry = env.reset([])
     for inputs in policy.asked:
         assert np.array_equal(inputs.reward, entry.reward)
+        assert np.array_equal(inputs.observation["observation"], entry.observation["observation"])
         entry = env.step(np.zeros(64))
 
 
@@ -231,6 +232,8 @@ def test_an_episode_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
     assert factory.made[0].steps == 9
     assert run(Ladders(lengths=lambda slot, k: 10**6 if k and slot else 8), (0,), 7).lengths["low"] == (8,) * 7
     assert run(Ladders(lengths=lambda _slot, _k: 8), (0,), 7).lengths["low"] == (8,) * 7
+    last = Ladders(lengths=lambda slot, k: 8 if slot == 0 else 10**6 if k else 1)
+    assert run(last, (0,), 65).lengths["low"] == (8, 8) + (1,) * 63, "the second game of slot 0 is waited for"
 
 
 @pytest.mark.parametrize("episodes", [1, 4, 30])
@@ -260,6 +263,8 @@ def test_a_game_is_one_episode_of_each_role(tasks: tuple[int, ...], episodes: in
 
 def test_an_agent_that_never_plays_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """If it is asked for, after so many games in a row; one game of its own starts the count anew."""
+    with pytest.raises(RunFailedError, match=r"agent 'c' had no step in 100 games"):
+        run(Ladders(GAME, lambda slot, _: 2 * (slot % 3 < 2)), (1,), 1)
     monkeypatch.setattr(evaluation, "ABSENT_GAMES", 3)
     with pytest.raises(RunFailedError, match=r"agent 'c' had no step in 3 games; don't list it as possible"):
         run(Ladders(GAME, lambda slot, _: 2 * (slot % 3 < 2)), (0, 1), 4)
