@@ -139,6 +139,19 @@ def test_a_manifest_that_leads_elsewhere_or_is_newer_is_refused(run: RunDirector
     assert "format version 99" in refusal(file.parent)
 
 
+def test_a_run_of_another_format_is_refused_as_a_whole(run: RunDirectory) -> None:
+    """Going on from an older checkpoint that can be read would undo what another version has learned."""
+    save(run, 10)
+    file = save(run, 20) / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format_version": 2}))
+    with pytest.raises(UserError) as caught:
+        run.latest()
+    assert str(caught.value) == (
+        f"checkpoint '{file.parent}' has format version 2, this version of machina reads 3; "
+        "use the version of machina that wrote it, or train again"
+    )
+
+
 def test_no_good_checkpoint_left(run: RunDirectory) -> None:
     with pytest.raises(UserError, match="before its first one"):
         run.latest()

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 STATE = "state.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+"""3: unrolls that wait hold other arrays, and learners no counter of env steps."""
 
 _MARK = "checkpoint"
 """Key of a checkpoint's mark in its state and in the tensor files' metadata."""
@@ -52,6 +53,10 @@ class CheckpointError(RunFailedError):
     def disk_is_full(self) -> bool:
         """Whether room on the disk would have helped."""
         return isinstance(self.__cause__, OSError) and self.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+class OtherFormatError(UserError):
+    """A checkpoint was written by a version of machina with another format."""
 
 
 class FileEntry(SavedFile):
@@ -220,12 +225,14 @@ def latest_checkpoint(run_dir: Path) -> Latest:
     """Load the last good checkpoint of a run; bad ones are passed over and named.
 
     Raises:
-        UserError: the run has no good checkpoint.
+        UserError: the run has no good checkpoint, or its last one has another format.
     """
     warnings: list[str] = []
     for path in reversed(checkpoint_paths(run_dir / CHECKPOINTS)):
         try:
             return Latest(load_checkpoint(path), warnings)
+        except OtherFormatError:  # it is not damaged, and those before it are no newer
+            raise
         except UserError as error:
             warnings.append(f"{error}; passed over")
     reason = "; ".join(warnings) if warnings else "it stopped before its first one; delete it, then train again"
@@ -340,9 +347,9 @@ def _read_manifest(path: Path) -> Manifest:
         raise UserError(f"checkpoint file '{file}' can't be read: {error.strerror}; {_REMEDY}") from error
     version = parsed(_Version, content, f"checkpoint file '{file}'", _REMEDY).format_version
     if version != FORMAT_VERSION:
-        raise UserError(
+        raise OtherFormatError(
             f"checkpoint '{path}' has format version {version}, this version of machina reads {FORMAT_VERSION}; "
-            "use the version that wrote it"
+            "use the version of machina that wrote it, or train again"
         )
     manifest = parsed(Manifest, content, f"checkpoint file '{file}'", _REMEDY)
     for name in manifest.files:

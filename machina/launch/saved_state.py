@@ -24,7 +24,7 @@ Games = Annotated[int, Field(ge=0, le=10**9)]
 
 
 _OF_A_PLANE = re.compile(r"(slot\d+|opponents\d+|queue)/")
-"""See ``group_key``, ``opponents_key`` and ``InlinePlane.state``."""
+"""See ``group_key``, ``opponents_key`` and ``InlineActors.state``."""
 
 
 class Identity(SavedFile):

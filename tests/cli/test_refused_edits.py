@@ -65,6 +65,12 @@ def nest_state(checkpoint: Path, _: Originals) -> None:
     refit(checkpoint)
 
 
+def give_another_format(checkpoint: Path, _: Originals) -> None:
+    """That of runs whose unrolls kept logits in a field of their own."""
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    write_json(checkpoint / "manifest.json", {**manifest, "format_version": 2})
+
+
 ALL = ("eval", "resume", "inspect")
 REFUSED: list[tuple[str, Callable[[Path, Originals], None], tuple[str, ...], str]] = [
     ("weights of another run", take_from_another("model.safetensors"), ALL, "is of another checkpoint"),
@@ -95,6 +101,7 @@ REFUSED: list[tuple[str, Callable[[Path, Originals], None], tuple[str, ...], str
     ("a counter less", edit_state(progress={"faults": REMOVED}), ALL, "missing key 'progress.faults'"),
     ("progress as a list", edit_state(progress=[]), ALL, "progress"),
     ("more tasks", edit_state(episodes={"counts": [1, 2]}), ALL, "episodes.counts are of 2 tasks, episodes.tasks of 1"),
+    ("an older format", give_another_format, ALL, "machina that wrote it, or train again"),
     ("unknown key", edit_state(surplus=1), ALL, "unknown key 'surplus'"),
     ("deep nesting", nest_state, ALL, "RecursionError"),
 ]
