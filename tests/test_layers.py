@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -28,11 +30,30 @@ def test_imports_point_downward() -> None:
     assert "1 kept, 0 broken" in result.stdout
 
 
+def enforced_layers() -> list[list[str]]:
+    """Of the contract, from the top; ``a | b`` keeps the entries of a layer apart."""
+    (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    return [layer.split(" | ") for layer in contract["layers"]]
+
+
+def test_the_document_s_layers_are_the_enforced_ones() -> None:
+    document = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = document.split("\n## Layers\n")[1].split("\n## ")[0]
+    rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    assert [re.findall(r"`([\w.]+)`", row) for row in rows] == enforced_layers()
+
+
+def test_every_room_has_a_layer() -> None:
+    found = {path.stem for path in (ROOT / "machina").iterdir() if path.suffix == ".py" or path.is_dir()}
+    rooms = {f"machina.{name}" for name in found if not name.startswith("__")} - {"machina.configs"}
+    assert rooms == {room for layer in enforced_layers() for room in layer}
+
+
 def test_algorithms_know_no_environment_no_ray_and_no_command_line() -> None:
     modules = loaded_by(
         "import machina.algorithms.impala.builder, machina.algorithms.impala_popart.config, machina.losses.vtrace"
     )
-    others = ("envs", "runtime", "launch", "cli", "registry", "report")
+    others = ("envs", "actors", "cluster", "play", "launch", "jobs", "cli", "registry", "report")
     assert modules.isdisjoint([f"machina.{name}" for name in others])
     assert modules.isdisjoint(["ray", "gymnasium", "ale_py"])
 
