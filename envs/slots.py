@@ -81,7 +81,7 @@ class GymnasiumSlots:
         self._wrapped = env is not env.unwrapped
         self.never_hangs = not self._wrapped and _is_arithmetic(self._base)
         self._num_slots = len(task_ids)
-        self._copies = self._wrapped or not getattr(self._base, "fresh_observations", False)
+        self._copies = self._wrapped or not getattr(self._base, "fresh_observations", None)
         # Of a vectorised form of its own, or of a user; single environments are checked one by one.
         self._declared = batch_space(env.single_observation_space, self._num_slots)
         self._observed = f"environment {spec.name!r}: observation"
@@ -98,7 +98,7 @@ class GymnasiumSlots:
     @property
     def waiting_for(self) -> str:
         """The part that is being stepped just now, or the environment's name."""
-        return getattr(self._base, "waiting_for", "") or self.spec.name
+        return getattr(self._base, "waiting_for", None) or self.spec.name
 
     def reset(self, seeds: Sequence[int]) -> StepResult:
         """Start an episode in every slot; one seed per slot."""
@@ -210,7 +210,7 @@ class GymnasiumSlots:
 
     def _env_seed(self, seeds: Sequence[int]) -> Any:
         """gymnasium's own vectorised environments take one seed for all slots, the others one per slot."""
-        if isinstance(self._base, (SyncVectorEnv, AsyncVectorEnv)) or getattr(self._base, "seed_per_slot", False):
+        if isinstance(self._base, (SyncVectorEnv, AsyncVectorEnv)) or getattr(self._base, "seed_per_slot", None):
             return [int(seed) for seed in seeds]
         return int(np.random.SeedSequence([int(seed) for seed in seeds]).generate_state(1)[0])
 
@@ -232,15 +232,16 @@ class GymnasiumSlots:
                 )
             lives = self._checked("lives", infos["lives"], (), np.int64)
         ended: BoolArray = self._checked("terminated", terminated, (), np.bool_)
+        cut: BoolArray = self._checked("truncated", truncated, (), np.bool_)
         seen = self._checked_observation(as_declared(self._declared, observation, self._observed))
         if self._info_mask == "use":
-            seen[ACTION_MASK] = self._mask_of(infos, ended | self._checked("truncated", truncated, (), np.bool_))
+            seen[ACTION_MASK] = self._mask_of(infos, ended | cut)
         entry = single_agent_step(
             observation=seen,
             # A user's wrapper may shift rewards, that of a reset step too; it belongs to no episode.
             reward=np.where(resets, np.float32(0), self._checked("reward", reward, (), np.float32)),
             terminated=ended,
-            truncated=self._checked("truncated", truncated, (), np.bool_),
+            truncated=cut,
             life_lost=(lives < self._lives) & ~ended & ~resets,
         )
         self._check_choice(entry)
@@ -331,4 +332,4 @@ class GymnasiumSlots:
 def _is_arithmetic(env: AnyVectorEnv) -> bool:
     """Whether its steps are arithmetic: of a toy of ours, or of one of gymnasium's own environments for all slots."""
     own = type(env).__module__.startswith("gymnasium.envs.")
-    return own or bool(getattr(env, "never_hangs", False))
+    return own or bool(getattr(env, "never_hangs", None))
