@@ -176,7 +176,8 @@ def test_the_cap_counts_the_frames_that_were_played() -> None:
 def test_a_film_shows_the_screen_as_it_is_now(pooled: bool) -> None:
     config = AtariConfig(noop_max=0, sticky_actions=0.0, max_pool=pooled)
     env = AtariTasks(["breakout"], [0, 0], config, 1, full=False, for_video=True)
-    assert env.render() is None
+    assert env.metadata["render_modes"] == ["rgb_array"]
+    assert env.render() is None, "nothing was begun"
     env.reset(seed=[5, 6])
     emulator = Emulator("breakout", 5)
     emulator.reset()

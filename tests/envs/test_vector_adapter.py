@@ -100,6 +100,8 @@ def test_what_can_not_be_trained_on_is_refused() -> None:
         (several, spaces.MultiDiscrete([2, 3])),
         (continuous, spaces.Box(-1, 1, (2,), np.float32)),
     ]
+    with pytest.raises(UserError, match=r"MultiBinary\(2\) but the policy has"):
+        slots(Written(spaces.MultiBinary(2)), SPEC.model_copy(update={"action": continuous}))
     for spec, _ in fitting:
         for _, space in fitting:
             env, described = Written(space), SPEC.model_copy(update={"action": spec})
@@ -189,6 +191,8 @@ def test_a_lost_life_ends_the_return_in_its_own_step() -> None:
     env.infos = {}
     with pytest.raises(EnvironmentFaultError, match=r"'written': infos have no 'lives'; let the wrapper keep them"):
         adapter.step(ACTIONS)
+    env.infos = {"lives": np.array([1, 1, 1])}
+    assert not adapter.reset([1, 2, 3]).life_lost.any(), "an episode that opens with fewer"
     without = slots(Written())
     without.reset([1, 2, 3])
     assert not without.step(ACTIONS).life_lost.any()
@@ -256,7 +260,7 @@ def test_what_the_environment_raises_names_the_call_and_what_was_waited_for() ->
         raise own
 
     env.step = fails  # type: ignore[method-assign, assignment]
-    with pytest.raises(EnvironmentFaultError, match="said by itself"):
+    with pytest.raises(EnvironmentFaultError, match=r"^said by itself$"):
         adapter.step(ACTIONS)
 
 
@@ -323,6 +327,18 @@ def test_lives_are_saved_as_whole_numbers(life_losses: bool) -> None:
     state = adapter.get_state()
     assert state is not None
     assert (state["lives"].dtype.name, state["lives"].tolist()) == ("int64", [3, 2, 0] if life_losses else [0, 0, 0])
+
+
+def test_what_never_hangs_is_arithmetic_without_a_user_s_wrapper() -> None:
+    class Sums(Written):
+        never_hangs = True
+
+    cartpole: Any = gymnasium.make_vec("CartPole-v1", SLOTS, vectorization_mode="vector_entry_point")
+    observation = {"observation": ArraySpec(shape=(4,), dtype="float32")}
+    balanced = SPEC.model_copy(update={"action": discrete(2), "observation": observation})
+    assert [slots(env).never_hangs for env in (Written(), Sums(), VectorWrapper(Sums()))] == [False, True, False]
+    cartpole.metadata = cartpole.metadata | {"autoreset_mode": AutoresetMode.NEXT_STEP}
+    assert slots(cartpole, balanced).never_hangs
 
 
 def test_closing() -> None:
