@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := .venv-packages
 
-.PHONY: demo test test-slow test-cluster test-gpu test-packages fuzz mutants lint types bench clean
+.PHONY: help demo test test-slow test-cluster test-gpu test-packages fuzz mutants format lint types bench clean
 
 # Installed when the stamp is older than what it depends on. constraints.txt pins what was tested.
 .venv/installed: pyproject.toml constraints.txt
@@ -29,13 +29,16 @@ $(PACKAGES)/installed: pyproject.toml constraints.txt tests/packages/requirement
 # Named exactly: a range would fetch the build with GPU libraries, several gigabytes, where none can be used.
 TORCH := $(shell grep '^torch==' constraints.txt)
 
+help:                          ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
 demo: .venv/installed          ## train one agent on 57 games for three minutes
 	$(BIN)/machina train --config demo
 
-test: .venv/installed-dev      ## the tests, without those of minutes; one file per core at a time
+test: .venv/installed-dev      ## the tests that take seconds, one file per core at a time
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-test-slow: .venv/installed-dev ## learning and soak tests of minutes
+test-slow: .venv/installed-dev ## learning and soak tests, which take minutes
 	$(BIN)/python -m pytest -m slow
 
 test-cluster: .venv/installed-dev ## clusters of several Ray nodes on this machine, and their faults
@@ -50,19 +53,23 @@ test-packages: $(PACKAGES)/installed ## third-party environments through the com
 mutants: .venv/installed-mutants ## are wrong lines caught? 600 of them, each against the tests of its module
 	$(BIN)/python tests/mutants/run_mutants.py
 
-fuzz: .venv/installed-dev      ## edited files and option values, others at every call; FUZZ_EXAMPLES of each kind
+fuzz: .venv/installed-dev      ## edited files and option values, different ones at every call; FUZZ_EXAMPLES of each kind
 	$(BIN)/python -m pytest -m fuzz -n auto
 
-lint: .venv/installed-dev
+format: .venv/installed-dev    ## format the code, sort its imports
+	$(BIN)/ruff check --select I --fix
+	$(BIN)/ruff format
+
+lint: .venv/installed-dev      ## ruff, formatting, import layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 
-types: .venv/installed-dev
+types: .venv/installed-dev     ## mypy, strict
 	$(BIN)/mypy machina tests benchmarks examples
 
 bench: .venv/installed         ## speed of impala on pong against this machine's ceiling
 	$(BIN)/python benchmarks/speed.py
 
-clean:
+clean:                         ## remove what was installed, built and cached
 	rm -rf .venv $(PACKAGES) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

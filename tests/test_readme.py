@@ -81,3 +81,11 @@ def test_what_documents_point_to_exists(document: str) -> None:
     assert (
         missing + [each for each in modules if not any((ROOT / top / each).exists() for top in ("", "machina"))] == []
     )
+
+
+def test_make_help_lists_every_target_of_the_documents() -> None:
+    """Those that README and CONTRIBUTING.md name."""
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    targets = {line.split()[1] for line in done.stdout.splitlines()}
+    named = set(re.findall(r"`make ([a-z-]+)`", README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
+    assert named <= targets
