@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import enum
+
 import numpy as np
 
 from machina.types import FloatArray, IntArray
 
 BLOCK = 256
-ACTION_STREAM = 1
-ENV_STREAM = 2
-SEATING_STREAM = 6
+
+
+@enum.unique
+class Stream(enum.IntEnum):
+    """What a random stream is for, as a number beside the seed; another number makes every run another one."""
+
+    ACTIONS = 1
+    """Of the policies that collect data, and of single players at play."""
+    ENVIRONMENTS = 2
+    EVALUATION = 3
+    MATCH = 4
+    RATING_GAMES = 5
+    SEATING = 6
+    """Draws of opponents."""
+    MINIBATCHES = 7
 
 
 class SlotStreams:
@@ -36,7 +50,7 @@ class SlotStreams:
 
     def _make_block(self, index: int) -> FloatArray:
         rows = [
-            np.random.default_rng([self._seed, ACTION_STREAM, int(slot), index]).random(
+            np.random.default_rng([self._seed, Stream.ACTIONS, int(slot), index]).random(
                 (BLOCK, *self._shape), np.float32
             )
             for slot in self._slots
@@ -46,6 +60,5 @@ class SlotStreams:
 
 def env_seeds(seed: int, slots: IntArray, restarts: int) -> list[int]:
     """One environment seed per slot; another set after every replacement of the environment."""
-    return [
-        int(np.random.SeedSequence([seed, ENV_STREAM, int(slot), restarts]).generate_state(1)[0] >> 1) for slot in slots
-    ]
+    sequences = (np.random.SeedSequence([seed, Stream.ENVIRONMENTS, int(slot), restarts]) for slot in slots)
+    return [int(sequence.generate_state(1)[0] >> 1) for sequence in sequences]

@@ -5,8 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from machina.streams import BLOCK, SlotStreams, env_seeds
+from machina.streams import BLOCK, SlotStreams, Stream, env_seeds
 from machina.types import Array
+
+
+def test_every_purpose_has_the_number_that_saved_runs_have() -> None:
+    numbers = {
+        "ACTIONS": 1,
+        "ENVIRONMENTS": 2,
+        "EVALUATION": 3,
+        "MATCH": 4,
+        "RATING_GAMES": 5,
+        "SEATING": 6,
+        "MINIBATCHES": 7,
+    }
+    assert {name: int(stream) for name, stream in Stream.__members__.items()} == numbers  # aliases are members
+    assert len(set(numbers.values())) == len(numbers)
 
 
 def numbers(seed: int, slots: list[int], count: int, drawn: int = 0) -> Array:

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from machina.interfaces import Ranks
-
-MINIBATCH_STREAM = 7
-"""Purpose of the random stream, among those that derive from the run's seed."""
+from machina.streams import Stream
 
 
 class Share(NamedTuple):
@@ -48,7 +46,7 @@ def minibatches(
     resumed run goes on alike. Items are steps as ``t * share.own + slot``, or slots if ``whole_slots``: a recurrent
     network reads the steps of a slot in order.
     """
-    generator = np.random.default_rng([seed, MINIBATCH_STREAM, update])
+    generator = np.random.default_rng([seed, Stream.MINIBATCHES, update])
     length = 1 if whole_slots else unroll_length
     for _ in range(epochs):
         for part in np.array_split(generator.permutation(share.num_slots * length), parts):

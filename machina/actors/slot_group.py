@@ -16,7 +16,7 @@ from machina.buffers.unrolls import UnrollBuffer, to_arrays
 from machina.errors import UserError
 from machina.interfaces import Opponents, Policy
 from machina.specs import ArraySpec
-from machina.streams import SEATING_STREAM, SlotStreams, env_seeds
+from machina.streams import SlotStreams, Stream, env_seeds
 from machina.types import (
     PER_SLOT,
     ActorInput,
@@ -87,7 +87,7 @@ class SlotGroup:
         self._stepper = make_stepper()
         self._spec = self._stepper.env.spec
         self._streams = SlotStreams(seed, slots, self._spec.action.shape, drawn=_counter(state, "drawn", 0))
-        self._seating = Seating(self._spec, len(slots), opponents, (seed, SEATING_STREAM, int(slots[0])))
+        self._seating = Seating(self._spec, len(slots), opponents, (seed, Stream.SEATING, int(slots[0])))
         self.finished_games = self._seating.finished_games
         """Filled and drained like the episodes."""
         if "seating/drawn" in state:

@@ -19,10 +19,8 @@ from machina.league.pool import Snapshot
 from machina.league.snapshots import SnapshotStore
 from machina.play.matches import MatchResult, Player, PolicyPlayer, RulePlayer, play_match
 from machina.play.timed import TimedFactory
+from machina.streams import Stream
 from machina.types import GameResult
-
-RATING_STREAM = 5
-"""Tells the random numbers of rating games from those of training, evaluation and matches."""
 
 FORMER_SELVES = 3
 """Snapshots that each new one meets in its rating games, beside the scripted players."""
@@ -125,7 +123,7 @@ class RatingGames:
             job.played.set_exception(error)
 
     def _games(self, snapshot: Snapshot, earlier: Sequence[Snapshot]) -> list[GameResult]:
-        seed = [self._plan.config.seed, RATING_STREAM, snapshot.updates]
+        seed = [self._plan.config.seed, Stream.RATING_GAMES, snapshot.updates]
         random = np.random.default_rng(seed)
         # The one before ties the ratings of a climb together; the others are drawn evenly.
         drawn = random.permutation(len(earlier) - 1)[: FORMER_SELVES - 1].tolist() if earlier else []

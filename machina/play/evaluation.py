@@ -19,9 +19,8 @@ from machina.play.matches import PolicyPlayer
 from machina.play.timed import TimedEnv, TimedFactory
 from machina.report.evaluation import EvaluationResult
 from machina.specs import EnvSpec
+from machina.streams import Stream
 from machina.types import IntArray
-
-EVALUATION_STREAM = 3
 
 ABSENT_GAMES = 100
 """A role that had no step in so many games after one another is taken for one that nobody ever plays."""
@@ -68,7 +67,7 @@ def evaluate(
     """
     task_ids = _tasks_of_slots(factory.spec, tasks, episodes)
     parties = _parties(factory.spec, task_ids, tasks, episodes)
-    seeds = np.random.SeedSequence([seed, EVALUATION_STREAM]).generate_state(len(task_ids) + 1)
+    seeds = np.random.SeedSequence([seed, Stream.EVALUATION]).generate_state(len(task_ids) + 1)
     player = PolicyPlayer("policy", policy)
     try:
         env = TimedFactory(factory, step_timeout_s).make(task_ids)

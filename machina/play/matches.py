@@ -13,6 +13,7 @@ from machina.errors import RunFailedError, UserError, endless, nearest
 from machina.interfaces import MOST_SLOTS, Policy
 from machina.league.results import outcome
 from machina.specs import EnvSpec
+from machina.streams import Stream
 from machina.types import (
     ActorInput,
     Array,
@@ -26,9 +27,6 @@ from machina.types import (
     team_scores,
     where_slots,
 )
-
-MATCH_STREAM = 4
-"""Tells a match's random numbers from those of training and evaluation with the same seed."""
 
 WILSON_Z = 1.959963984540054
 """0.975 quantile of the normal distribution, for intervals of 95 %."""
@@ -247,7 +245,7 @@ class _Match:
         self._results: list[GameResult | None] = [None] * games
         # Game n runs at the place n modulo G; a place that has no more to play steps on, for nothing.
         self._game = np.arange(side_by_side)
-        *seeds, action_seed = np.random.SeedSequence([seed, MATCH_STREAM]).generate_state(num_slots + 1)
+        *seeds, action_seed = np.random.SeedSequence([seed, Stream.MATCH]).generate_state(num_slots + 1)
         self._seeds = [int(each >> 1) for each in seeds]
         self._uniforms = np.random.default_rng(action_seed)
         self._none = spec.action.none(num_slots)
