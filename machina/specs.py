@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from machina.types import NO_ACTION, OBSERVATION, Array
+from machina.types import NO_ACTION, OBSERVATION, Array, IntArray
 
 LONGEST_EPISODE = 108_000
 """Env steps after which an episode without a limit of its own is taken for one that never ends: the half hour that caps
@@ -138,6 +138,21 @@ class EnvSpec(BaseModel):
     @property
     def num_teams(self) -> int:
         return len({seat.team for seat in self.seats})
+
+    @property
+    def team_of_seat(self) -> IntArray:
+        """``[S]``: index of each seat's team, 0 to ``num_teams`` - 1 in the order of the teams' numbers."""
+        teams = sorted({seat.team for seat in self.seats})
+        return np.array([teams.index(seat.team) for seat in self.seats], np.int64)
+
+    def team_scores(self, scores: Array) -> tuple[float, ...]:
+        """What a game came to for each team: the mean over its seats of their summed scores above par.
+
+        Args:
+            scores: ``[S]``, summed over the game.
+        """
+        above, team_of_seat = scores - [seat.par for seat in self.seats], self.team_of_seat
+        return tuple(float(above[team_of_seat == team].mean()) for team in range(self.num_teams))
 
     def task_of(self, slot: int) -> int:
         """Slots of a game follow one another in the order of its seats; else neighbours have different tasks."""

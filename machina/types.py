@@ -242,25 +242,13 @@ class GameResult(NamedTuple):
     players: tuple[str, ...]
     """Who played each team, in the order of the teams' numbers."""
     scores: tuple[float, ...]
-    """Of each team, see ``team_scores``; the highest has won."""
+    """Of each team, see ``EnvSpec.team_scores``; the highest has won."""
     length: int
     """In env steps."""
     probability: float = 1.0
     """With which the opponent was drawn from the pool; 1 where none was."""
     cut: bool = False
     """A limit of steps ended it, not the rules."""
-
-
-def team_scores(scores: Array, par: Array, team_of_seat: IntArray) -> tuple[float, ...]:
-    """What a game came to for each team: the mean over its seats of their summed scores above par.
-
-    Args:
-        scores: ``[S]``, summed over the game.
-        par: ``[S]``.
-        team_of_seat: ``[S]``, from 0 on.
-    """
-    above = scores - par
-    return tuple(float(above[team_of_seat == team].mean()) for team in range(team_of_seat.max() + 1))
 
 
 def names_as_array(names: Iterable[str]) -> Array:

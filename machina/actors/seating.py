@@ -33,7 +33,6 @@ from machina.types import (
     copies,
     names_as_array,
     names_of,
-    team_scores,
 )
 
 
@@ -54,12 +53,11 @@ class Seating:
     """
 
     def __init__(self, spec: EnvSpec, num_slots: int, opponents: Opponents | None, seed: Sequence[int]) -> None:
-        teams = sorted({seat.team for seat in spec.seats})
         num_games = num_slots // len(spec.seats) if spec.seats else 0
-        self._num_teams = len(teams)
-        self._team_of_seat = np.array([teams.index(seat.team) for seat in spec.seats], np.int64)
-        self._par = np.array([seat.par for seat in spec.seats])
-        self._opponents = opponents if len(teams) > 1 else None
+        self._spec = spec
+        self._num_teams = spec.num_teams
+        self._team_of_seat = spec.team_of_seat
+        self._opponents = opponents if spec.num_teams > 1 else None
         self._seed = tuple(seed)
         self._drawn = 0
         self._players: list[Drawn | None] = [None] * num_games
@@ -163,7 +161,7 @@ class Seating:
 
     def _result(self, game: int, cut: bool) -> GameResult:
         teams = range(self._num_teams)
-        scores = team_scores(self._scores[game], self._par, self._team_of_seat)
+        scores = self._spec.team_scores(self._scores[game])
         length, opponent = int(self._lengths[game]), self._players[game]
         if opponent is None:
             return GameResult((PRESENT_SELF,) * self._num_teams, scores, length, cut=cut)

@@ -177,7 +177,7 @@ def _sides(chosen: Lineup, task_ids: IntArray, seed: int) -> list[ActingPlayer]:
     spec, slots = chosen.factory.spec, np.arange(len(task_ids))
     parts = [slots]
     if len(chosen.entrants) > 1:
-        first = np.array([seat.team for seat in spec.seats]) == min(seat.team for seat in spec.seats)
+        first = spec.team_of_seat == 0
         parts = [slots[first], slots[~first]]
     return [
         ActingPlayer(entrant.player, spec, part, task_ids[part], seed)
@@ -187,10 +187,9 @@ def _sides(chosen: Lineup, task_ids: IntArray, seed: int) -> list[ActingPlayer]:
 
 def _scores(spec: EnvSpec, sides: list[ActingPlayer], returns: Array) -> tuple[tuple[str, float], ...]:
     """Each team's label, with the player's name if there are two, and its mean return."""
-    teams = np.array([seat.team for seat in spec.seats])
     scores = []
-    for team, label in zip(sorted(set(teams.tolist())), team_labels(spec), strict=True):
-        slots = np.flatnonzero(teams == team)
+    for team, label in enumerate(team_labels(spec)):
+        slots = np.flatnonzero(spec.team_of_seat == team)
         player = next(side.player.name for side in sides if slots[0] in side.slots)
         scores.append((f"{player} as {label}" if len(sides) > 1 else label, float(returns[slots].mean())))
     return tuple(scores)

@@ -180,10 +180,10 @@ def match_rows(result: MatchResult, spec: EnvSpec) -> list[MatchRow]:
 def team_labels(spec: EnvSpec) -> list[str]:
     """The agents of each team, in the order of the teams' numbers: ``adversary_0–2``, ``red_0–4, blue_0``."""
     labels = []
-    for team in sorted({seat.team for seat in spec.seats}):
+    for team in range(spec.num_teams):
         stems: dict[str, list[str]] = {}
-        for seat in spec.seats:
-            if seat.team == team:
+        for seat, its_team in zip(spec.seats, spec.team_of_seat, strict=True):
+            if its_team == team:
                 stems.setdefault(group(seat.agent), []).append(seat.agent)
         labels.append(", ".join(_span(stem, agents) for stem, agents in stems.items()))
     return labels

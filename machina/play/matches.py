@@ -24,7 +24,6 @@ from machina.types import (
     IntArray,
     Observation,
     StepResult,
-    team_scores,
     where_slots,
 )
 
@@ -237,11 +236,9 @@ class _Match:
     def __init__(self, env: MatchEnv, players: Sequence[Player], games: int, side_by_side: int, seed: int) -> None:
         spec = env.spec
         num_slots = side_by_side * spec.slots_per_game
-        teams = sorted({seat.team for seat in spec.seats})
         self._env = env
         self._players = players
-        self._team_of_seat = np.array([teams.index(seat.team) for seat in spec.seats], np.int64)
-        self._par = np.array([seat.par for seat in spec.seats])
+        self._team_of_seat = spec.team_of_seat
         self._results: list[GameResult | None] = [None] * games
         # Game n runs at the place n modulo G; a place that has no more to play steps on, for nothing.
         self._game = np.arange(side_by_side)
@@ -314,7 +311,7 @@ class _Match:
         teams = range(len(self._players))
         return GameResult(
             players=tuple(self._players[(team - game) % len(teams)].name for team in teams),
-            scores=team_scores(scores, self._par, self._team_of_seat),
+            scores=self._env.spec.team_scores(scores),
             length=length,
             cut=cut,
         )
