@@ -136,6 +136,11 @@ class StepResult(NamedTuple):
     score: FloatArray
     """What decides a game of several agents: the reward, unless the game says otherwise. Nothing is learned from it."""
 
+    def of(self, slots: IntArray) -> StepResult:
+        """That of some slots, given by their indices."""
+        observation, *others = self
+        return StepResult({key: array[slots] for key, array in observation.items()}, *(each[slots] for each in others))
+
     def state(self) -> dict[str, Array]:
         """A copy as named arrays, for a checkpoint."""
         observation = {f"observation/{key}": array.copy() for key, array in self.observation.items()}

@@ -1,4 +1,4 @@
-"""One group of slots: its environment, its recurrent state and the unroll that is being filled."""
+"""One group of slots: its environment, the memory of who acts in it, and the unroll that is being filled."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ from machina.actors.stepping import RESET_TIMEOUT_PER_SLOT_S, Stepper
 from machina.buffers.unrolls import UnrollBuffer, to_arrays
 from machina.errors import UserError
 from machina.interfaces import Opponents, Policy
+from machina.memory import Memory
 from machina.specs import ArraySpec
 from machina.streams import SlotStreams, Stream, env_seeds
 from machina.types import (
     PER_SLOT,
-    ActorInput,
     Array,
-    CoreState,
     Episode,
     IntArray,
     StepResult,
     Unroll,
     section,
-    where_slots,
 )
 
 MakeStepper = Callable[[], Stepper]
@@ -129,46 +127,31 @@ class SlotGroup:
         """Take the first entry of an episode in every slot."""
         num_slots = len(self.slots)
         self._entry = result
-        self._core_state: CoreState = self._policy.initial_core_state(num_slots)
-        self._none = self._spec.action.none(num_slots)
-        self._previous_action = self._none
-        self._first = np.ones(num_slots, np.bool_)
+        self._memory = Memory(self._spec.action, num_slots, self._policy.initial_core_state(num_slots))
         self._returns = np.zeros(num_slots, np.float64)
         self._lengths = np.zeros(num_slots, np.int64)
         self._seating.begin()
 
     def _new_buffer(self) -> UnrollBuffer:
         return UnrollBuffer(
-            self._spec, self._policy_outputs, self._unroll_length, self.slots, self._task_ids, self._core_state
+            self._spec, self._policy_outputs, self._unroll_length, self.slots, self._task_ids, self._memory.core_state
         )
 
     def open_unroll(self, policy_version: int) -> None:
         """Start an unroll with the entry at hand and act on it."""
         self.filled = 0
         self.full = False
-        start = self._streams.drawn
-        self._buffer.open(self._core_state, self._previous_action, self._first, policy_version, start)
+        memory, start = self._memory, self._streams.drawn
+        self._buffer.open(memory.core_state, memory.previous_action, memory.first, policy_version, start)
         self._buffer.write_entry(0, self._entry)
 
     def act(self) -> None:
         """Answer the newest entry and send the actions to the environment."""
         entry = self._entry
-        inputs = ActorInput(
-            entry.observation,
-            entry.reward,
-            self._previous_action,
-            self._first,
-            self._task_ids,
-            self._core_state,
-            self._streams.next(),
-            self.slots,
-        )
+        inputs = self._memory.inputs(entry, self._task_ids, self._streams.next(), self.slots)
         answer = self._seating.answer(self._policy, inputs)
-        action = where_slots(entry.on_turn, answer.action, self._previous_action)
+        action = self._memory.keep(entry, answer.action, answer.core_state)
         self._buffer.write_answer(self.filled, action, answer, self._seating.foreign)
-        self._first = entry.terminated | entry.truncated
-        self._previous_action = where_slots(self._first, self._none, action)
-        self._core_state = tuple(where_slots(self._first, np.zeros_like(array), array) for array in answer.core_state)
         self._stepper.send(answer.action)
 
     def receive(self) -> None:
@@ -242,9 +225,7 @@ class SlotGroup:
     def _own_arrays(self, env_state: Mapping[str, Array]) -> dict[str, Array]:
         return {
             **{f"env/{key}": array for key, array in env_state.items()},
-            **{f"core_state/{i}": array for i, array in enumerate(self._core_state)},
-            "previous_action": self._previous_action,
-            "first": self._first,
+            **self._memory.state(),
             "returns": self._returns,
             "lengths": self._lengths,
         }
@@ -254,9 +235,7 @@ class SlotGroup:
         apart = {key: array for key, array in state.items() if key.startswith("seating/") or key in self.counters()}
         check_arrays({key: array for key, array in state.items() if key not in apart}, own, "actors' state")
         self._entry = self._stepper.env.set_state(section(state, "env/"))
-        self._core_state = tuple(state[f"core_state/{i}"] for i in range(len(self._core_state)))
-        self._previous_action = state["previous_action"]
-        self._first = state["first"]
+        self._memory.load_state(state)
         self._returns = state["returns"]
         self._lengths = state["lengths"]
         self._seating.load_state(section(state, "seating/"))

@@ -69,8 +69,7 @@ class _Play:
         for _ in range(self._max_steps):
             yield env.render()
             for side in self._sides:
-                seen = {key: array[side.slots] for key, array in entry.observation.items()}
-                action[side.slots] = side.act(seen, entry.reward[side.slots], entry.on_turn[side.slots])
+                action[side.slots] = side.act(entry.of(side.slots))
             self._stepper.send(action)
             entry = self._stepper.receive(self._timeout_s)
             self.returns += entry.reward

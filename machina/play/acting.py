@@ -14,24 +14,21 @@ from machina.envs.declared import lossless
 from machina.envs.observations import flat_observation
 from machina.errors import EnvironmentFaultError, UserError
 from machina.interfaces import Policy
+from machina.memory import Memory
 from machina.play.matches import Player, PolicyPlayer
 from machina.specs import EnvSpec
 from machina.streams import SlotStreams
 from machina.types import (
     ACTION_MASK,
-    ActorInput,
     Array,
-    BoolArray,
-    CoreState,
-    FloatArray,
     IntArray,
-    Observation,
-    where_slots,
+    StepResult,
+    single_agent_step,
 )
 
 
 class ActingPlayer:
-    """A player with what acting needs between steps: core state and previous action.
+    """A player with its memory.
 
     Args:
         player: answers for B slots.
@@ -45,36 +42,20 @@ class ActingPlayer:
         self.player = player
         self.slots = slots
         self._task_ids = task_ids
-        self._none = spec.action.none(len(slots))
+        self._action = spec.action
         self._streams = SlotStreams(seed, slots, spec.action.shape)
-        self.reset(np.ones(len(slots), np.bool_))
+        self.reset()
 
-    def reset(self, slots: Array) -> None:
-        """Forget what came before in the slots where ``slots`` ``[B]`` is true."""
-        self._first = slots.copy()
-        if slots.all():
-            self._core_state: CoreState = self.player.initial_core_state(len(self.slots))
-            self._previous_action = self._none
-            return
-        self._previous_action = where_slots(slots, self._none, self._previous_action)
-        self._core_state = tuple(where_slots(slots, np.zeros_like(array), array) for array in self._core_state)
+    def reset(self) -> None:
+        """Forget what came before: the next entry opens an episode in every slot."""
+        num_slots = len(self.slots)
+        self._memory = Memory(self._action, num_slots, self.player.initial_core_state(num_slots))
 
-    def act(self, observation: Observation, reward: FloatArray, on_turn: BoolArray) -> Array:
-        """Sample an action per slot, ``[B, *action.shape]``; those of slots not ``on_turn`` ``[B]`` are ignored."""
-        action, self._core_state = self.player.act(
-            ActorInput(
-                observation,
-                reward,
-                self._previous_action,
-                self._first,
-                self._task_ids,
-                self._core_state,
-                self._streams.next(),
-                self.slots,
-            )
-        )
-        self._previous_action = where_slots(on_turn, action, self._previous_action)
-        self._first = np.zeros_like(self._first)
+    def act(self, entry: StepResult) -> Array:
+        """Answer an entry of its slots, ``[B, *action.shape]``."""
+        inputs = self._memory.inputs(entry, self._task_ids, self._streams.next(), self.slots)
+        action, core_state = self.player.act(inputs)
+        self._memory.keep(entry, action, core_state)
         return action
 
 
@@ -94,7 +75,7 @@ class LoadedPolicy:
 
     def reset(self) -> None:
         """Start an episode."""
-        self._acting.reset(np.ones(1, np.bool_))
+        self._acting.reset()
 
     def act(self, observation: npt.ArrayLike | Mapping[str, Any] | tuple[Any, ...], reward: float = 0.0) -> Any:
         """Sample an action: an integer, or an array of integers or of numbers, as the environment takes it.
@@ -129,7 +110,9 @@ class LoadedPolicy:
             batch[key] = array[None]
         if ACTION_MASK in batch and without_choice(self._spec.action, batch[ACTION_MASK]).any():
             raise UserError(f"observation {ACTION_MASK!r} allows no action")
-        action = self._acting.act(batch, np.full(1, reward, np.float32), np.ones(1, np.bool_))
+        # Whether an episode ended here the user knows, and calls reset.
+        goes_on = np.zeros(1, np.bool_)
+        action = self._acting.act(single_agent_step(batch, np.full(1, reward, np.float32), goes_on, goes_on, goes_on))
         native = native_actions(self._spec.action, action)[0]
         return int(native) if self._spec.action.kind == "discrete" else native
 

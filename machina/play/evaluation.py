@@ -161,10 +161,8 @@ def _play(
         if progress is not None and time.monotonic() - told_at >= TOLD_EVERY_S:
             told_at = time.monotonic()
             progress(sum(map(len, finished)), wanted)
-        actions = acting.act(entry.observation, entry.reward, entry.on_turn)
         was_done = entry.terminated | entry.truncated
-        acting.reset(was_done)
-        entry = env.step(actions)
+        entry = env.step(acting.act(entry))
         returns += entry.reward  # 0 at a reset step
         lengths += ~was_done
         ended = entry.terminated | entry.truncated

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from machina.errors import RunFailedError, UserError, endless, nearest
 from machina.interfaces import MOST_SLOTS, Policy
 from machina.league.results import outcome
+from machina.memory import Memory
 from machina.specs import EnvSpec
 from machina.streams import Stream
 from machina.types import (
@@ -24,7 +25,6 @@ from machina.types import (
     IntArray,
     Observation,
     StepResult,
-    where_slots,
 )
 
 WILSON_Z = 1.959963984540054
@@ -245,10 +245,8 @@ class _Match:
         *seeds, action_seed = np.random.SeedSequence([seed, Stream.MATCH]).generate_state(num_slots + 1)
         self._seeds = [int(each >> 1) for each in seeds]
         self._uniforms = np.random.default_rng(action_seed)
-        self._none = spec.action.none(num_slots)
-        self._previous_action = self._none
-        self._first = np.ones(num_slots, np.bool_)
-        self._core_states = [player.initial_core_state(num_slots) for player in players]
+        # Each is of all slots; what it holds where others play is forgotten before the player sits there.
+        self._memories = [Memory(spec.action, num_slots, each.initial_core_state(num_slots)) for each in players]
 
     def play(self, progress: Progress | None, stop: Callable[[], bool]) -> list[GameResult]:
         """Step until every game is over; returns them in order."""
@@ -282,29 +280,16 @@ class _Match:
 
     def _act(self, entry: StepResult) -> Array:
         """Everybody's actions, ``[B, *action.shape]``."""
-        action = np.zeros_like(self._none)
-        inputs = ActorInput(
-            entry.observation,
-            entry.reward,
-            self._previous_action,
-            self._first,
-            self._env.task_ids,
-            (),  # each player has its own
-            self._uniforms.random(action.shape, np.float32),
-            np.arange(len(action)),
-        )
-        ended = entry.terminated | entry.truncated
+        action = self._env.spec.action.none(len(self._seeds))
+        uniforms = self._uniforms.random(action.shape, np.float32)
         team = (self._team_of_seat - self._game[:, None]) % len(self._players)
-        for i, player in enumerate(self._players):
+        for i, (player, memory) in enumerate(zip(self._players, self._memories, strict=True)):
             slots = np.flatnonzero(team.reshape(-1) == i)
-            action[slots], core_state = player.act(inputs._replace(core_state=self._core_states[i]).of(slots))
-            for array, own in zip(self._core_states[i], core_state, strict=True):
+            inputs = memory.inputs(entry, self._env.task_ids, uniforms, np.arange(len(action)))
+            action[slots], core_state = player.act(inputs.of(slots))
+            for array, own in zip(memory.core_state, core_state, strict=True):
                 array[slots] = own
-                array[ended] = 0
-        self._previous_action = where_slots(
-            ended, self._none, where_slots(entry.on_turn, action, self._previous_action)
-        )
-        self._first = ended
+            memory.keep(entry, action, memory.core_state)
         return action
 
     def _result(self, game: int, scores: Array, length: int, cut: bool) -> GameResult:
