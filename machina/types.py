@@ -138,8 +138,8 @@ class StepResult(NamedTuple):
 
     def of(self, slots: IntArray) -> StepResult:
         """That of some slots, given by their indices."""
-        observation, *others = self
-        return StepResult({key: array[slots] for key, array in observation.items()}, *(each[slots] for each in others))
+        others = {name: getattr(self, name)[slots] for name in self._fields if name != OBSERVATION}
+        return self._replace(observation={key: array[slots] for key, array in self.observation.items()}, **others)
 
     def state(self) -> dict[str, Array]:
         """A copy as named arrays, for a checkpoint."""

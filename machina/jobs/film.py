@@ -9,16 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from machina.actors.stepping import ThreadStepper, build_env, fault_at_hang
 from machina.checkpoint.files import as_file_name
 from machina.envs.games.table import GAMES
 from machina.envs.pictures import draw_without_display
 from machina.errors import EnvironmentFaultError, RunFailedError, UserError
 from machina.hardware import torch_threads
+from machina.interfaces import SlotEnv
 from machina.jobs.loaded_run import task_index
 from machina.jobs.match import BEST, Lineup, PlayerName, RunPlayers, lineup, parse_player, short_name, team_labels
 from machina.launch.plan import seed_shared_generators
 from machina.play.acting import ActingPlayer
+from machina.play.timed import TimedFactory
 from machina.report.video import write_mp4
 from machina.specs import EnvSpec
 from machina.types import Array, IntArray
@@ -49,29 +50,25 @@ class Film(NamedTuple):
 class _Play:
     """Plays one episode, of several agents one game, and yields its pictures."""
 
-    def __init__(
-        self, stepper: ThreadStepper, sides: list[ActingPlayer], seed: int, max_steps: int, timeout_s: float
-    ) -> None:
-        self._stepper = stepper
+    def __init__(self, env: SlotEnv, sides: list[ActingPlayer], seed: int, max_steps: int) -> None:
+        self._env = env
         self._sides = sides
         self._seed = seed
-        self._timeout_s = timeout_s
         self._max_steps = max_steps
-        self.returns = np.zeros(len(stepper.env.task_ids))
+        self.returns = np.zeros(len(env.task_ids))
         self.ended = False
 
     def pictures(self, times_last: int) -> Iterator[Array]:
         """Every entry's picture, the one of the end ``times_last`` times."""
-        env = self._stepper.env
+        env = self._env
         num_slots = len(self.returns)
         action = env.spec.action.none(num_slots)
-        entry = self._stepper.reset([self._seed] * num_slots, self._timeout_s)
+        entry = env.reset([self._seed] * num_slots)
         for _ in range(self._max_steps):
             yield env.render()
             for side in self._sides:
                 action[side.slots] = side.act(entry.of(side.slots))
-            self._stepper.send(action)
-            entry = self._stepper.receive(self._timeout_s)
+            entry = env.step(action)
             self.returns += entry.reward
             if (entry.terminated | entry.truncated).all():
                 self.ended = True
@@ -116,20 +113,19 @@ def film(
     if against is not None and spec.num_teams < 2:
         raise UserError(f"against={against!r}: {spec.name} has no two teams; leave it out")
     file = _file(chosen, host, task, seed)
-    timeout_s = host.config.runtime.step_timeout_s
+    factory = TimedFactory(chosen.factory, host.config.runtime.step_timeout_s)
     seed_shared_generators(chosen.factory, seed)
     try:
-        env = build_env(lambda: chosen.factory.make_for_video(task), spec.name, 1, timeout_s)
-        stepper = ThreadStepper(env, fault_at_hang)
+        env = factory.make_for_video(task)
         try:
             with torch_threads(host.threads):
-                sides = _sides(chosen, stepper.env.task_ids, seed)
-                play = _Play(stepper, sides, seed, max_steps, timeout_s)
-                fps = _frames_per_s(spec, stepper.env.render_fps)
+                sides = _sides(chosen, env.task_ids, seed)
+                play = _Play(env, sides, seed, max_steps)
+                fps = _frames_per_s(spec, env.render_fps)
                 times_last = max(1, round(fps * LAST_PICTURE_S)) if spec.seats else 1
                 frames = write_mp4(file, play.pictures(times_last), fps)
         finally:
-            stepper.close()
+            env.close()
     except EnvironmentFaultError as fault:
         raise RunFailedError(f"filming stopped: {fault}\n{fault.details}".rstrip()) from fault
     return Film(

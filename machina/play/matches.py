@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from machina.errors import RunFailedError, UserError, endless, nearest
-from machina.interfaces import MOST_SLOTS, Policy
+from machina.interfaces import MOST_SLOTS, EnvFactory, Policy, SlotEnv
 from machina.league.results import outcome
 from machina.memory import Memory
 from machina.specs import EnvSpec
@@ -31,28 +31,6 @@ WILSON_Z = 1.959963984540054
 """0.975 quantile of the normal distribution, for intervals of 95 %."""
 
 Progress = Callable[[int, int], None]
-
-
-class MatchEnv(Protocol):
-    """What a match needs of an environment, see ``machina.interfaces.SlotEnv``."""
-
-    spec: EnvSpec
-    task_ids: IntArray
-
-    def reset(self, seeds: Sequence[int]) -> StepResult: ...
-
-    def step(self, actions: Array) -> StepResult: ...
-
-    def close(self) -> None: ...
-
-
-class MatchEnvFactory(Protocol):
-    """Builds the environment of a match: any ``EnvFactory``, or one whose environments have deadlines."""
-
-    @property
-    def spec(self) -> EnvSpec: ...
-
-    def make(self, task_ids: Sequence[int]) -> MatchEnv: ...
 
 
 class Player(Protocol):
@@ -180,7 +158,7 @@ def wilson(wins: int, draws: int, losses: int) -> WinRate:
 
 
 def play_match(
-    factory: MatchEnvFactory,
+    factory: EnvFactory,
     players: Sequence[Player],
     games: int,
     seed: int,
@@ -233,7 +211,7 @@ def _check(spec: EnvSpec, names: list[str], games: int) -> None:
 class _Match:
     """Games of a match while they are played, G side by side with S seats each."""
 
-    def __init__(self, env: MatchEnv, players: Sequence[Player], games: int, side_by_side: int, seed: int) -> None:
+    def __init__(self, env: SlotEnv, players: Sequence[Player], games: int, side_by_side: int, seed: int) -> None:
         spec = env.spec
         num_slots = side_by_side * spec.slots_per_game
         self._env = env

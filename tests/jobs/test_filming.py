@@ -12,8 +12,8 @@ from runs import SMALL
 
 import machina
 from machina.errors import EnvironmentFaultError
-from machina.jobs import film as filming
 from machina.jobs.film import film
+from machina.play import timed
 
 
 def test_a_hang_stops_the_film_and_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +42,7 @@ def test_an_environment_that_can_t_be_built_in_time_is_told_as_other_faults(
     def hang(*_: object) -> None:
         raise EnvironmentFaultError("environment 'catch': building it takes longer than 62 s")
 
-    monkeypatch.setattr(filming, "build_env", hang)
+    monkeypatch.setattr(timed, "build_env", hang)
     with pytest.raises(
         machina.RunFailedError, match=r"^filming stopped: environment 'catch': building it takes longer"
     ):
