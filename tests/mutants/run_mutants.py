@@ -31,7 +31,8 @@ from wrong_lines import WrongLine, sampled
 ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
 
-IMPALA = ["algorithms/test_impala_numbers.py", "algorithms/test_options.py", "algorithms/test_two_ranks.py"]
+IMPALA = ["algorithms/test_impala_numbers.py"]
+IMPALA += [f"algorithms/{name}.py" for name in ("test_options", "test_two_ranks", "test_chunks")]
 PPO = ["algorithms/test_ppo_numbers.py", *IMPALA[1:]]
 TESTS = {
     "algorithms/actor_critic/": [*IMPALA, "algorithms/test_impala_learning.py", "launch/test_run_facts.py"],
