@@ -131,7 +131,7 @@ def test_every_column_of_the_table() -> None:
     assert row.split() == ["catch", "4", "-497.00", "867.76", "9.00", "508", "–"]
     assert rest == ["protocol: as the environment comes; evaluation seed 7"]
     console.print(evaluation_table(result(pong=(21.0, 19.0))))
-    assert "human-normalized over" not in console.export_text(), "there is nothing to aggregate"
+    assert "one run of one game" not in console.export_text(), "there is nothing to aggregate"
     console.print(evaluation_table(result(pong=(21.0, 19.0), boxing=(12.1,))))
     cells = {line.split()[0]: line.split()[-1] for line in console.export_text().splitlines() if line.strip()}
     for game, average in (("pong", 20.0), ("boxing", 12.1)):
