@@ -162,7 +162,7 @@ def test_losses_that_overflow_stop_the_run_with_the_batch(tmp_path: Path) -> Non
 def test_the_command_fails_with_one_line(environment: str, processes: bool, tmp_path: Path) -> None:
     """A worker's traceback is gymnasium's, not ours to print."""
     options = ("--max-restarts", "2", "--envs-per-task", "2", "--processes", str(processes), "--runs-dir", tmp_path)
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]  # of faulty_env
     process = start("train", "impala", f"faulty_env:{environment}", *options, "--name", "run", cwd=folder)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1
