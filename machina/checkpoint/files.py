@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
+
+from machina.errors import RunFailedError
 
 
 def sync(path: Path) -> None:
@@ -34,6 +37,31 @@ def write_atomically(path: Path, content: bytes) -> None:
         aside.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def write_or_refuse(file: Path, content: bytes, what: str = "", refusal: type[Exception] = RunFailedError) -> None:
+    """Replace ``file`` by ``content`` in one step, and make its folder if there is none.
+
+    Args:
+        file: to be written.
+        content: of it.
+        what: kind of the file, which begins the message.
+        refusal: what is raised.
+
+    Raises:
+        refusal: the disk is full or refuses, in one line; the former file stays.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content)
+    except OSError as error:
+        room = f" ({free_space(file.parent)})" if is_full(error) else ""
+        raise refusal(f"{what} '{file}' could not be written: {error.strerror or error}{room}".lstrip()) from error
+
+
+def is_full(error: OSError) -> bool:
+    """Whether room on the disk would have helped."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def free_space(folder: Path) -> str:

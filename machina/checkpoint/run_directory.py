@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from machina.checkpoint.files import write_atomically
+from machina.checkpoint.files import write_atomically, write_or_refuse
 from machina.checkpoint.status import Status
 from machina.checkpoint.store import (
     CHECKPOINTS,
@@ -89,7 +89,7 @@ class RunDirectory:
             path.mkdir(parents=True)
             try:
                 run.checkpoints.mkdir()
-                run.write_config(config_text)
+                write_atomically(run.config_file, config_text.encode())
             except BaseException:  # half a run would keep its name from the next one
                 shutil.rmtree(path, ignore_errors=True)
                 raise
@@ -128,8 +128,12 @@ class RunDirectory:
         raise UserError(what + _nearest_run(path))
 
     def write_config(self, text: str) -> None:
-        """Replace the resolved configuration; on an ``OSError`` the former one stays."""
-        write_atomically(self.config_file, text.encode())
+        """Replace the resolved configuration.
+
+        Raises:
+            UserError: the disk is full or refuses; the former one stays.
+        """
+        write_or_refuse(self.config_file, text.encode(), refusal=UserError)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -281,10 +285,7 @@ class RunDirectory:
         Raises:
             UserError: the disk refuses.
         """
-        try:
-            write_atomically(self.path / SCALE, ScaleRequest(actors=actors).model_dump_json().encode())
-        except OSError as error:
-            raise UserError(f"'{self.path / SCALE}' could not be written: {error.strerror or error}") from error
+        write_or_refuse(self.path / SCALE, ScaleRequest(actors=actors).model_dump_json().encode(), refusal=UserError)
 
     def take_request(self) -> int | None:
         """The number of actors asked for since the last call; None without a request.
@@ -323,11 +324,8 @@ class RunDirectory:
         Raises:
             CheckpointError: the disk is full or refuses; the former best one stays named.
         """
-        file = self.checkpoints / BEST
-        try:
-            write_atomically(file, Best(step=step, score=score).model_dump_json().encode())
-        except OSError as error:
-            raise CheckpointError(f"'{file}' could not be written: {error.strerror or error}") from error
+        best = Best(step=step, score=score).model_dump_json().encode()
+        write_or_refuse(self.checkpoints / BEST, best, refusal=CheckpointError)
 
     def checkpoint_path(self, step: int) -> Path:
         """The checkpoint's folder at ``step``, whether it exists or not."""

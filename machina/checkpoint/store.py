@@ -9,7 +9,6 @@ checkpoint, or an edited one, is found out even if its checksum was made to fit.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import secrets
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, Field
 
-from machina.checkpoint.files import free_space, sync, write_synced
+from machina.checkpoint.files import free_space, is_full, sync, write_synced
 from machina.checkpoint.typed import Count, SavedFile, parsed
 from machina.errors import RunFailedError, UserError, in_one_line
 from machina.types import Array
@@ -52,7 +51,7 @@ class CheckpointError(RunFailedError):
     @property
     def disk_is_full(self) -> bool:
         """Whether room on the disk would have helped."""
-        return isinstance(self.__cause__, OSError) and self.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
+        return isinstance(self.__cause__, OSError) and is_full(self.__cause__)
 
 
 class OtherFormatError(UserError):

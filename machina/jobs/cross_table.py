@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from machina.checkpoint.files import write_atomically
+from machina.checkpoint.files import write_or_refuse
 from machina.checkpoint.typed import Count, SavedFile, read_typed
-from machina.errors import RunFailedError
 from machina.hardware import torch_threads
 from machina.jobs.match import RunPlayers, play_timed, scripted_players
 from machina.league.table import CrossTable, SnapshotRow
@@ -111,7 +110,7 @@ def cross_play(
             result = play_timed(players.factory, step_timeout_s, pair_players, count, match_seed, told)
         records[pair] = pairs[pair] = pairs[pair].with_games(result)
         done += count
-        _write(file, _Records(pairs=tuple(records.values())))
+        write_or_refuse(file, _Records(pairs=tuple(records.values())).model_dump_json().encode())
     return _table([each.name for each in participants], pairs.values())
 
 
@@ -139,14 +138,6 @@ def _read(file: Path) -> _Records:
         return read_typed(_Records, file, "remove it to play anew")
     except FileNotFoundError:
         return _Records()
-
-
-def _write(file: Path, records: _Records) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, records.model_dump_json().encode())
-    except OSError as error:
-        raise RunFailedError(f"'{file}' could not be written: {error.strerror or error}") from error
 
 
 def _table(names: list[str], records: Iterable[PairRecord]) -> CrossTable:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator
 
 from machina.checkpoint import RunDirectory
-from machina.checkpoint.files import as_file_name, write_atomically
+from machina.checkpoint.files import as_file_name, write_or_refuse
 from machina.config import Episodes, RuntimeConfig, Seed
 from machina.envs.builders import describe
 from machina.envs.games.scripted import SCRIPTED, random_player
@@ -133,11 +133,7 @@ class Lineup(NamedTuple):
             return None
         names = "-vs-".join(short_name(name) for name in result.players)
         file = self.host.run.report / f"match-{names}-{len(result.games)}games-seed{result.seed}.json"
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, result.model_dump_json(indent=1).encode())
-        except OSError as error:
-            raise RunFailedError(f"match '{file}' could not be written: {error.strerror or error}") from error
+        write_or_refuse(file, result.model_dump_json(indent=1).encode(), "match")
         return file
 
 

@@ -9,7 +9,7 @@ from machina.config import to_yaml
 from machina.errors import UserError
 from machina.jobs.loaded_run import checked
 from machina.jobs.session import run_session
-from machina.launch.configuration import AnyRunConfig, changed_config, saved_config
+from machina.launch.configuration import changed_config, saved_config
 from machina.launch.ending import Outcome
 from machina.launch.plan import RunPlan, plan_run
 from machina.launch.saved_state import own_state
@@ -44,7 +44,7 @@ def resume(path: Path, minutes: float | None = None, total_frames: int | None = 
         own_state(checkpoint, config, plan.spec)
         if changes:
             _check_longer(plan, checkpoint)
-            _save_config(run, config)
+            run.write_config(to_yaml(config))
         return run, run_session(plan, run, checkpoint, None, f"run {path}")
 
 
@@ -58,15 +58,3 @@ def _check_longer(plan: RunPlan, checkpoint: Checkpoint) -> None:
         learned = checkpoint.step * plan.spec.frames_per_step
         schedule = "its schedule" if plan.config.total_frames is None else f"total_frames={plan.config.total_frames}"
         raise UserError(f"{schedule}: the run has learned from {learned:,} frames already; give it more --total-frames")
-
-
-def _save_config(run: RunDirectory, config: AnyRunConfig) -> None:
-    """So that every later command knows of the changes.
-
-    Raises:
-        UserError: the disk refuses.
-    """
-    try:
-        run.write_config(to_yaml(config))
-    except OSError as error:
-        raise UserError(f"'{run.config_file}' could not be written: {error.strerror or error}") from error

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from machina.buffers.unrolls import to_arrays
-from machina.checkpoint.files import write_atomically
+from machina.checkpoint.files import write_or_refuse
 from machina.errors import RunFailedError
 from machina.types import Array, Unroll
 
@@ -44,9 +44,10 @@ class SkippedUpdates:
         batch = self._skipped_batch()
         arrays = {} if batch is None else to_arrays(batch)
         try:
-            write_atomically(file, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
-        except OSError as error:
-            where = f"the last batch could not be written ({error.strerror})"
+            content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+            write_or_refuse(file, content, "the last batch")
+        except RunFailedError as error:
+            where = str(error)
         raise RunFailedError(
             f"{MOST_SKIPPED_UPDATES} updates in a row gave NaN or infinity; {where}; try a lower --learning-rate"
         )

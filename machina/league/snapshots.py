@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from machina.checkpoint.files import free_space, write_atomically
+from machina.checkpoint.files import write_or_refuse
 from machina.checkpoint.store import check_finite
-from machina.errors import RunFailedError, UserError, in_one_line
+from machina.errors import UserError, in_one_line
 from machina.interfaces import Policy
 from machina.league.pool import Snapshot
 
@@ -58,13 +58,7 @@ class SnapshotStore:
             with suppress(UserError):  # a damaged one is written anew
                 self.load(snapshot)
                 return snapshot
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, safetensors.torch.save({_PARAMETERS: flat}))
-        except OSError as error:
-            raise RunFailedError(
-                f"snapshot '{file}' could not be written: {error.strerror or error} ({free_space(self._folder)})"
-            ) from error
+        write_or_refuse(file, safetensors.torch.save({_PARAMETERS: flat}), "snapshot")
         return snapshot
 
     def load(self, snapshot: Snapshot) -> Tensor:

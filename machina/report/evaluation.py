@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from machina.checkpoint.files import write_atomically
+from machina.checkpoint.files import write_or_refuse
 from machina.checkpoint.typed import Count, Real, SavedFile, read_typed
-from machina.errors import RunFailedError, UserError
+from machina.errors import UserError
 from machina.report.scores import Aggregate, Interval, aggregate, human_normalized
 
 if TYPE_CHECKING:
@@ -63,11 +63,7 @@ class EvaluationResult(SavedFile):
             RunFailedError: the disk is full or refuses.
         """
         file = report / evaluation_file(self.step)
-        try:
-            report.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, self.model_dump_json(indent=1).encode())
-        except OSError as error:
-            raise RunFailedError(f"evaluation '{file}' could not be written: {error.strerror or error}") from error
+        write_or_refuse(file, self.model_dump_json(indent=1).encode(), "evaluation")
         return file
 
 

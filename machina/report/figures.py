@@ -6,8 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from machina.checkpoint.files import write_atomically
-from machina.errors import RunFailedError
+from machina.checkpoint.files import write_or_refuse
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,9 +50,5 @@ def write_png(figure: Figure, path: Path) -> Path:
     """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        raise RunFailedError(f"plot '{path}' could not be written: {error.strerror or error}") from error
+    write_or_refuse(path, buffer.getvalue(), "plot")
     return path

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from machina.checkpoint.files import write_atomically
-from machina.errors import RunFailedError
+from machina.checkpoint.files import write_or_refuse
 from machina.league.table import SHOWN_RATINGS, League, games_line, rating_text
 from machina.report.evaluation import EvaluationResult, aggregate_line
 from machina.report.scores import human_normalized
@@ -44,11 +43,7 @@ def write_page(path: Path, title: str, facts: Sequence[str], sections: Sequence[
     blocks = [f"# {title}", "\n".join(f"- {fact}" for fact in facts)]
     for section in sections:
         blocks += [f"## {section.title}", *section.lines]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, ("\n\n".join(blocks) + "\n").encode())
-    except OSError as error:
-        raise RunFailedError(f"report '{path}' could not be written: {error.strerror or error}") from error
+    write_or_refuse(path, ("\n\n".join(blocks) + "\n").encode(), "report")
     return path
 
 
