@@ -49,8 +49,8 @@ def action_spec(
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1 and not np.any(space.start):
         return ActionSpec(kind="multi_discrete", choices=tuple(int(n) for n in space.nvec))
     raise UserError(
-        f"environment {name!r}: action space {space} is none of Discrete and MultiDiscrete from 0, and Box of floats; "
-        f"{remedy}"
+        f"environment {name!r}: action space {space} is neither Discrete nor MultiDiscrete from 0, nor a Box of "
+        f"floats; {remedy}"
     )
 
 

@@ -17,18 +17,18 @@ class AtariConfig(EnvConfig):
     )
     sticky_actions: float = Field(default=0.0, ge=0, lt=1, description="Probability that an action is repeated.")
     noop_max: int = Field(
-        default=30, ge=0, le=10_000, description="Most no-op frames at the start of an episode: 0 to so many, evenly."
+        default=30, ge=0, le=10_000, description="Most no-op frames at the start of an episode: 0 to this many, evenly."
     )
     fire_reset: bool = Field(default=False, description="Press fire after a reset.")
     life_loss_ends_return: bool = Field(
-        default=True, description="Zero discount when a life is lost; the episode itself goes on."
+        default=True, description="Zero discount when a life is lost; the episode itself continues."
     )
     frame_cap: int = Field(default=108_000, ge=1, le=10**9, description="Frames after which an episode is truncated.")
     frame_skip: int = Field(default=4, ge=1, le=1000, description="Frames per env step (action repeats).")
     max_pool: bool = Field(default=True, description="Pixel-wise maximum of the last two frames of a step.")
     frame_stack: int = Field(default=4, ge=1, le=256, description="Frames in one observation.")
     full_action_space: bool | None = Field(
-        default=None, description="All 18 actions; None: with several games yes, with one game its minimal set."
+        default=None, description="All 18 actions; None: with several games all, with one game its minimal set."
     )
 
     @property
@@ -46,19 +46,19 @@ class GymnasiumConfig(EnvConfig):
     )
     drop_keys: tuple[str, ...] = Field(
         default=(),
-        description="Keys of the observation that are left out, such as a text; of nested dictionaries the way there, "
-        "as in camera/left.",
+        description="Keys of the observation that are left out, such as a text; in nested dictionaries a path, as in "
+        "camera/left.",
     )
     info_mask: Literal["refuse", "use", "ignore"] = Field(
         default="refuse",
-        description="An action_mask that the environment gives in its infos. use: the policy keeps to it; ignore: it "
+        description="What to do with an action_mask in the environment's infos. use: the policy obeys it; ignore: it "
         "does not; refuse: such an environment is not trained on.",
     )
     action_bins: int | None = Field(
         default=None,
         ge=2,
         le=10_000,
-        description="Cut every real number of an action into so many choices; None: real numbers.",
+        description="Cut every real number of an action into this many choices; None: real numbers.",
     )
 
 
@@ -75,8 +75,8 @@ class GameConfig(EnvConfig):
     )
     teams: str | None = Field(
         default=None,
-        description="Of a PettingZoo environment. names: agents whose names agree before the last _ are one team. "
-        "agents: each is its own. Else the teams by their agents' names, such as "
+        description="Teams of a PettingZoo environment. names: agents whose names agree before the last _ are one "
+        "team. agents: each is its own. Otherwise the teams by their agents' names, such as "
         "redmelee+redranged,bluemelee+blueranged; patterns (red*,blue*) may stand for names. None: names.",
     )
 

@@ -248,9 +248,9 @@ def _array(value: Any, what: str) -> Array:
     try:
         array = np.asarray(value)
     except Exception as error:  # parts of differing shapes; an object's own conversion may raise anything
-        raise EnvironmentFaultError(f"{what} is no array: {type(error).__name__}: {error}") from error
+        raise EnvironmentFaultError(f"{what} is not an array: {type(error).__name__}: {error}") from error
     if array.dtype.kind not in NUMBERS:
-        raise EnvironmentFaultError(f"{what} is no array of numbers, it is {_short(value)}")
+        raise EnvironmentFaultError(f"{what} is not an array of numbers, it is {_short(value)}")
     return array
 
 

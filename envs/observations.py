@@ -193,7 +193,7 @@ def _without(key: str, path: str, parts: Mapping[str, Any] | None) -> dict[str, 
 
 
 def _array_spec(key: str, space: AnySpace) -> ArraySpec | None:
-    """None for a space that is no array of numbers."""
+    """None for a space that is not an array of numbers."""
     if isinstance(space, spaces.Discrete):
         return _one_hot(np.array([space.n]), np.array([space.start]))
     if isinstance(space, spaces.MultiDiscrete):

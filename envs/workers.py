@@ -175,7 +175,7 @@ class WorkerEnvs(MergedInfos, AsyncVectorEnv[Any, Any]):
     def _told(self, slot: int, dump: str) -> str:
         title = f"slot {slot}, process {self.processes[slot].pid}"
         if not dump:
-            return f"{title}: no stack came within {STACKS_TIMEOUT_S:g} s\n"
+            return f"{title}: no stack arrived within {STACKS_TIMEOUT_S:g} s\n"
         frames = _environment_frames(dump)
         return f"{title}, most recent call last:\n{''.join(frames.format())}" if frames else ""
 

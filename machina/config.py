@@ -110,7 +110,7 @@ class RuntimeConfig(Config):
         default=None, description="Ray cluster to join (auto or HOST:PORT); None starts one on this machine."
     )
     cpus_per_actor: float = Field(
-        default=1.0, gt=0, le=1024, description="CPUs that an actor takes of the Ray cluster."
+        default=1.0, gt=0, le=1024, description="CPUs of the Ray cluster that each actor takes."
     )
     learners: int = Field(
         default=1, ge=1, le=1024, description="Learner ranks, a GPU each where there are GPUs; they share each batch."
@@ -139,8 +139,8 @@ class RuntimeConfig(Config):
         default=None,
         ge=1,
         le=10**7,
-        description="Unrolls that may wait for the learner; actors wait when it is full. Place ray: beside a round of "
-        "every actor.",
+        description="Unrolls that may wait for the learner; actors wait when there are more. Place ray: besides a "
+        "round of every actor.",
     )
     lock_step: bool = Field(
         default=False, description="Actors and learner take turns, one published version per round: repeatable."
@@ -179,8 +179,8 @@ class LeagueConfig(Config):
         default=None,
         ge=1,
         le=10**9,
-        description="A snapshot of the policy joins the pool every so many updates; None: no league, the policy "
-        "plays itself.",
+        description="Updates from one snapshot of the policy, which joins the pool, to the next; None: no league, the "
+        "policy plays itself.",
     )
     pool_share: float = Field(
         default=0.2, ge=0, le=1, description="Share of games against the pool; the others are against the present self."
@@ -192,9 +192,9 @@ class LeagueConfig(Config):
         default=4,
         ge=1,
         le=10_000,
-        description="Different opponents whose parameters an actor holds at once, each answered by a network pass of "
-        "its own. Fewer than its games against the pool make seldom drawn snapshots come seldomer still; with 1 there "
-        "are fewer such games than pool_share.",
+        description="Different opponents whose parameters an actor holds at once, each with a network pass of its "
+        "own. If they are fewer than its games against the pool, rarely drawn snapshots are met even more rarely; with "
+        "1 there are fewer such games than pool_share.",
     )
     rating_games: int = Field(
         default=40,
@@ -233,7 +233,7 @@ class RunConfig(Config, Generic[A, E]):
         description="Stop when the mean return of the last 100 training episodes reaches this.",
     )
     eval_every: int | None = Field(
-        default=None, ge=1, le=MOST_FRAMES, description="Evaluate after every so many frames."
+        default=None, ge=1, le=MOST_FRAMES, description="Frames between evaluations; None: no evaluations."
     )
     eval_episodes: Episodes = Field(default=10, description="Episodes per task in each evaluation.")
     checkpoint_minutes: float = Field(default=5.0, gt=0, le=MOST_MINUTES, description="Minutes between checkpoints.")
@@ -257,8 +257,8 @@ class RunConfig(Config, Generic[A, E]):
             raise ValueError("init_value needs init_from, the run whose value heads are taken")
         if self.eval_every is not None and self.league.snapshot_updates is not None:
             raise ValueError(
-                f"eval_every={self.eval_every}: against itself a policy's returns say nothing of its strength; leave "
-                "it out, a league rates its snapshots instead (rating_games)"
+                f"eval_every={self.eval_every}: against itself a policy's returns say nothing about its strength; "
+                "leave it out, a league rates its snapshots instead (rating_games)"
             )
         return self
 

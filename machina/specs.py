@@ -25,7 +25,7 @@ class ArraySpec(BaseModel):
     low: float | None = Field(default=None, description="Least of all bounds; None: no other than the dtype's.")
     high: float | None = Field(default=None, description="Greatest of all bounds; None: no other than the dtype's.")
     choices: tuple[int, ...] = Field(
-        default=(), description="The environment gives one choice of so many each, which become one-hot, one by one."
+        default=(), description="The environment gives choices, each of this many, which become one-hot one by one."
     )
     starts: tuple[int, ...] = Field(default=(), description="The number of the first choice, of each.")
 
@@ -35,7 +35,7 @@ class ArraySpec(BaseModel):
 
 
 class ActionSpec(BaseModel):
-    """What a policy answers: one choice, several choices at once, or real numbers."""
+    """What an action is: one choice, several choices at once, or real numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -103,7 +103,7 @@ class EnvSpec(BaseModel):
         "that shifts by one frame per step and is zero before the episode's first frame.",
     )
     clip_rewards: bool = Field(
-        default=False, description="Whether it is the custom to learn from rewards clipped to [-1, 1], as of Atari."
+        default=False, description="Whether it is usual to learn from rewards clipped to [-1, 1], as for Atari."
     )
     frames_per_step: int = Field(default=1, ge=1, description="Environment frames per env step (action repeats).")
     protocol: dict[str, str | int | float | bool] = Field(

@@ -280,7 +280,7 @@ def test_open_names_what_is_missing_and_the_nearest_run(run: RunDirectory, monke
     with pytest.raises(UserError, match=r"does not exist; did you mean '.*runs/pong-1'"):
         RunDirectory.open(run.path.parent / "pong-2")
     (run.path.parent / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no run directory: it has no config\.yaml"):
+    with pytest.raises(UserError, match=r"not a run directory: it has no config\.yaml"):
         RunDirectory.open(run.path.parent / "empty")
     monkeypatch.chdir(run.path.parent.parent)
     with pytest.raises(UserError, match="did you mean 'runs/pong-1'"):
@@ -300,7 +300,7 @@ def test_a_runs_dir_that_leads_nowhere_is_no_name_that_is_taken(tmp_path: Path) 
     """Whoever looks for a free name would look for ever."""
     (tmp_path / "runs").symlink_to(tmp_path / "unmounted")
     with pytest.raises(
-        UserError, match=r"can't be created: '.*runs' is no folder; choose another --runs-dir"
+        UserError, match=r"can't be created: '.*runs' is not a folder; choose another --runs-dir"
     ) as refusal:
         RunDirectory.create(tmp_path / "runs", "run", "")
     assert not isinstance(refusal.value, RunExistsError)

@@ -16,8 +16,8 @@ class ActorCriticConfig(AlgorithmConfig):
 
     reward_clip: Literal["auto", "clip", "none"] = Field(
         default="none",
-        description="clip: the learner sees rewards clipped to [-1, 1]; none: as the environment gave; auto: clipped "
-        "for Atari games, as is their custom.",
+        description="clip: the learner sees rewards clipped to [-1, 1]; none: as the environment gave them; auto: "
+        "clipped for Atari games, as is usual for them.",
     )
     popart: bool = Field(default=False, description="Normalize the value targets of each task (arXiv 1809.04474).")
     popart_beta: float = Field(

@@ -42,12 +42,12 @@ class ImpalaConfig(ActorCriticConfig):
     pg_rho_clip: float = Field(default=1.0, gt=0, le=1e6, description="Clip of the ratio in the policy gradient.")
     vtrace_lambda: float = Field(default=1.0, ge=0, le=1, description="Decay of the V-trace traces (remark 2).")
     max_grad_norm: float = Field(
-        default=40.0, gt=0, le=1e12, description="The gradient's norm over all weights is cut to this."
+        default=40.0, gt=0, le=1e12, description="The gradient's norm over all weights is clipped to this."
     )
     reward_clip: Literal["auto", "clip", "none"] = Field(
         default="auto",
-        description="clip: the learner sees rewards clipped to [-1, 1]; none: as the environment gave; auto: clipped "
-        "for Atari games, as in the paper.",
+        description="clip: the learner sees rewards clipped to [-1, 1]; none: as the environment gave them; auto: "
+        "clipped for Atari games, as in the paper.",
     )
 
     @model_validator(mode="after")

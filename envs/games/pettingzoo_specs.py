@@ -264,5 +264,5 @@ def _common_action(name: str, actions: list[ActionSpec]) -> ActionSpec:
         return discrete(max(action.choices[0] for action in actions))
     if any(action != actions[0] for action in actions):
         different = list(dict.fromkeys(actions))
-        raise UserError(f"environment {name!r}: one policy can't answer both {different[0]} and {different[1]}")
+        raise UserError(f"environment {name!r}: one policy can't act in both {different[0]} and {different[1]}")
     return actions[0]

@@ -101,7 +101,7 @@ GAMES: dict[str, Game] = {
         pictures_per_s=10.0,
     ),
     "battle": Game(
-        summary="six against six on a map of 16 x 16; who is out stays out",
+        summary="six against six on a map of 16 x 16; agents that are out stay out",
         roles=("fighter",),
         seats=(*_team("red", 6, role=0, team=0), *_team("blue", 6, role=0, team=1)),
         observation={OBSERVATION: ArraySpec(shape=(13, 13, 5), dtype="float32")},
@@ -111,7 +111,7 @@ GAMES: dict[str, Game] = {
         modules=("magent2",),
     ),
     "pong_duel": Game(
-        summary="Pong for two from pixels; both play on the right of what they see",
+        summary="Pong for two from pixels; each sees itself on the right",
         roles=("player",),
         seats=(Seat(agent="first_0", role=0, team=0), Seat(agent="second_0", role=0, team=1)),
         observation={OBSERVATION: ArraySpec(shape=(4, 84, 84), dtype="uint8")},

@@ -126,7 +126,9 @@ class ActorGroup(ABC):
         Raises:
             UserError: only the place ``ray`` can.
         """
-        raise UserError(f"actors={actors}: place {self._runtime.place} keeps its actors; only place ray can be scaled")
+        raise UserError(
+            f"actors={actors}: place {self._runtime.place} has a fixed number of actors; only place ray can be scaled"
+        )
 
     @abstractmethod
     def drain_episodes(self) -> Iterator[Episode]:

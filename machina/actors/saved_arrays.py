@@ -61,5 +61,5 @@ def check_counter(array: Array, what: str) -> int:
         UserError: it is none.
     """
     if array.ndim or array.dtype != np.int64 or array < 0:
-        raise UserError(f"checkpoint: {what} is no counter; use another checkpoint")
+        raise UserError(f"checkpoint: {what} is not a counter; use another checkpoint")
     return int(array)

@@ -216,7 +216,7 @@ class Seating:
         ]
         held = [name for name in names if name != PRESENT_SELF]
         if held and self._opponents is None:
-            raise UserError(f"snapshot {held[0]!r} plays a saved game; go on with the league's options")
+            raise UserError(f"snapshot {held[0]!r} plays a saved game; continue with the league's options")
         self._due = functools.partial(self._hold, held)
 
     def _hold(self, names: Sequence[str]) -> None:

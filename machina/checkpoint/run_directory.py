@@ -96,7 +96,7 @@ class RunDirectory:
         except FileExistsError as error:
             if not os.path.lexists(path):  # what stands above it is no folder, such as a link that leads nowhere
                 raise UserError(
-                    f"run directory '{path}' can't be created: '{error.filename}' is no folder; choose another "
+                    f"run directory '{path}' can't be created: '{error.filename}' is not a folder; choose another "
                     "--runs-dir"
                 ) from error
             raise RunExistsError(
@@ -116,13 +116,13 @@ class RunDirectory:
         """An existing run.
 
         Raises:
-            UserError: ``path`` is no run directory; names what is missing and the nearest run.
+            UserError: ``path`` is not a run directory; names what is missing and the nearest run.
         """
         run = cls(path)
         if run.config_file.is_file():
             return run
         if path.is_dir():
-            what = f"'{path}' is no run directory: it has no {CONFIG}"
+            what = f"'{path}' is not a run directory: it has no {CONFIG}"
         else:
             what = f"run directory '{path}' does not exist"
         raise UserError(what + _nearest_run(path))
@@ -274,7 +274,7 @@ class RunDirectory:
         """
         try:
             return read_typed(
-                Status, self.path / STATUS, f"a run that goes on writes it anew: machina resume {self.path}"
+                Status, self.path / STATUS, f"a run that continues writes it again: machina resume {self.path}"
             )
         except FileNotFoundError as error:
             raise UserError(f"run '{self.path}' has no {STATUS}: it has not begun to learn") from error
@@ -313,7 +313,7 @@ class RunDirectory:
             UserError: the file that names it is damaged.
         """
         try:
-            best = read_typed(Best, self.checkpoints / BEST, "remove it; the next evaluation of a run writes it anew")
+            best = read_typed(Best, self.checkpoints / BEST, "remove it; the next evaluation of a run writes it again")
         except FileNotFoundError:
             return None
         return best if self.checkpoint_path(best.step).is_dir() else None

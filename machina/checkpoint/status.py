@@ -51,9 +51,9 @@ class Status(SavedFile):
 
     time: Amount = Field(description="When it was written, in seconds since 1970.")
     boot: str = Field(description="Which start of the machine `since_boot_s` counts from.")
-    since_boot_s: Amount = Field(description="When it was written, by a clock that nobody sets.")
+    since_boot_s: Amount = Field(description="When it was written, by a clock that is never set.")
     pid: Count = Field(description="The process that trains.")
-    ended: str | None = Field(description="Why the run ended; None while it goes on.")
+    ended: str | None = Field(description="Why the run ended; None while it continues.")
     env_steps: Count
     updates: Count
     account: dict[str, Count] = Field(

@@ -354,9 +354,9 @@ def _read_manifest(path: Path) -> Manifest:
     for name in manifest.files:
         # The manifest may come from a stranger: it must not lead out of its folder.
         if Path(name).name != name or "\0" in name:
-            raise UserError(f"checkpoint file '{file}' names {name!r}, which is no plain file name; {_REMEDY}")
+            raise UserError(f"checkpoint file '{file}' names {name!r}, which is not a plain file name; {_REMEDY}")
         if name != STATE and Path(name).suffix != ".safetensors":
-            raise UserError(f"checkpoint file '{file}' names {name!r}, which is no file of a checkpoint; {_REMEDY}")
+            raise UserError(f"checkpoint file '{file}' names {name!r}, which is not a file of a checkpoint; {_REMEDY}")
     if path.name.isdecimal() and int(path.name) != manifest.step:
         raise UserError(f"checkpoint file '{file}': step={manifest.step}, but its folder is {path.name}; {_REMEDY}")
     return manifest

@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
     print(f"measuring {options.algorithm} on {options.environment} …", flush=True)
     if load > BUSY:
         print(
-            f"load      {load:.1f} programs per core want to compute: the ceiling is lower than on an idle machine; a "
+            f"load      {load:.1f} programs per core are ready to run: the ceiling is lower than on an idle machine; a "
             "higher one that was measured before is kept",
             flush=True,
         )

@@ -17,7 +17,7 @@ COMMANDS = {
     "train": "train a policy: machina train impala_popart atari57",
     "league": "train a policy against itself and its past selves: machina league connect_four",
     "resume": "continue a run: machina resume runs/NAME",
-    "eval": "score a run on environments of its own: machina eval runs/NAME --episodes 30",
+    "eval": "score a run on fresh environments: machina eval runs/NAME --episodes 30",
     "match": "a fair match between runs, snapshots, scripted players: machina match runs/NAME one_ply",
     "watch": "film an episode or a game (mp4): machina watch runs/NAME",
     "plot": "draw learning curves and scores (png): machina plot runs/NAME…",

@@ -19,7 +19,7 @@ class MatchOptions(Config):
     )
     games: Episodes = Field(default=200, description="Games in all.")
     seed: Seed = Field(default=0, description="Seeds the game and the players' actions.")
-    game: str | None = Field(default=None, description="Which game, where no run among the players says it.")
+    game: str | None = Field(default=None, description="Which game, where no run among the players determines it.")
 
 
 def run(arguments: list[str]) -> int:

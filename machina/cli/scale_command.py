@@ -16,7 +16,7 @@ class ScaleOptions(Config):
 
     run: Positional[Path] = Field(description="Run directory, on the machine where the run was started.")
     actors: int = Field(
-        ge=1, le=MOST_ACTORS, description="Actors from now on; more than there are CPUs for join when there are."
+        ge=1, le=MOST_ACTORS, description="Actors from now on; those without a CPU join when there is one."
     )
 
 
@@ -31,7 +31,9 @@ def run(arguments: list[str]) -> int:
     directory = RunDirectory.open(options.run)
     status, place = directory.status(), saved_config(options.run).runtime.place
     if place != "ray":
-        raise UserError(f"run '{options.run}' keeps its actors in place {place}; only place ray can be scaled")
+        raise UserError(
+            f"run '{options.run}' has a fixed number of actors in place {place}; only place ray can be scaled"
+        )
     if status.ended is not None:
         raise UserError(f"run '{options.run}' has ended: {status.ended}; machina resume {options.run}, then scale it")
     before = status.actors

@@ -61,8 +61,8 @@ def _life(directory: RunDirectory, status: Status) -> str:
         return f"{told}; it has ended: {status.ended}"
     if lives is None:  # the file system has no locks
         if age is None:
-            return f"{told}; whether it lives can't be told here"
+            return f"{told}; whether it is alive can't be known here"
         lives = not is_silent
     if not lives:
         return f"{told}; it was killed: machina resume {directory.path}"
-    return f"{told}; its process lives, but says nothing" if is_silent else told
+    return f"{told}; its process is alive, but reports nothing" if is_silent else told

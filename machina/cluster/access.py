@@ -125,7 +125,7 @@ def authentication_of(address: str) -> bool:
         if mode == "token":
             raise UserError(
                 f"{what}: this cluster asks for no token although {AUTH_MODE}=token; restart it with {AUTH_MODE}=token "
-                f"on every node, or unset {AUTH_MODE} here to join it all the same"
+                f"on every node, or unset {AUTH_MODE} here to join it anyway"
             )
         return False
     if mode == "disabled":

@@ -92,7 +92,7 @@ class Cluster:
         found: list[Node] = []
         if not _done_within(ANSWER_TIMEOUT_S, lambda: found.extend(ray_nodes())):
             raise RunFailedError(
-                f"the head of the Ray cluster at {self.address} does not answer any more; start the cluster again and "
+                f"the head of the Ray cluster at {self.address} no longer answers; start the cluster again and "
                 "resume the run"
             )
         return found

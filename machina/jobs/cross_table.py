@@ -135,7 +135,7 @@ def _match_seed(seed: int, record: PairRecord) -> int:
 
 def _read(file: Path) -> _Records:
     try:
-        return read_typed(_Records, file, "remove it to play anew")
+        return read_typed(_Records, file, "remove it to play again")
     except FileNotFoundError:
         return _Records()
 

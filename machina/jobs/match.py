@@ -90,7 +90,7 @@ class RunPlayers:
             known = [BEST, *scripted_players(self.factory.spec), *snapshots]
             among = f"has no snapshot {name!r} among its {len(snapshots)}"
             if self.league is None:
-                among = f"is no league and has no snapshot {name!r}"
+                among = f"is not a league and has no snapshot {name!r}"
             hint = nearest(name, known) or f"; it has {', '.join(known[:8])}{', …' if len(known) > 8 else ''}"
             raise UserError(f"run '{self.run.path}' {among}{hint}")
         row = snapshots[name]

@@ -69,4 +69,4 @@ class Evaluations:
             self._notice(f"evaluation at {result.step:,} env steps: {result.score:.4g}")
         except (RunFailedError, UserError) as error:
             self._evaluation = None
-            self._notice(f"no evaluation: {error}" + ("" if self._ending.is_due() else "; the run goes on"))
+            self._notice(f"no evaluation: {error}" + ("" if self._ending.is_due() else "; the run continues"))

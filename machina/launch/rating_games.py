@@ -41,7 +41,7 @@ class RatingGames:
     """Plays the rating games of one snapshot after the other.
 
     When the environment fails, the games of that match are played once more with a fresh one; when that fails as
-    well, the snapshot's games are given up: it has no rating, and the run goes on.
+    well, the snapshot's games are given up: it has no rating, and the run continues.
 
     Args:
         plan: of the run.
@@ -116,7 +116,7 @@ class RatingGames:
         try:
             job.played.set_result(self._games(job.snapshot, job.earlier))
         except EnvironmentFaultError as fault:
-            message = f"{job.snapshot.name} gets no rating, its games failed again: {fault}; the run goes on"
+            message = f"{job.snapshot.name} gets no rating, its games failed again: {fault}; the run continues"
             self._faults.append(Fault(message, details=fault.details))
             job.played.set_result(None)
         except BaseException as error:

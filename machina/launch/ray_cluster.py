@@ -109,8 +109,8 @@ def open_cluster(config: AnyRunConfig, cores: int) -> OpenCluster:
     cluster = connect(runtime.address, cores, user_modules(modules_of(config, registered)))
     if not cluster.authenticated:
         print(
-            f"machina: the Ray cluster at {cluster.address} asks for no token: who reaches its ports runs code on it "
-            "(docs/cluster.md)",
+            f"machina: the Ray cluster at {cluster.address} asks for no token: anyone who reaches its ports can run "
+            "code on it (docs/cluster.md)",
             file=sys.stderr,
         )
     try:

@@ -35,7 +35,7 @@ class Identity(SavedFile):
     environment: str
     wrapper: str | None
     tasks: tuple[str, ...]
-    spec: dict[str, JsonValue] = Field(description="Observations, actions, seats; the protocol is kept apart.")
+    spec: dict[str, JsonValue] = Field(description="Observations, actions, seats; the protocol is kept separately.")
     network: dict[str, JsonValue] = Field(description="The configuration of the network, where it is one of ours.")
 
 
@@ -117,7 +117,7 @@ class SavedRatings(SavedFile):
                 raise ValueError(f"league.ratings.{kind} name a pair twice")
             for a, b in pairs:
                 if a == b or not {a, b} <= self.games.keys() or (kind == "draws" and a > b):
-                    raise ValueError(f"league.ratings.{kind}: {a!r} and {b!r} are no pair of league.ratings.games")
+                    raise ValueError(f"league.ratings.{kind}: {a!r} and {b!r} are not a pair of league.ratings.games")
         return self
 
 
@@ -149,10 +149,10 @@ class SavedState(SavedFile):
 
     identity: Identity
     protocol: Protocol = Field(description="How episodes are run.")
-    learner: dict[str, JsonValue] = Field(description="``LearnerState.values``: an algorithm of one's own has its own.")
+    learner: dict[str, JsonValue] = Field(description="``LearnerState.values``: a user's algorithm has its own.")
     episodes: SavedEpisodes
     progress: SavedProgress
-    unrolls_at_hand: Count = Field(description="Collected but not in the checkpoint: lost when the run goes on.")
+    unrolls_at_hand: Count = Field(description="Collected but not in the checkpoint: lost when the run continues.")
     league: SavedLeague | None = None
 
     @model_validator(mode="after")
@@ -266,4 +266,4 @@ def _shown(value: Any) -> str:
 
 
 def _remedy(checkpoint: Checkpoint) -> str:
-    return f"remove '{checkpoint.path}' to go on from the one before"
+    return f"remove '{checkpoint.path}' to continue from the one before"

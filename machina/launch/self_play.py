@@ -106,7 +106,7 @@ class League:
         return every is not None and updates % every == 0
 
     def add_snapshot(self, updates: int, env_steps: int, parameters: Any) -> None:
-        """The policy as it is now joins the pool; when the disk refuses, the league goes on without this snapshot.
+        """The policy as it is now joins the pool; when the disk refuses, the league continues without this snapshot.
 
         Args:
             updates: that made it.
@@ -116,7 +116,7 @@ class League:
         try:
             snapshot = self._store.save(updates, env_steps, self._place.flat(parameters))
         except RunFailedError as error:
-            self._notice(f"{error}; the run goes on")
+            self._notice(f"{error}; the run continues")
             return
         self.pool.add(snapshot)
         self._shared.append(self._place.share(snapshot, self._store))
@@ -204,7 +204,7 @@ class League:
                 self._store.load_into(policy, snapshot)  # a bad one is told now, not in the middle of a game
             except UserError as error:
                 self.pool.remove(snapshot.name)
-                message = f"the league goes on without {snapshot.name}: {error}"
+                message = f"the league continues without {snapshot.name}: {error}"
                 self._notice(message)
                 self._run.log_fault(message, "")
                 continue

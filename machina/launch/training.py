@@ -196,7 +196,7 @@ class Trainer:
         if self._has_learned:
             self.save()
         snapshots = self._hook.unfinished
-        self._view.notice(f"waiting for the ratings of {snapshots} snapshots; machina resume can make up for it")
+        self._view.notice(f"waiting for the ratings of {snapshots} snapshots; machina resume can do that later")
         rated = False
         while self._hook.unfinished and not self._ending.is_due():
             rated |= self._hook.now_and_then()
@@ -275,7 +275,7 @@ class Trainer:
 
     def _save_if_due(self) -> None:
         if time.monotonic() - self._saved_at >= 60 * self._config.checkpoint_minutes:
-            self._save_or_notice("the run goes on")
+            self._save_or_notice("the run continues")
 
     def _tell_faults(self) -> None:
         for fault in self._actors.group.drain_faults():
@@ -354,7 +354,7 @@ class Trainer:
         if every is None or self._evaluations.is_under_way or frames < self._before.next_evaluation:
             return
         self._before = self._before._replace(next_evaluation=frames + every)
-        self._save_or_notice("the run goes on")
+        self._save_or_notice("the run continues")
         self._evaluations.begin(self.learners.parameters(), self._loop.env_steps)
 
 

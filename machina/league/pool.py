@@ -98,7 +98,7 @@ class Pool:
         if snapshot.name in self._snapshots:
             raise ValueError(f"the pool has a snapshot {snapshot.name!r} already")
         if not snapshot.name.isprintable() or snapshot.name == PRESENT_SELF:
-            raise ValueError(f"{snapshot.name!r} is no name for a snapshot")
+            raise ValueError(f"{snapshot.name!r} is not a name for a snapshot")
         self._qualities[snapshot.name] = max(self._qualities.values(), default=0.0)
         self._snapshots[snapshot.name] = snapshot
         self._meetings[snapshot.name] = Meetings()

@@ -177,7 +177,7 @@ class LearnerGroup:
             raise RunFailedError(f"{fault}; learner ranks failed {self.restarts + 1} times (max_restarts)")
         self.restarts += 1
         self.updates_undone += self._updates_since
-        self._on_fault(f"{fault}; the learner goes on from its state {self._updates_since} updates ago")
+        self._on_fault(f"{fault}; the learner continues from its state {self._updates_since} updates ago")
         for rank in self._ranks:
             rank.kill()
         self._updates_since = 0

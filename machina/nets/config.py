@@ -23,13 +23,13 @@ class NetworkConfig(Config):
         description="shallow: convolutions and one hidden layer; deep: IMPALA's residual net (arXiv 1802.01561, "
         "figure 3); mlp: hidden layers only; units: an observation array `units` as a set, each embedded alike, then "
         "the maximum over them (arXiv 1912.06680, figure 17); auto: units where there is such an array, shallow for "
-        "images, joined with what else there is, mlp without images.",
+        "images, joined with whatever else there is, mlp without images.",
     )
     image_layout: ImageLayout = Field(
         default="auto",
         description="Order of the axes of observed images and boards: height, width, channels, or channels first. "
-        "auto: two equal neighbours are height and width; else the last axis, if it is the shortest, has the channels, "
-        "else the first.",
+        "auto: two equal neighbours are height and width; otherwise the last axis has the channels if it is the "
+        "shortest, else the first.",
     )
     observation_divisor: float | None = Field(
         default=None,
@@ -70,11 +70,11 @@ class NetworkConfig(Config):
     )
     observation_filter: bool = Field(
         default=False,
-        description="Observed floats lose their running mean, are divided by their running deviation and cut to "
-        "[-5, 5] (arXiv 1912.06680, appendix E).",
+        description="Observed floats: their running mean is subtracted, they are divided by their running deviation "
+        "and clipped to [-5, 5] (arXiv 1912.06680, appendix E).",
     )
     separate_roles: bool = Field(
-        default=False, description="Each role has a network of its own, or each task; else all share one."
+        default=False, description="Each role, or each task, has a network of its own; otherwise all share one."
     )
     network_name: str | None = Field(
         default=None,

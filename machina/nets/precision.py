@@ -58,7 +58,7 @@ def resolve_precision(name: str, device: torch.device, observation_bytes: int) -
             return Precision(torch.bfloat16, f"bfloat16: {units}")
         return Precision(torch.float32, f"float32: {units}, where bfloat16 is slower than float32")
     if name == "bfloat16":
-        return Precision(torch.bfloat16, f"bfloat16 as asked: {units}{'' if has_units else ', so this is slow'}")
+        return Precision(torch.bfloat16, f"bfloat16 as requested: {units}{'' if has_units else ', so this is slow'}")
     if name == "float32":
         return Precision(torch.float32, "float32 as asked")
     raise UserError(f"precision {name!r} is unknown; choose auto, float32 or bfloat16")

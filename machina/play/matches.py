@@ -143,7 +143,7 @@ class MatchResult(BaseModel):
             return ""
         shown = "; ".join(f"{name} {', '.join(map(str, count))}" for name, count in counts.items())
         teams = len(self.players)
-        return f"{len(self.games)} games are no multiple of {teams} teams; games as team 0 to {teams - 1}: {shown}"
+        return f"{len(self.games)} games are not a multiple of {teams} teams; games as team 0 to {teams - 1}: {shown}"
 
 
 def wilson(wins: int, draws: int, losses: int) -> WinRate:

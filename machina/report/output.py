@@ -57,7 +57,7 @@ class SteadyStream:
         if error.errno == errno.EPIPE:
             what = "nobody reads the output any more"
         with suppress(OSError):  # it may go the same way
-            print(f"machina: {what}; the run goes on", file=sys.__stderr__, flush=True)
+            print(f"machina: {what}; the run continues", file=sys.__stderr__, flush=True)
 
     def _let_go(self) -> None:
         """From now on the text goes nowhere."""

@@ -82,7 +82,7 @@ def prediction_line(predictions: Predictions) -> str:
     a, b, predicted, measured = predictions.worst
     return (
         f"Win rates that the ratings predict, against these games, over {predictions.pairs} pairs: mean difference "
-        f"{predictions.mean_difference:.3f} (chance alone would make about {predictions.by_chance:.3f} with so many "
+        f"{predictions.mean_difference:.3f} (chance alone would make about {predictions.by_chance:.3f} with this many "
         f"games), worst {abs(predicted - measured):.3f}: {a} against {b}, predicted {predicted:.1%}, measured "
         f"{measured:.1%}."
     )

@@ -84,7 +84,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("train", "impala", "pong,breakout", "--full-action-space", "False"), "full_action_space=False: several games"),
     (("resume", "nowhere"), "run directory 'nowhere' does not exist"),
     (("resume",), "Missing from machina resume"),
-    (("eval", "."), "'.' is no run directory: it has no config.yaml"),
+    (("eval", "."), "'.' is not a run directory: it has no config.yaml"),
     (("eval", "nowhere", "--episodes", "0"), "episodes=0: must be 1 to 1000000"),
     (("eval", "nowhere", "--episods", "3"), "unknown option '--episods'; did you mean '--episodes'"),
     (("watch", "nowhere"), "run directory 'nowhere' does not exist"),

@@ -313,7 +313,7 @@ def test_a_place_that_cannot_be_scaled_says_so_and_goes_on(place: str, cli: Comm
     options = ("--place", place, "--envs-per-task", "4", "--minutes", "0.1")
     out = cli.good("train", "impala", "catch", *TINY[2:], *options, "--runs-dir", cli.runs, "--name", "run")
     wisher.join()
-    assert f"actors=7: place {place} keeps its actors; only place ray can be scaled" in out
+    assert f"actors=7: place {place} has a fixed number of actors; only place ray can be scaled" in out
 
 
 def test_plot_draws_what_there_is_and_names_the_others(cli: Command) -> None:
@@ -337,7 +337,7 @@ def test_plot_draws_what_there_is_and_names_the_others(cli: Command) -> None:
     assert all(
         line.startswith("machina: left out: ") and str(stray) in line for line, stray in zip(lines, strays, strict=True)
     )
-    assert "is no run directory" in cli.refused("plot", *strays[1:3])
+    assert "is not a run directory" in cli.refused("plot", *strays[1:3])
     (good / "report" / "evaluation-000000000400.json").write_text("{")
     scored = shutil.copytree(good, cli.runs / "scored")
     (scored / "report" / "evaluation-000000000400.json").unlink()

@@ -180,7 +180,7 @@ def check_snapshots(originals: Originals, data: st.DataObject) -> None:
         resumed = run("resume", path)
         assert resumed.code == 0, resumed
         assert "Traceback" not in resumed.out + resumed.err, resumed
-        assert (f"goes on without {which}" in resumed.out) == (not same), f"{file.name}: {what}: {resumed}"
+        assert (f"continues without {which}" in resumed.out) == (not same), f"{file.name}: {what}: {resumed}"
 
 
 def check_config(originals: Originals, data: st.DataObject) -> None:

@@ -40,7 +40,7 @@ def test_a_run_goes_on_without_its_periodic_checkpoints(tmp_path: Path) -> None:
     assert "Traceback" not in out + err
     missed = [line for line in out.splitlines() if "could not be written" in line]
     assert len(missed) == 20, "one for each of the 20 updates"
-    assert all(line.endswith("; the run goes on") for line in missed)
+    assert all(line.endswith("; the run continues") for line in missed)
     last = err.splitlines()[-1]
     assert last.startswith("machina: checkpoint at env step 400 could not be written to ")
     assert "the last good checkpoint is untouched" in last

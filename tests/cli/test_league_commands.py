@@ -129,8 +129,8 @@ def test_match_prints_and_keeps_the_result(cli: Command, run: Path) -> None:
     won = sum(scores[players.index("one_ply")] == 1 for players, scores, *_ in map(list_of, result["games"]))
     assert table["one_ply"][1] == str(won)
     assert won > 10
-    assert "no multiple" not in out
-    assert "3 games are no multiple of 2 teams" in cli.good("match", run, "random", "--games", "3")
+    assert "not a multiple" not in out
+    assert "3 games are not a multiple of 2 teams" in cli.good("match", run, "random", "--games", "3")
 
 
 def list_of(game: list[object]) -> tuple[list[str], list[float], object, object]:
@@ -250,7 +250,7 @@ def test_refused(arguments: tuple[str, ...], expected: str, cli: Command, run: P
 def test_refusals_that_name_two_runs_or_none_of_a_league(cli: Command, run: Path) -> None:
     other = no_league(cli)
     assert f"run '{run}' plays connect_four, run '{other}' plays catch" in cli.refused("match", run, other)
-    assert f"run '{other}' is no league and has no snapshot 'u000002'" in cli.refused(
+    assert f"run '{other}' is not a league and has no snapshot 'u000002'" in cli.refused(
         "match", f"{other}@u000002", "random"
     )
     assert "against='random': catch has no two teams" in cli.refused("watch", other, "--against", "random")

@@ -151,7 +151,7 @@ def test_status_on_another_machine(cli: Command, monkeypatch: pytest.MonkeyPatch
     ends = {
         True: "",
         False: f"; it was killed: machina resume {run}",
-        None: "; whether it lives can't be told here",
+        None: "; whether it is alive can't be known here",
     }
     for held, end in ends.items():
         monkeypatch.setattr(RunDirectory, "is_held", lambda _, held=held: held)

@@ -125,7 +125,7 @@ def test_a_run_goes_on_without_a_reader(errors: str, tmp_path: Path) -> None:
     process.stdout.close()
     assert process.wait(120) == 0
     if process.stderr is not None:
-        assert process.stderr.read() == "machina: nobody reads the output any more; the run goes on\n"
+        assert process.stderr.read() == "machina: nobody reads the output any more; the run continues\n"
     run = RunDirectory.open(tmp_path / "runs" / "run")
     assert read_metrics(run.path)[-1]["env_steps"] == run.latest().checkpoint.step > 0
 

@@ -42,7 +42,7 @@ def test_a_full_disk_under_the_log_does_not_end_a_run(place: str, tmp_path: Path
         schedule = ("--place", place, "--total-frames", "800")
         process = start("train", "impala", "catch", *ENDLESS, *schedule, cwd=tmp_path, stdout=full)
         _, err = process.communicate(timeout=120)
-    told = "machina: the output can't be written (No space left on device); the run goes on\n"
+    told = "machina: the output can't be written (No space left on device); the run continues\n"
     assert (process.returncode, err) == (0, told)
     assert assert_saved(tmp_path).latest().checkpoint.step >= 800
 

@@ -1,4 +1,4 @@
-"""An environment on which a test brings a fault down while the run goes on, wherever in the cluster it is stepped."""
+"""An environment on which a test brings a fault down while the run continues, wherever in the cluster it is stepped."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def two_nodes(private_home: Path) -> Iterator[Cluster]:
 
 
 def test_a_run_survives_the_death_of_a_node(two_nodes: Cluster, tmp_path: Path) -> None:
-    """Four actors on two nodes; one node dies, its actors are missed but not mourned, the run goes on until Ctrl-C."""
+    """Four actors on two nodes; one node dies, its actors leave without a fault, the run continues until Ctrl-C."""
     run = RunDirectory(tmp_path / "run")
     seen: dict[str, Any] = {}
 

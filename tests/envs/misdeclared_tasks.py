@@ -31,7 +31,7 @@ MESSAGES = {
     "nan": "observation holds nan (float64), its space is of int64",
     "part": "observation 'there' holds 0.5 (float64), its space is of int32",
     "reward": "reward has shape (1,), it must be one number",
-    "end": "terminated is no array of numbers, it is 'no'",
+    "end": "terminated is not an array of numbers, it is 'no'",
 }
 
 

@@ -34,10 +34,10 @@ def test_specs_of_spaces() -> None:
 @pytest.mark.parametrize(
     ("space", "bins", "message"),
     [
-        (spaces.Discrete(3, start=1), None, "is none of Discrete and MultiDiscrete from 0"),
-        (spaces.MultiDiscrete([3, 2], start=[0, 1]), None, "is none of Discrete and MultiDiscrete from 0"),
-        (spaces.MultiBinary(2), None, "is none of Discrete"),
-        (spaces.Box(0, 5, (2,), np.int64), None, "is none of Discrete"),
+        (spaces.Discrete(3, start=1), None, "is neither Discrete nor MultiDiscrete from 0"),
+        (spaces.MultiDiscrete([3, 2], start=[0, 1]), None, "is neither Discrete nor MultiDiscrete from 0"),
+        (spaces.MultiBinary(2), None, "is neither Discrete"),
+        (spaces.Box(0, 5, (2,), np.int64), None, "is neither Discrete"),
         (spaces.Box(0, 5, (2,), np.int64), 5, "action_bins=5 cuts real numbers"),
         (spaces.Discrete(3), 5, "action_bins=5 cuts real numbers"),
         (box(-np.inf, np.inf), 5, "action_bins=5 needs bounded actions.*leave it out"),

@@ -83,10 +83,10 @@ def test_what_loses_nothing_is_cast(space: spaces.Space[Any], value: Any, expect
     [
         (BYTES, [0, 256], "it holds 256 (int64), its space is of uint8"),
         (BYTES, [0, 0.5], "it holds 0.5 (float64), its space is of uint8"),
-        (BYTES, ["0", "1"], "it is no array of numbers, it is ['0', '1']"),
-        (BYTES, None, "it is no array of numbers, it is None"),
-        (BYTES, {"a": 1}, "it is no array of numbers, it is {'a': 1}"),
-        (BYTES, [1j, 0], "it is no array of numbers, it is [1j, 0]"),
+        (BYTES, ["0", "1"], "it is not an array of numbers, it is ['0', '1']"),
+        (BYTES, None, "it is not an array of numbers, it is None"),
+        (BYTES, {"a": 1}, "it is not an array of numbers, it is {'a': 1}"),
+        (BYTES, [1j, 0], "it is not an array of numbers, it is [1j, 0]"),
         (BYTES, 7, "it has shape (), its space has (2,)"),
         (FLOATS, [0.0, 1e39], "it holds 1e+39 (float64), its space is of float32"),
         (FLOATS, [2**54 - 1, 0], "it holds 18014398509481983 (int64), its space is of float32"),
@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_named(space: spaces.Space[Any], value: Any, messag
 
 
 def test_parts_of_differing_shapes_are_no_array() -> None:
-    with pytest.raises(EnvironmentFaultError, match=r"^it is no array: ValueError: "):
+    with pytest.raises(EnvironmentFaultError, match=r"^it is not an array: ValueError: "):
         as_declared(BYTES, [[1, 2], [3]], "it")
 
 

@@ -224,7 +224,7 @@ def test_an_observation_is_what_the_space_declares() -> None:
     adapter = slots(env)
     adapter.reset([1, 2, 3])
     env.observation = np.full((SLOTS, 2), "7")
-    with pytest.raises(EnvironmentFaultError, match=r"^environment 'written': observation is no array of numbers"):
+    with pytest.raises(EnvironmentFaultError, match=r"^environment 'written': observation is not an array of numbers"):
         adapter.step(ACTIONS)
 
 

@@ -92,7 +92,7 @@ def test_stacks_are_found_within_a_second_and_only_of_what_hangs(make: MakeStepp
     stacks = stepper.env.stacks()
     assert time.monotonic() - started < 1
     assert stacks.count("in wait_for_nobody") == 2
-    assert stacks.endswith(f"slot 2, process {workers[2]}: no stack came within 0.8 s\n")
+    assert stacks.endswith(f"slot 2, process {workers[2]}: no stack arrived within 0.8 s\n")
     os.kill(workers[2], signal.SIGCONT)
     with pytest.raises(EnvironmentFaultError) as caught:
         stepper.receive(0.1)

@@ -97,7 +97,7 @@ def test_an_environment_of_one_s_own(tmp_path: Path) -> None:
     policy = machina.load_policy(run.path)
     policy.reset()
     assert {policy.act([0.0]) for _ in range(50)} == {0, 1}, "actions are sampled"
-    for wrong, message in (("left", "is no array of numbers"), ([np.nan], "is not finite"), ([0, 1], "has shape")):
+    for wrong, message in (("left", "is not an array of numbers"), ([np.nan], "is not finite"), ([0, 1], "has shape")):
         with pytest.raises(machina.UserError, match=f"observation 'observation' {message}"):
             policy.act(wrong)
     with pytest.raises(machina.UserError, match="episodes=0: must be 1 to"):

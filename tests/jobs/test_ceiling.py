@@ -40,7 +40,7 @@ def test_a_busy_machine_keeps_the_higher_ceiling(
     monkeypatch.setattr(ceiling, "load_per_core", lambda: 7.5)
     assert main(["doctor", "impala", "catch", "--seconds", "0.02"]) == 0
     out = capsys.readouterr().out
-    assert "load      7.5 programs per core want to compute: the ceiling is lower than on an idle machine" in out
+    assert "load      7.5 programs per core are ready to run: the ceiling is lower than on an idle machine" in out
     assert cached_ceiling(plan) == pytest.approx(1e9 / 3)
     monkeypatch.setattr(ceiling, "load_per_core", lambda: 0.1)
     assert main(["doctor", "impala", "catch", "--seconds", "0.02"]) == 0

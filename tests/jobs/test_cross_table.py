@@ -82,7 +82,7 @@ def test_a_damaged_file_is_refused(league: Path, tmp_path: Path) -> None:
     file.write_text('{"pairs": [{"half"')
     players = RunPlayers(league)
     with pytest.raises(
-        machina.UserError, match=r"cross_table.json' was edited or truncated: .*; remove it to play anew"
+        machina.UserError, match=r"cross_table.json' was edited or truncated: .*; remove it to play again"
     ):
         cross_play(players, chosen(players, 1), 2, 0, file)
 

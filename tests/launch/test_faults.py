@@ -1,4 +1,4 @@
-"""Environments and networks that fail: the run goes on and says so, or stops with the cause and a good checkpoint."""
+"""Environments and networks that fail: the run continues and says so, or stops with the cause and a good checkpoint."""
 
 from __future__ import annotations
 

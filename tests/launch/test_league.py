@@ -42,7 +42,7 @@ OPTIONS: dict[str, Any] = {
     "quality_step": 0.3,
     "opponents_in_memory": 2,
 }
-# Slots are no multiple of the batch: unrolls wait in the queue when the run ends.
+# Slots are not a multiple of the batch: unrolls wait in the queue when the run ends.
 ODD: dict[str, Any] = {"lstm_size": 8, "envs_per_task": 7, "actors": 2, "popart": True}
 
 
@@ -270,8 +270,8 @@ def test_a_league_goes_on_without_a_damaged_snapshot(
             file.unlink() if content_now is None else file.write_bytes(content_now)
             capsys.readouterr()
             machina.resume(path)
-            told = f"the league goes on without {rows[1]['name']}: snapshot '{file}' "
-            lines = [line for line in capsys.readouterr().out.splitlines() if "goes on without" in line]
+            told = f"the league continues without {rows[1]['name']}: snapshot '{file}' "
+            lines = [line for line in capsys.readouterr().out.splitlines() if "continues without" in line]
             assert len(lines) == 1
             assert lines[0].startswith(told)
             assert told in (path / "faults.log").read_text(encoding="utf-8").splitlines()[-1]
@@ -290,7 +290,7 @@ def test_a_league_goes_on_without_a_damaged_snapshot(
     assert machina.match([f"{path}@{rows[2]['name']}", "random"], games=2).players
     capsys.readouterr()
     machina.resume(path)
-    assert "goes on without" not in capsys.readouterr().out, "said once, then it is no part of the league"
+    assert "continues without" not in capsys.readouterr().out, "said once, then it is no part of the league"
 
 
 @pytest.mark.parametrize(("environment", "teams"), [("catch", 0), ("mpe2.simple_spread_v3", 1)])

@@ -1,4 +1,4 @@
-"""Rating games and matches whose environment fails: the run goes on and says so; nothing waits for ever."""
+"""Rating games and matches whose environment fails: the run continues and says so; nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_rating_that_was_given_up_is_begun_again_by_a_resumed_run(
     assert rated(run) == ["random", *others[:-1]]
     assert notices(capsys) == [
         f"replaced: {BROKEN} (rating games of {first} against random)",
-        f"{first} gets no rating, its games failed again: {BROKEN}; the run goes on",
+        f"{first} gets no rating, its games failed again: {BROKEN}; the run continues",
     ]
     assert machina.resume(run).updates == UPDATES
     assert rated(run) == RATED

@@ -18,7 +18,7 @@ from machina.metrics import read_metrics
 
 LSTM = {"lstm_size": 8}
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    # Slots are no multiple of the batch: unrolls wait in the queue when the run ends.
+    # Slots are not a multiple of the batch: unrolls wait in the queue when the run ends.
     "catch": ("impala", "catch", {"envs_per_task": 7}),
     "catch, lstm, adam, two actors": (
         "impala",

@@ -120,9 +120,9 @@ def test_wrong_use_is_refused() -> None:
         pool.add(snapshot(0))
     with pytest.raises(ValueError, match="1 snapshots need as many parameters, got 0"):
         pool.view([], 0.2)
-    with pytest.raises(ValueError, match="no name"):
+    with pytest.raises(ValueError, match="not a name"):
         pool.add(snapshot(5)._replace(name=PRESENT_SELF))
-    with pytest.raises(ValueError, match="no name"):
+    with pytest.raises(ValueError, match="not a name"):
         pool.add(snapshot(5)._replace(name="two\nlines"))
 
 

@@ -67,7 +67,7 @@ def test_short_games_are_not_over_represented() -> None:
     places = 64 // 4
     assert [game.length for game in result.games] == [2 + (n % places + n // places) % 3 for n in range(101)]
     assert result.unequal_seats == (
-        "101 games are no multiple of 2 teams; games as team 0 to 1: walker 51, 50; runner 50, 51"
+        "101 games are not a multiple of 2 teams; games as team 0 to 1: walker 51, 50; runner 50, 51"
     )
 
 

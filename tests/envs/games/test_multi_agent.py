@@ -272,7 +272,7 @@ def test_pictures() -> None:
             "user_games:words",
             r"'observation' is Text.* neither .* choices; give agents one of these, or a Dict or Tuple",
         ),
-        ("user_games:kinds", "one policy can't answer both"),
+        ("user_games:kinds", "one policy can't act in both"),
         ("user_games:no_agents", "give it possible_agents"),
         ("user_games:not_pettingzoo", "must be a PettingZoo AECEnv or ParallelEnv, got dict"),
         ("user_games:needs_key", "can't be built: KeyError: 'LICENCE'"),
