@@ -67,7 +67,7 @@ OF_THE_DRIVER = ("ray_thread", "python")
 """Parts of the driver's CPU."""
 
 LARGE_BATCH = 4
-"""The costs of an update and of a round are told apart by a second batch, so many times as large."""
+"""The costs of an update and of a round are separated by a second batch, this many times as large."""
 
 
 class Options(BaseModel):
@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def costs(small: Row, large: Row) -> Costs:
-    """Tell the costs of a round and of an update apart."""
+    """Separate the costs of a round from those of an update."""
     updates = small.updates / small.rounds, large.updates / large.rounds
     pairs = {name: (getattr(small, name) / 1e6, getattr(large, name) / 1e6) for name in Costs._fields}
     return Costs(**{name: told_apart(*pair, *updates) for name, pair in pairs.items()})
@@ -170,7 +170,7 @@ def a_report(group_keys: Sequence[str], policy_version: int, rounds: int) -> Rou
 
 
 def synthetic_actor(round_s: float) -> type[Any]:
-    """The class of an actor that answers as ``machina.cluster.workers.RolloutWorker`` does, once in ``round_s``."""
+    """The class of an actor that responds as ``machina.cluster.workers.RolloutWorker`` does, once in ``round_s``."""
 
     class SyntheticActor:
         def __init__(self, prepare: Any, setup: ActorSetup, slots: Sequence[IntArray], state: dict[str, Array]) -> None:  # noqa: ARG002

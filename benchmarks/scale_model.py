@@ -104,7 +104,7 @@ class Size(NamedTuple):
 
 
 def cluster_size(actors: int, costs: Costs, work: Workload) -> Size:
-    """What A actors come to.
+    """What A actors cost.
 
     - unrolls n = A s / t; ingest n b of b bytes per unroll; batch n / u
     - parameters u p k to k nodes, of p bytes a version

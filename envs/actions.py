@@ -17,16 +17,16 @@ from machina.types import Array, BoolArray
 def action_spec(
     name: str, space: spaces.Space[Any], bins: int | None = None, remedy: str = WRAPPER_REMEDY
 ) -> ActionSpec:
-    """What the policy answers for an action space.
+    """What the policy chooses for an action space.
 
     Args:
         name: of the environment, for messages.
         space: of one slot.
-        bins: cut every real number into so many choices, evenly from its low to its high.
-        remedy: what to do about a space that no policy answers.
+        bins: cut every real number into this many choices, evenly from its low to its high.
+        remedy: what to do about a space that no policy can act in.
 
     Raises:
-        UserError: a space that no policy answers, or ``bins`` for one that has no bounded numbers.
+        UserError: a space that no policy can act in, or ``bins`` for one that has no bounded numbers.
     """
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         number_dtype = np.dtype(space.dtype).name

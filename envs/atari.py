@@ -71,7 +71,7 @@ def action_table(legal: Sequence[ale_py.Action], full: bool) -> IntArray:
     """What ALE is sent for each policy action: an index into ``legal``.
 
     The policy's 18 actions are ALE's own numbering. A game without a fire button (Skiing has 9 legal
-    actions) takes the same direction without fire. ALE hangs for ever on an index out of range.
+    actions) takes the same direction without fire. ALE hangs indefinitely on an index out of range.
     """
     if not full:
         return np.arange(len(legal))
@@ -110,7 +110,7 @@ def make_game(
         stack_num=1 if colour else config.frame_stack,
         frameskip=config.frame_skip,
         maxpool=config.max_pool,
-        # ale-py plays fewer than it is told, at most one fewer; 0 are none.
+        # ale-py plays fewer than it is asked for, at most one fewer; 0 are none.
         noop_max=config.noop_max + 1 if config.noop_max else 0,
         episodic_life=False,
         life_loss_info=False,
@@ -128,7 +128,7 @@ def _abandon(env: AtariVectorEnv) -> None:
 class AtariTasks(VectorEnv[Any, Any, Any]):
     """B slots over one or several games; slot i plays ``games[task_ids[i]]``.
 
-    All games step at once: actions go to every game before the first answer is awaited. Observations
+    All games step at once: actions go to every game before the first result is awaited. Observations
     are ``[B, frame_stack, 84, 84]`` uint8, a new array each step. Rewards are the game's own.
 
     ``recover`` may be called from another thread while ``step`` hangs in one game. A generation
@@ -179,7 +179,7 @@ class AtariTasks(VectorEnv[Any, Any, Any]):
 
     @property
     def waiting_for(self) -> str:
-        """The game whose answer is awaited just now; empty between steps."""
+        """The game whose result is being awaited; empty between steps."""
         pending = self._pending
         return self._games[pending[0]] if pending else ""
 
@@ -226,7 +226,7 @@ class AtariTasks(VectorEnv[Any, Any, Any]):
         """Called from another thread while ``step`` hangs: replace the game and finish the step.
 
         A slot that was in an episode gets ``truncated`` with its last observation and reward 0 (how the
-        episode went on is unknown), and its next step is a reset step. None when no step is in progress.
+        episode continued is unknown), and its next step is a reset step. None when no step is in progress.
         """
         with self._lock:
             if not self._pending or self._last is None or self._screen is not None:

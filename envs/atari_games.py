@@ -73,4 +73,4 @@ NOT_FOR_ONE = {
     "warlords": "atari/warlords-v3",
 }
 """ROMs of ale-py without a mode for one player, and what they are called in PettingZoo. The emulator ends the whole
-process, without an exception, when it is told to load one; found by loading each ROM of ale-py 0.12.1 in its own."""
+process, without an exception, when it loads one; found by loading each ROM of ale-py 0.12.1 in its own."""

@@ -127,7 +127,7 @@ class AtariFactory(_Factory):
     env_threads: int
 
     def make(self, task_ids: Sequence[int], progress: Progress | None = None) -> SlotEnv:
-        """One slot per entry of ``task_ids``; ``progress`` is told the number of environments as they start."""
+        """One slot per entry of ``task_ids``; ``progress`` is called with the number of environments as they start."""
         return self._make(task_ids, progress=progress)
 
     def make_for_video(self, task_id: int) -> SlotEnv:

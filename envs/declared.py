@@ -1,6 +1,6 @@
-"""What an environment answers, held against the spaces that it declares.
+"""What an environment returns, checked against the spaces that it declares.
 
-gymnasium copies every answer into buffers of the declared shape and dtype without a word: floats in a space of
+gymnasium copies everything into buffers of the declared shape and dtype in silence: floats in a space of
 integers become 0, one number is repeated for six, axes are read in another order. Here that is a fault, before
 gymnasium's copy.
 """
@@ -28,7 +28,7 @@ CLOSE_TIMEOUT_S = 5.0
 """How long the close() of an environment in this process is waited for."""
 
 PARTS = ("observation", "reward", "terminated", "truncated")
-"""Of an answer, as messages call them."""
+"""Of what a step returns, as messages call them."""
 
 NUMBERS = "biuf"
 """Kinds of dtypes that numbers have: truth values, integers with and without sign, floating point."""
@@ -116,7 +116,7 @@ def as_flag(value: Any, what: str) -> bool:
 
 
 class DeclaredEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """A single environment whose answers are what its spaces declare, and whose errors name it.
+    """A single environment that returns what its spaces declare, and whose errors name it.
 
     The seed of a reset also seeds its spaces, which many environments draw from, below wrappers as well.
 
@@ -186,7 +186,7 @@ class DeclaredEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def close_in_time(close: Callable[[], None], name: str) -> None:
-    """Close an environment in this process; one that hangs is left behind, which is told in a line on stderr."""
+    """Close an environment in this process; one that hangs is left behind, which a line on stderr reports."""
     try:
         within(CLOSE_TIMEOUT_S, close, f"environment {name!r}: close()")
     except EnvironmentFaultError as late:

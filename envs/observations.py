@@ -22,7 +22,7 @@ from machina.types import ACTION_MASK, OBSERVATION, Array, BoolArray
 AnySpace = spaces.Space[Any]
 
 MOST_CHOICES = 65_536
-"""Of a one-hot array; with more it is a number, which a network can't tell from its neighbours."""
+"""Of a one-hot array; with more it is a number, which a network can't distinguish from its neighbours."""
 
 NO_BOUND = float(np.finfo(np.float32).max)
 """Floats as large as this stand for no bound: many environments write them for infinity."""

@@ -18,7 +18,7 @@ MOST_FPS = 240.0
 
 
 def as_picture(drawn: Any) -> Array | None:
-    """What ``render`` answered as ``[H, W, 3]`` uint8; None where it is no picture.
+    """What ``render`` returned as ``[H, W, 3]`` uint8; None where it is not a picture.
 
     Of a list of pictures the newest counts. Taken are one channel (grey), three, and four (the last is opacity, which
     is left out), with the channels last or first; truth values; floating-point numbers from 0 to 1, or to 255 where

@@ -36,16 +36,16 @@ AnyVectorEnv = VectorEnv[Any, Any, Any]
 class GymnasiumSlots:
     """A gymnasium vector environment as ``machina.interfaces.SlotEnv``.
 
-    Every answer is checked: shapes equal to the spec's, rewards and floating-point observations finite.
+    Everything that it returns is checked: shapes equal to the spec's, rewards and floating-point observations finite.
     What the unwrapped environment offers beyond gymnasium's interface (``waiting_for``, ``recover``,
     ``get_state``, ``set_state``, ``close_at_once``) is passed on; a user's wrapper may hold state of its
-    own, so ``recover`` and ``get_state`` answer None behind one.
+    own, so ``recover`` and ``get_state`` return None behind one.
 
     Args:
         env: steps the slots.
         spec: read off ``env``.
         task_ids: ``[B]``, one for each slot.
-        life_losses: whether infos tell lives, and a lost one ends the return.
+        life_losses: whether infos report lives, and a lost one ends the return.
         info_mask: what is done with an action mask in the infos; None refuses it as "refuse" does, where there is no
             such option.
 
@@ -97,7 +97,7 @@ class GymnasiumSlots:
 
     @property
     def waiting_for(self) -> str:
-        """The part that is being stepped just now, or the environment's name."""
+        """The part that is being stepped, or the environment's name."""
         return getattr(self._base, "waiting_for", None) or self.spec.name
 
     def reset(self, seeds: Sequence[int]) -> StepResult:
@@ -153,7 +153,7 @@ class GymnasiumSlots:
         return {**state, **self._entry.state(), "lives": self._lives.copy()}
 
     def set_state(self, state: Mapping[str, Array]) -> StepResult:
-        """Restore ``get_state`` and answer the current entry again."""
+        """Restore ``get_state`` and return the current entry again."""
         self._base.set_state(copies(section(state, "env/")))
         self._lives = state["lives"].copy()
         self._entry = StepResult.from_state(state)
@@ -282,7 +282,7 @@ class GymnasiumSlots:
         return result
 
     def _check_choice(self, entry: StepResult) -> None:
-        """Whoever is to act must have a choice."""
+        """A slot that is to act must have a choice."""
         mask = entry.observation.get(ACTION_MASK)
         if mask is None or self.spec.action.kind == "continuous":
             return

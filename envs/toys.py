@@ -34,7 +34,7 @@ class Slots(NamedTuple):
     episode: IntArray
     step: IntArray
     variables: dict[str, IntArray]
-    """What the toy keeps besides."""
+    """What else the toy keeps."""
 
     def draw(self, counter: IntArray | int, bound: int) -> IntArray:
         """Random integers in [0, bound); the same seed, episode and counter give the same again."""
@@ -122,7 +122,7 @@ class Counting:
     num_actions = 2
 
     def begin(self, slots: Slots) -> dict[str, IntArray]:  # noqa: ARG002
-        """Nothing besides the counters."""
+        """Nothing but the counters."""
         return {}
 
     def advance(self, slots: Slots, actions: IntArray) -> Change:  # noqa: ARG002
@@ -140,7 +140,7 @@ class TwoScales:
     """Two tasks that differ in the size of the reward: 1 for the right action in one, 1000 in the other.
 
     Each of an episode's 10 steps shows one of 4 symbols: task 0 in the first row of the observation,
-    task 1 in the second, so the policy can tell the tasks apart. The right action is the symbol's
+    task 1 in the second, so the policy can distinguish the tasks. The right action is the symbol's
     number in task 0 and 3 minus it in task 1; a wrong one gives nothing. Best returns: 10 and 10,000;
     random ones a quarter of it. Without adaptive scales a network learns one of the two.
     """

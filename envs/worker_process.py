@@ -93,7 +93,8 @@ def serve(
 ) -> None:
     """A worker's life, as gymnasium's ``AsyncVectorEnv`` calls it.
 
-    What the environment's constructor raises is answered to the first command, as gymnasium answers what a step raises.
+    What the environment's constructor raises is the reply to the first command, as gymnasium replies with what a step
+    raises.
     """
     worker = worker.fn  # gymnasium wraps it for pickling
     _prepare(worker, slot)
@@ -120,7 +121,7 @@ def _prepare(worker: Worker, slot: int) -> None:
     # Ctrl-C and a closed terminal reach every process of the terminal; only the parent decides what they mean.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # So may SIGTERM, from whoever ends all processes of a job: the parent has the time that it takes to close.
+    # So may SIGTERM, from a scheduler that ends all processes of a job: the parent has the time that it takes to close.
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_end_soon, args=(mark,), daemon=True).start())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.environ[WORKER_MARK] = mark

@@ -131,7 +131,7 @@ class WorkerEnvs(MergedInfos, AsyncVectorEnv[Any, Any]):
         return EnvironmentFaultError(f"environment {self._name!r}: {told}")
 
     def stacks(self) -> str:
-        """The Python stack of each worker that is in its environment just now, within a second.
+        """The Python stack of each worker that is in its environment at this moment, within a second.
 
         Called from another thread than the one that waits for the workers. The signal's handler is C code, so the
         stack comes from environments that hang in native code too.
@@ -152,7 +152,7 @@ class WorkerEnvs(MergedInfos, AsyncVectorEnv[Any, Any]):
         self._stacks.close()
 
     def _is_awaited(self, slot: int) -> bool:
-        """False for a worker whose answer lies in its pipe, or that is gone."""
+        """False for a worker whose reply is in its pipe, or that is gone."""
         pipe = self.parent_pipes[slot]
         try:
             return pipe is not None and self.processes[slot].is_alive() and not pipe.poll()
@@ -232,7 +232,7 @@ def _is_busy(env: AsyncVectorEnv[Any, Any], pipe: Any) -> bool:
 
 
 def _is_whole(dump: str) -> bool:
-    """Whether faulthandler has come to gymnasium's loop, below which nothing is of interest, or to its limit."""
+    """Whether faulthandler has reached gymnasium's loop, below which nothing is of interest, or its limit."""
     return "in _async_worker\n" in dump or dump.endswith("  ...\n")
 
 

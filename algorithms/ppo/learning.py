@@ -49,7 +49,7 @@ class Samples(NamedTuple):
     targets: Tensor
     """Of the values, normalized when PopArt is on."""
     values: Tensor
-    """Before the update, normalized likewise."""
+    """Before the update, normalized in the same way."""
     counted: Tensor
     """1 where the value is learned, else 0."""
     acted: Tensor
@@ -206,7 +206,7 @@ class PPOLearner(BaseLearner):
         return Samples(*(tensor.flatten() for tensor in per_step)), torch.stack(sums), statistics
 
     def _values(self, inputs: NetworkInput, core_state: tuple[Tensor, ...]) -> Tensor:
-        """``[T + 1, B, num_tasks]``: what the value heads answer before the update."""
+        """``[T + 1, B, num_tasks]``: what the value heads return before the update."""
         entries, num_slots = inputs.reward.shape
         values = torch.zeros(entries, num_slots, self.spec.num_tasks, device=self.device)
         for slots in torch.split(torch.arange(num_slots, device=self.device), self._chunk(entries)):
@@ -283,7 +283,7 @@ class PPOLearner(BaseLearner):
     ) -> StepSums | None:
         """One step of the optimiser; None if it was not finite and not made.
 
-        Without anything that ``learns``, Adam would go on where it went before; then the step is left out.
+        Without anything that ``learns``, Adam would keep moving in its former direction; then the step is left out.
         """
         model = self.model
         model.zero_grad()
@@ -351,7 +351,7 @@ class PPOLearner(BaseLearner):
         return output
 
     def _chunk(self, entries: int) -> int:
-        """Items of so many entries each that go through the network at once."""
+        """Items of this many entries each that go through the network at once."""
         return max(1, CPU_CHUNK_BYTES // (entries * self._entry_bytes)) if self.device.type == "cpu" else 2**31
 
     def _flat(self, slots: Tensor, num_slots: int, num_samples: int) -> Tensor:

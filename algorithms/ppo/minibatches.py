@@ -42,9 +42,9 @@ def minibatches(
 ) -> Iterator[Tensor]:
     """This rank's items of every minibatch, epoch by epoch, int64 on the CPU.
 
-    The whole batch is shuffled anew for each epoch from a stream of the update's own, so that ranks agree, and a
-    resumed run goes on alike. Items are steps as ``t * share.own + slot``, or slots if ``whole_slots``: a recurrent
-    network reads the steps of a slot in order.
+    The whole batch is reshuffled for each epoch from a stream of the update's own, so that ranks agree, and a
+    resumed run continues in the same way. Items are steps as ``t * share.own + slot``, or slots if ``whole_slots``: a
+    recurrent network reads the steps of a slot in order.
     """
     generator = np.random.default_rng([seed, Stream.MINIBATCHES, update])
     length = 1 if whole_slots else unroll_length

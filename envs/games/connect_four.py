@@ -92,7 +92,7 @@ class ConnectFour:
         return {"pieces": self._pieces.copy(), "player": self._player.copy()}
 
     def set_state(self, state: Mapping[str, Array]) -> None:
-        """Go on from ``get_state``."""
+        """Continue from ``get_state``."""
         self._pieces = state["pieces"].astype(np.bool_)
         self._player = state["player"].astype(np.int64)
 

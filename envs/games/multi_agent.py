@@ -1,7 +1,7 @@
 """Games for several agents as slots, every agent a slot of its own.
 
 ``Games`` plays: all copies of one game, as arrays. ``MultiAgentSlots`` holds the rules that every game shares: when a
-game begins anew, what an agent sees whose episode ended before the others', whose reward is whose, and what is wrong::
+game restarts, what an agent sees whose episode ended before the others', whose reward is whose, and what is wrong::
 
     actor > MultiAgentSlots.step > Games.play > (PettingZoo, or a game of machina.envs.games.table)
 """
@@ -29,7 +29,7 @@ class Moment(NamedTuple):
     observation: dict[str, Array]
     reward: FloatArray
     terminated: BoolArray
-    """The task ended this agent's episode just now."""
+    """The task has just ended this agent's episode."""
     truncated: BoolArray
     """A limit did."""
     on_turn: BoolArray
@@ -53,7 +53,7 @@ class Games(Protocol):
 
     @property
     def stepping(self) -> str:
-        """Which game is being stepped just now, such as ``game 3``; empty when they step as one."""
+        """Which game is being stepped, such as ``game 3``; empty when they step as one."""
         ...
 
     def play(self, actions: Array, begins: Mapping[int, int]) -> Moment:
@@ -63,7 +63,7 @@ class Games(Protocol):
 
         Args:
             actions: ``[B, *action.shape]`` as the environment takes them; 0 where an action counts for nothing.
-            begins: games to begin anew instead, with the seed of each.
+            begins: games to restart instead, with the seed of each.
         """
         ...
 
@@ -78,14 +78,14 @@ class Games(Protocol):
 
 @runtime_checkable
 class SavableGames(Protocol):
-    """Games that can go on from where others stood."""
+    """Games that can continue from the state of others."""
 
     def get_state(self) -> dict[str, Array]:
         """A copy of everything that the next moves depend on."""
         ...
 
     def set_state(self, state: Mapping[str, Array]) -> None:
-        """Go on from ``get_state``."""
+        """Continue from ``get_state``."""
         ...
 
 
@@ -118,7 +118,7 @@ class MultiAgentSlots:
 
     @property
     def waiting_for(self) -> str:
-        """The environment's name, and the game that is being stepped just now."""
+        """The environment's name, and the game that is being stepped."""
         return f"{self.spec.name} ({stepping})" if (stepping := self._games.stepping) else self.spec.name
 
     def reset(self, seeds: Sequence[int]) -> StepResult:
@@ -132,7 +132,7 @@ class MultiAgentSlots:
         return self._play(nothing, {game: seed % MAX_SEED for game, seed in enumerate(of_games)})
 
     def step(self, actions: Array) -> StepResult:
-        """Step every game; one that is over begins anew instead."""
+        """Step every game; one that is over restarts instead."""
         entry = self._entry
         if entry is None:
             raise ValueError("reset comes before step")
@@ -168,7 +168,7 @@ class MultiAgentSlots:
         }
 
     def set_state(self, state: Mapping[str, Array]) -> StepResult:
-        """Restore ``get_state`` and answer the current entry again.
+        """Restore ``get_state`` and return the current entry again.
 
         Raises:
             TypeError: the games can't be saved.
@@ -256,7 +256,7 @@ class MultiAgentSlots:
             raise ValueError(f"action {actions[slot]} of {self._agent(slot)} is not allowed by its mask {mask[slot]}")
 
     def _check_choice(self, entry: StepResult) -> None:
-        """Whoever is to act must have a choice."""
+        """An agent that is to act must have a choice."""
         mask = entry.observation.get(ACTION_MASK)
         if mask is None:
             return
@@ -310,7 +310,8 @@ def _generator(state: Array) -> np.random.Generator:
 
 
 def _team_means(teams: Sequence[int]) -> tuple[FloatArray, FloatArray]:
-    """``[S, S]`` each: rewards ``[..., S]`` times these are means over one's own team and over all other teams."""
+    """``[S, S]`` each: rewards ``[..., S]`` times these are means over the agent's own team and over all other
+    teams."""
     own = np.equal.outer(teams, teams)
     sizes = own.sum(axis=0)
     others = np.maximum(len(teams) - sizes, 1)  # without others there is nothing to divide

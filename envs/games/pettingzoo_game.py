@@ -31,7 +31,7 @@ def make_games(name: str, spec: EnvSpec, num_games: int, for_video: bool) -> Par
 
 
 class _Names(NamedTuple):
-    """What an agent is told, for messages."""
+    """What an agent receives, for messages."""
 
     observation: str
     reward: str
@@ -126,7 +126,7 @@ class _PettingZooGames:
 
     Args:
         envs: copies of one environment.
-        spec: as ``machina.envs.games.pettingzoo_specs.read_spec`` answers.
+        spec: as ``machina.envs.games.pettingzoo_specs.read_spec`` returns.
     """
 
     def __init__(self, envs: list[AnyGame], spec: EnvSpec) -> None:
@@ -135,7 +135,7 @@ class _PettingZooGames:
         self._readings: list[AsTold] = [reading(env) for env in envs]
         self._seats = _Seats(envs[0], spec)
         self._playing: list[list[Any]] = [[] for _ in envs]
-        """The agents of each game whose episodes go on."""
+        """The agents of each game whose episodes continue."""
         self.stepping = ""
 
     def _slot(self, game: int, agent: Any) -> int:
@@ -221,14 +221,14 @@ class ParallelGames(_PettingZooGames):
                 self._end(moment, game, agent, terminated, truncated)
             else:
                 survivors.append(agent)
-        # Some environments go on listing agents that have left.
+        # Some environments keep listing agents that have left.
         alive = [agent for agent in env.agents if not (terminations.get(agent, True) or truncations.get(agent, True))]
         _check_nobody_joined(alive, survivors)
         self._playing[game] = survivors
 
 
 def _missing(agent: Any, answer: Sequence[Mapping[Any, Any]], needed: Sequence[bool]) -> str:
-    """What a parallel step should have told of an agent and did not; empty when nothing.
+    """What a parallel step should have returned for an agent and did not; empty when nothing is missing.
 
     Args:
         agent: in the game before the step.
@@ -244,16 +244,16 @@ def _missing(agent: Any, answer: Sequence[Mapping[Any, Any]], needed: Sequence[b
 class AecGames(_PettingZooGames):
     """Copies of a PettingZoo turn-based environment.
 
-    An agent's reward is told as soon as it arrives, on turn or off. What an environment owes an agent is what ``last``
-    shows it when its turn comes, so whatever has not been told by then is told there: rewards add up to those of
-    PettingZoo's own loop whichever way an environment keeps its books. An episode ends at the agent's dead step, or
-    when the environment no longer lists the agent among ``agents``: some end a game by emptying that list.
+    An agent's reward is passed on as soon as it arrives, on turn or off. What an environment owes an agent is what
+    ``last`` shows it when its turn comes, so whatever has not been passed on by then is paid there: rewards add up to
+    those of PettingZoo's own loop whichever way an environment keeps its books. An episode ends at the agent's dead
+    step, or when the environment no longer lists the agent among ``agents``: some end a game by emptying that list.
     """
 
     def __init__(self, envs: list[AnyGame], spec: EnvSpec) -> None:
         super().__init__(envs, spec)
         self._told = np.zeros((len(envs), len(spec.seats)))
-        """Rewards told to each agent since its last turn."""
+        """Rewards passed on to each agent since its last turn."""
 
     def play(self, actions: Array, begins: Mapping[int, int]) -> Moment:
         """One turn of every game."""
@@ -313,7 +313,7 @@ class AecGames(_PettingZooGames):
         self._playing[game].remove(agent)
 
     def _settle(self, moment: Moment, game: int, agent: Any) -> None:
-        """Tell what an agent is owed since its last turn."""
+        """Pay what an agent is owed since its last turn."""
         seat = self._seats.seat_of[agent]
         told = self._told[game, seat]
         self._tell(moment, game, agent, self._readings[game].owed(agent, told) - told)

@@ -32,19 +32,20 @@ class AsTold:
         self.env = env
 
     def reset(self, seed: int) -> Any:
-        """Begin a game; answers what the environment answers."""
+        """Begin a game; returns what the environment returns."""
         return self.env.reset(seed=seed)
 
     def rewards(self, told: Mapping[Any, float]) -> Mapping[Any, float]:
-        """What a step paid, by agent; ``told`` is what a parallel environment answered."""
+        """What a step paid, by agent; ``told`` is what a parallel environment returned."""
         return told
 
     def owed(self, agent: Any, told: float) -> float:
-        """What a turn-based environment has paid an agent since its last turn; ``told`` of it so far."""
+        """What a turn-based environment has paid an agent since its last turn; ``told`` is what was passed on so
+        far."""
         return float(self.env._cumulative_rewards.get(agent, told))
 
     def is_limit(self, agent: Any) -> bool:  # noqa: ARG002
-        """Whether an end that is told as a termination was a limit's."""
+        """Whether an end that is reported as a termination was a limit's."""
         return False
 
     def score(self, reward: FloatArray) -> FloatArray | None:  # noqa: ARG002
@@ -90,7 +91,7 @@ class KnightsArchersZombies(AsTold):
 
 
 class Multiwalker(AsTold):
-    """Tells its limit of steps as a termination."""
+    """Reports its limit of steps as a termination."""
 
     def is_limit(self, agent: Any) -> bool:
         """Whether the walker was still going."""

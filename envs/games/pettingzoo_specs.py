@@ -31,7 +31,7 @@ AnyGame = Any
 """A PettingZoo environment; parallel ones and turn-based ones have no base class in common."""
 
 REMEDY = "give agents one of these, or a Dict or Tuple of them"
-"""What can be done about a space that no policy reads or answers: several agents have no wrapper."""
+"""What can be done about a space that no policy can read or act in: several agents have no wrapper."""
 
 Space = spaces.Space[Any]
 

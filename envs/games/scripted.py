@@ -15,8 +15,8 @@ from machina.specs import ActionSpec
 from machina.types import ACTION_MASK, OBSERVATION, Array, BoolArray, FloatArray, IntArray, Observation
 
 Rule = Callable[[Observation, IntArray, FloatArray], Array]
-"""Takes what B slots see, their roles ``[B]`` and numbers ``[B, *action.shape]`` in [0, 1); answers their actions
-``[B, *action.shape]``. Slots that are not on turn get an answer of no meaning."""
+"""Takes what B slots see, their roles ``[B]`` and numbers ``[B, *action.shape]`` in [0, 1); returns their actions
+``[B, *action.shape]``. Slots that are not on turn get an action without meaning."""
 
 
 def random_player(action: ActionSpec) -> Rule:

@@ -185,7 +185,7 @@ def final_lines(
         _labelled("run", str(run), "bold"),
     ]
     commands = {
-        "go on": f"machina resume {run}",
+        "continue": f"machina resume {run}",
         **score,
         "watch": f"machina watch {run}",
         "plot": f"machina plot {run}",
