@@ -2,7 +2,7 @@
 
 A run's configuration is ``RunConfig[AlgorithmConfig subclass, EnvConfig subclass]``. YAML files in
 ``configs/`` hold only what differs from the defaults; the resolved tree is saved with the run.
-Nothing here imports torch: ``machina train --help`` must answer at once.
+Nothing here imports torch: ``machina train --help`` must appear at once.
 """
 
 from __future__ import annotations
@@ -360,7 +360,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"configuration {str(path)!r} is not a text file") from error
     try:
         content = yaml.safe_load(text)
-    except Exception as error:  # besides its own errors it lets through those of int(), of dates, of its recursion
+    except Exception as error:  # it also lets through errors of int(), of dates, of its recursion
         reason = str(error).splitlines()[0] if isinstance(error, yaml.YAMLError) else in_one_line(error)
         raise UserError(f"configuration {str(path)!r} is not valid YAML: {reason}") from error
     if not isinstance(content, dict):

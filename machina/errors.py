@@ -26,7 +26,7 @@ class RunFailedError(Exception):
 
 
 class EnvironmentFaultError(Exception):
-    """An environment raised, answered with NaN or a wrong shape, or did not answer in time.
+    """An environment raised, returned NaN or a wrong shape, or did not return in time.
 
     The runtime replaces the environment; after ``max_restarts`` it stops the run with this message.
 

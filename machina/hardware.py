@@ -14,7 +14,7 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 
 ACTOR_NICENESS = 10
-"""Added to the niceness of an actor's threads beside a learner (nice(2)); 19 was no faster, 5 slower."""
+"""Added to the niceness of an actor's threads next to a learner (nice(2)); 19 was no faster, 5 slower."""
 
 
 def available_cores() -> int:
@@ -51,9 +51,9 @@ def tune_process(learner_threads: int) -> None:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Torch's threads for a while, for what acts without a learner beside it.
+    """Torch's threads for a while, for what acts without a learner.
 
-    PyTorch takes as many as there are cores; for small batches they wait for each other, and beside another job for a
+    PyTorch takes as many as there are cores; for small batches they wait for each other, and with another job for a
     long time: an evaluation took 45 s instead of 4.
     """
     import torch
@@ -70,7 +70,7 @@ def yield_to_learner() -> None:
     """Lower the priority of this thread, an actor's, and of the threads that it starts.
 
     For a learner of several threads: those of one operation wait for each other, so when an actor takes the core of
-    one, all stand. PPO on Pong gained a fifth. Beside a learner of one thread it costs (docs/benchmarks.md).
+    one, all stop. PPO on Pong gained a fifth. With a learner of one thread it costs (docs/benchmarks.md).
     """
     thread = threading.get_native_id()
     os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + ACTOR_NICENESS)
@@ -81,7 +81,7 @@ def available_memory(cgroups: Path = Path("/sys/fs/cgroup"), proc: Path = Path("
 
     Args:
         cgroups: where they are mounted; of version 2, or of version 1 with its folder ``memory``.
-        proc: where the kernel tells of processes.
+        proc: where the kernel lists processes.
     """
     lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

@@ -46,7 +46,7 @@ class SlotEnv(Protocol):
 
     @property
     def waiting_for(self) -> str:
-        """Which part of the environment is being stepped just now; names the culprit of a hang."""
+        """Which part of the environment is being stepped; names the culprit of a hang."""
         ...
 
     def reset(self, seeds: Sequence[int]) -> StepResult:
@@ -76,7 +76,7 @@ class SlotEnv(Protocol):
         ...
 
     def set_state(self, state: Mapping[str, Array]) -> StepResult:
-        """Restore ``get_state`` and answer the current entry again."""
+        """Restore ``get_state`` and return the current entry again."""
         ...
 
     def render(self) -> Array:
@@ -102,12 +102,12 @@ class EnvFactory(Protocol):
     def make(self, task_ids: Sequence[int], progress: Callable[[int], None] | None = None) -> SlotEnv:
         """An environment with one slot per entry of ``task_ids``; whole games where the spec has seats.
 
-        ``progress`` is told how many slots were started since its last call; Atari takes 0.1 s per slot.
+        ``progress`` is called with the number of slots started since its last call; Atari takes 0.1 s per slot.
         """
         ...
 
     def make_for_video(self, task_id: int) -> SlotEnv:
-        """An environment of one slot, or one game, whose ``render`` answers a picture."""
+        """An environment of one slot, or one game, whose ``render`` returns a picture."""
         ...
 
 
@@ -117,7 +117,7 @@ class Policy(Protocol):
     def initial_core_state(self, num_slots: int) -> CoreState: ...
 
     def act(self, inputs: ActorInput) -> ActorOutput:
-        """Answer B slots."""
+        """Act for B slots."""
         ...
 
     def load_parameters(self, parameters: Tensor, done: float) -> None:
@@ -151,7 +151,7 @@ class Opponents(Protocol):
 
     @property
     def available(self) -> bool:
-        """Whether ``draw`` can answer anything but None."""
+        """Whether ``draw`` can return anything but None."""
         ...
 
     def draw(self, uniforms: Sequence[float]) -> Drawn | None:
@@ -163,7 +163,7 @@ class Opponents(Protocol):
         ...
 
     def hold(self, name: str) -> None:
-        """Hold the opponent of a game that goes on from a saved state, until ``release``.
+        """Hold the opponent of a game that continues from a saved state, until ``release``.
 
         Raises:
             UserError: there is none of that name, or the memory is full.
@@ -175,7 +175,7 @@ class Opponents(Protocol):
         ...
 
     def act(self, name: str, inputs: ActorInput) -> ActorOutput:
-        """Answer slots for an opponent that is held; see ``Policy.act``."""
+        """Act for an opponent that is held; see ``Policy.act``."""
         ...
 
     def state(self) -> dict[str, Array]:
@@ -183,12 +183,12 @@ class Opponents(Protocol):
         ...
 
     def load_state(self, state: Mapping[str, Array]) -> None:
-        """Go on from ``state``, after ``load`` and before any game."""
+        """Continue from ``state``, after ``load`` and before any game."""
         ...
 
 
 class LearnerState(NamedTuple):
-    """Everything a learner needs to go on: tensors for safetensors, the rest for JSON."""
+    """Everything a learner needs to continue: tensors for safetensors, the rest for JSON."""
 
     tensors: dict[str, dict[str, Tensor]]
     """File stem ("model", "optimizer") to named tensors."""

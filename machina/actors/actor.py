@@ -1,6 +1,6 @@
 """The actor: two groups of environments as a rule, one policy.
 
-While one group's environments step, the policy answers for the other::
+While one group's environments step, the policy acts for the other::
 
     group 0   act ─▶ step ─────────▶ act ─▶ step ────────▶ …
     group 1          act ─▶ step ─────────▶ act ─▶ step ─▶ …
@@ -46,10 +46,10 @@ class Actor:
     """Collects one unroll per group and round, and hands it to the queue.
 
     Args:
-        policy: the behaviour policy; all groups' answers come from it.
+        policy: the behaviour policy; it acts for all groups.
         groups: built by the caller, so that it chooses how environments are stepped.
         queue: where full unrolls go.
-        on_fault: told of every environment that failed, before it is replaced; may raise to stop the run.
+        on_fault: called for every environment that failed, before it is replaced; may raise to stop the run.
         ordered: rank unrolls by round and slot instead of arrival (lock-step mode).
         opponents: other players in the groups' games.
     """
@@ -87,23 +87,23 @@ class Actor:
         """Load ``parameters`` if they are new and collect one unroll per group with them.
 
         Args:
-            parameters: the same as before when a round goes on.
+            parameters: the same as before when a round continues.
             deadline: of ``time.monotonic()``; looked at between steps.
 
         Returns:
-            Whether the round is complete; if not, the next call goes on with it.
+            Whether the round is complete; if not, the next call continues it.
 
         Raises:
             RunFailedError: an environment's replacement failed as well, or ``on_fault`` gave up.
             QueueClosedError: the run is stopping.
         """
         try:
-            return self._go_on(parameters, deadline)
+            return self._continue(parameters, deadline)
         except BaseException:
             self.is_broken = True
             raise
 
-    def _go_on(self, parameters: PublishedParameters, deadline: float) -> bool:
+    def _continue(self, parameters: PublishedParameters, deadline: float) -> bool:
         if not self._in_round:
             self._begin_round(parameters)
         for group in self._resting:
@@ -153,7 +153,7 @@ class Actor:
             group.act()
 
     def _receive(self, group: SlotGroup) -> bool:
-        """Take one answer of the environment, and hand over the unroll if that makes it full; whether it did."""
+        """Take what the environment returned, and hand over the unroll if that makes it full; whether it did."""
         try:
             with self.shares.measure("env"):
                 group.receive()

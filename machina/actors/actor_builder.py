@@ -47,7 +47,7 @@ class ActorBuilder:
         setup: of the run.
         make_stepper: decides how environments are stepped.
         queue: where the actors' unrolls go.
-        on_fault: told of every environment that failed; may raise to stop the run.
+        on_fault: called for every environment that failed; may raise to stop the run.
         in_order: one group after the other, so that those that share the process's random generators repeat.
     """
 

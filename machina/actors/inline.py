@@ -45,10 +45,10 @@ class InlineActors(InProcessActors):
         """Actors that are still to play their part of the round under way."""
 
     def start(self, state: dict[str, Array]) -> None:
-        """Begin to build the environments, and go on from ``state`` (empty: a new run)."""
+        """Begin to build the environments, and continue from ``state`` (empty: a new run)."""
         self._initial = state
         self._has_begun = True
-        # Beside the caller, who can be stopped meanwhile: environments may take minutes to start.
+        # In a thread, so that the caller can be stopped meanwhile: environments may take minutes to start.
         threading.Thread(target=self._build, name="build", daemon=True).start()
 
     def _build(self) -> None:
@@ -71,7 +71,7 @@ class InlineActors(InProcessActors):
     def next_batch(self, updates: int, timeout_s: float) -> Batch | None:
         """The next batch; runs a round of every actor while the buffer is short.
 
-        When time runs out between two steps, the next call goes on with the round.
+        When time runs out between two steps, the next call continues the round.
         """
         deadline = time.monotonic() + timeout_s
         wait([self._built], timeout_s)

@@ -1,4 +1,4 @@
-"""The place ``local``: actor threads beside the learner, in one process."""
+"""The place ``local``: actor threads alongside the learner, in one process."""
 
 from __future__ import annotations
 

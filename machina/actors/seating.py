@@ -5,7 +5,7 @@ Entry t of a game::
     first ── … ── last ── first of the next game
     draw          result   release, draw
 
-The players stay from a game's first entry to its last, which is answered by them too, though nobody acts on it
+The players stay from a game's first entry to its last, on which they act too, though it has no effect
 (NEXT_STEP); the step after it is the reset step, and its entry opens the next game with new players.
 """
 
@@ -49,7 +49,7 @@ class Seating:
         spec: of the environment.
         num_slots: B; whole games where the spec has seats.
         opponents: None where the policy only plays itself.
-        seed: of the draws: the run's seed and what tells this group from others.
+        seed: of the draws: the run's seed and what distinguishes this group from others.
     """
 
     def __init__(self, spec: EnvSpec, num_slots: int, opponents: Opponents | None, seed: Sequence[int]) -> None:
@@ -67,14 +67,14 @@ class Seating:
         self._over = np.zeros(num_games, np.bool_)
         self._slots_of: dict[str, IntArray] = {}
         self._due: Callable[[], None] | None = None
-        """What is left to do before the next answer."""
+        """What is left to do before the next call of ``answer``."""
         self.foreign: BoolArray = np.zeros(num_slots, np.bool_)
         """``[B]``: slots that another player than the policy that learns plays at the entry at hand."""
         self.finished_games: collections.deque[GameResult] = collections.deque()
         """Filled by the actor's thread, drained by the trainer's."""
 
     def begin(self) -> None:
-        """Seat every game anew: at the first entry, and when the environment was replaced; open games are lost."""
+        """Seat every game again: at the first entry, and when the environment was replaced; open games are lost."""
         self._over = np.zeros_like(self._over)
         self._due = functools.partial(self._seat, range(len(self._players)))
 
@@ -117,7 +117,7 @@ class Seating:
         self._slots_of = {name: numbers[games][foreign[games]] for name, games in games_of.items()}
 
     def answer(self, policy: Policy, inputs: ActorInput) -> ActorOutput:
-        """Everybody's answer to an entry: one batch for the policy that learns, one for each opponent.
+        """Everybody's actions on an entry: one batch for the policy that learns, one for each opponent.
 
         The core state holds in each slot that of who plays it.
         """
@@ -173,11 +173,11 @@ class Seating:
         return {"drawn": np.array(self._drawn)}
 
     def load_counters(self, state: Mapping[str, Array]) -> None:
-        """Go on from ``counters``; before ``begin``."""
+        """Continue from ``counters``; before ``begin``."""
         self._drawn = int(state["drawn"])
 
     def state(self) -> dict[str, Array]:
-        """Everything needed to go on with the same games, as named arrays."""
+        """Everything needed to continue the same games, as named arrays."""
         self._do_what_is_due()
         return self._arrays()
 
@@ -193,9 +193,9 @@ class Seating:
         }
 
     def load_state(self, state: Mapping[str, Array]) -> None:
-        """Go on from ``state`` after all, when ``begin`` was called but nothing answered yet.
+        """Continue from ``state`` after all, when ``begin`` was called but ``answer`` was not yet.
 
-        The opponents must have gone on from their own state before the next ``answer``, which may raise ``UserError``
+        The opponents must have continued from their own state before the next ``answer``, which may raise ``UserError``
         when one of them is gone.
 
         Raises:

@@ -35,13 +35,13 @@ class SlotGroup:
     """Fills unrolls of ``unroll_length`` steps for slots that step together.
 
     Entry 0 of an unroll is the last entry of the one before. The step after an episode's end is a
-    reset step (NEXT_STEP): the policy answers there too, the environment ignores the action, and the
+    reset step (NEXT_STEP): the policy acts there too, the environment ignores the action, and the
     recurrent state and previous action start afresh at the entry that follows.
 
     Args:
         make_stepper: builds the environment and what steps it; called again after a fault.
-        policy: answers for this group; shared with the actor's other group.
-        opponents: other players in games of several agents, shared likewise.
+        policy: acts for this group; shared with the actor's other group.
+        opponents: other players in games of several agents, shared as well.
         slots: ``[B]`` indices in the whole run.
         seed: the run's seed.
         unroll_length: T.
@@ -73,7 +73,7 @@ class SlotGroup:
         self._policy_outputs = policy_outputs
         self._timeout_s = step_timeout_s
         self.remark = ""
-        """What the user should know of the environment; taken away by who tells it."""
+        """What the user should know about the environment; cleared by whoever reports it."""
         self._free: queue.SimpleQueue[UnrollBuffer] = queue.SimpleQueue()
         # Without the environment's own state its episodes start afresh, from seeds not used before.
         self.restarts = _counter(state, "restarts", -1) + ("returns" not in state)
@@ -146,7 +146,7 @@ class SlotGroup:
         self._buffer.write_entry(0, self._entry)
 
     def act(self) -> None:
-        """Answer the newest entry and send the actions to the environment."""
+        """Act on the newest entry and send the actions to the environment."""
         entry = self._entry
         inputs = self._memory.inputs(entry, self._task_ids, self._streams.next(), self.slots)
         answer = self._seating.answer(self._policy, inputs)
@@ -155,7 +155,7 @@ class SlotGroup:
         self._stepper.send(answer.action)
 
     def receive(self) -> None:
-        """Take the environment's answer as the next entry.
+        """Take what the environment returned as the next entry.
 
         Raises:
             EnvironmentFaultError: the environment failed; ``replace`` makes a new one.
@@ -171,7 +171,7 @@ class SlotGroup:
         self._seating.receive(self._entry)  # seats the players of games that begin
 
     def _count_episodes(self, reset_step: Array) -> None:
-        """Tell the episodes that the policy played to their end; before others take its seats."""
+        """Record the episodes that the policy played to their end; before others take its seats."""
         self._returns += self._entry.reward  # 0 at a reset step
         self._lengths += ~reset_step
         ended = self._entry.terminated | self._entry.truncated
@@ -212,7 +212,7 @@ class SlotGroup:
         return counters
 
     def state(self) -> dict[str, Array]:
-        """Everything needed to go on from an unroll's boundary, as named arrays.
+        """Everything needed to continue from an unroll's boundary, as named arrays.
 
         Only the counters when the environment can't save its state: then episodes start afresh.
         """

@@ -11,7 +11,7 @@ from machina.specs import EnvSpec
 from machina.types import IntArray
 
 GROUPS_PER_ACTOR = 2
-"""One steps while the policy answers for the other."""
+"""One steps while the policy acts for the other."""
 
 
 def assign_slots(

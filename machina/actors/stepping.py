@@ -25,7 +25,7 @@ LEAST_BUILD_TIMEOUT_S = 60.0
 """How long environments may take to be built at least, which may import libraries: that takes as long as many steps."""
 
 CLOSE_TIMEOUT_S = 10.0
-"""How long an environment's closing is waited for before the process goes on without it."""
+"""How long an environment's closing is waited for before the process continues without it."""
 
 
 class Stepper(Protocol):
@@ -45,7 +45,7 @@ class Stepper(Protocol):
 class ThreadStepper:
     """Steps the environment in a thread of its own, so that another group acts meanwhile.
 
-    An answer that takes too long is not waited for: the stuck thread is left behind, the environment
+    A step that takes too long is not waited for: the stuck thread is left behind, the environment
     replaces its stuck part (``SlotEnv.recover``), or, when it can't, the caller hears of the fault
     and builds a new environment.
 
@@ -116,7 +116,7 @@ class ThreadStepper:
         return answer
 
     def _leave_thread(self) -> None:
-        """Go on with a new thread; the one that is stuck ends if it ever wakes, and lets go of its environment."""
+        """Continue with a new thread; the one that is stuck ends if it ever wakes, and lets go of its environment."""
         self._jobs.put(None)
         self._start_thread()
 
@@ -152,7 +152,7 @@ class ThreadStepper:
 
 
 class InlineStepper(ThreadStepper):
-    """Steps the environment when its answer is asked for: one at a time, for the place ``inline``.
+    """Steps the environment when its result is asked for: one at a time, for the place ``inline``.
 
     Where a step waits for nothing the caller's thread makes it: to hand it to another one takes as long as the step
     itself does (docs/benchmarks.md).
@@ -201,7 +201,7 @@ def fault_at_hang(culprit: str) -> None:
 
 
 def _serve(jobs: queue.SimpleQueue[Job | None], answers: queue.SimpleQueue[Any]) -> None:
-    """The stepping thread: run each job, answer with its result or with what it raised."""
+    """The stepping thread: run each job, reply with its result or with what it raised."""
     while (job := jobs.get()) is not None:
         try:
             answers.put(job())

@@ -45,8 +45,8 @@ class UnrollQueue:
     def admits(self, unrolls: int, promised: int, slots: int) -> bool:
         """Whether a round may begin; see ``machina.buffers.buffer.Buffer``.
 
-        With a round of every slot beside what may wait, an actor whose round was taken in begins the next one at once
-        as long as the learner keeps up, and whenever the queue is short of a batch there is room.
+        With a round of every slot on top of what may wait, an actor whose round was taken in begins the next one at
+        once as long as the learner keeps up, and whenever the queue is short of a batch there is room.
         """
         batch_size, lag = self._sizes.batch_size, self._sizes.max_policy_lag
         with self._changed:
@@ -132,7 +132,7 @@ class UnrollQueue:
         for item in too_old:
             # Who read a part of the head before is done: batches are settled in order.
             item.release()
-        # Who waits in ``put`` has room now, whether or not this ``take`` comes to a batch.
+        # Actors that wait in ``put`` have room now, whether or not this ``take`` gets a batch.
         self._changed.notify_all()
 
     def settle(self, batch: Batch, learned: Learned | None) -> None:
@@ -163,12 +163,12 @@ class UnrollQueue:
 
     @property
     def num_queued(self) -> int:
-        """Unrolls that wait, or are in batches that the learner has not answered."""
+        """Unrolls that wait, or are in batches that are not settled."""
         with self._changed:
             return self._waiting + self._unsettled
 
     def account(self) -> dict[str, int]:
-        """Accepted; learned; dropped, as too old or lost; queued, waiting or in a batch that is not answered yet."""
+        """Accepted; learned; dropped, as too old or lost; queued, waiting or in a batch that is not settled yet."""
         with self._changed:
             # Each is counted by itself: that they add up is a statement, which the tests of faults check.
             return {

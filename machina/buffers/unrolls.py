@@ -68,7 +68,7 @@ class UnrollBuffer:
     def open(
         self, core_state: CoreState, previous_action: Array, first: BoolArray, policy_version: int, start: int
     ) -> None:
-        """Note with what the first entry is answered."""
+        """Note with what the policy acts on the first entry."""
         for stored, array in zip(self.unroll.core_state, core_state, strict=True):
             stored[...] = array
         self.unroll.previous_action[...] = previous_action

@@ -154,7 +154,7 @@ class RunDirectory:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                # A file system without locks answers something else; there nothing keeps processes apart.
+                # A file system without locks raises something else; there nothing keeps processes apart.
                 if error.errno in (errno.EACCES, errno.EAGAIN):
                     raise UserError(
                         f"run '{self.path}' is being trained by another process; stop that one first, or wait for it"
@@ -168,7 +168,7 @@ class RunDirectory:
         """
         try:
             with (self.path / LOCK).open("r", encoding="utf-8") as file:
-                # struct flock of Linux; asking takes no lock, which could be in the way of one who resumes.
+                # struct flock of Linux; asking takes no lock, which could be in the way of a process that resumes.
                 asked = struct.pack("hhqqi0q", fcntl.F_WRLCK, 0, 0, 0, 0)
                 kind, *_ = struct.unpack("hhqqi0q", fcntl.fcntl(file, fcntl.F_GETLK, asked))
         except FileNotFoundError:
@@ -213,14 +213,14 @@ class RunDirectory:
         """Write a checkpoint, then remove those beyond the ``keep_last`` latest; the best one stays.
 
         On a full disk old ones make room, the oldest first. The best one and the last good one stay in any case: until
-        the new one is complete, a run must have something to go on from.
+        the new one is complete, a run must have something to continue from.
 
         Args:
             step: env steps.
             tensors: see ``save_checkpoint``.
-            values: likewise.
+            values: see there too.
             keep_last: checkpoints.
-            notice: told of each checkpoint that made room.
+            notice: called for each checkpoint that made room.
 
         Raises:
             CheckpointError: the disk refuses, or is full without old checkpoints.
@@ -280,7 +280,7 @@ class RunDirectory:
             raise UserError(f"run '{self.path}' has no {STATUS}: it has not begun to learn") from error
 
     def request_actors(self, actors: int) -> None:
-        """Ask a running job for so many actors; ``take_request`` of that job finds it.
+        """Ask a running job for this many actors; ``take_request`` of that job finds it.
 
         Raises:
             UserError: the disk refuses.
@@ -347,7 +347,7 @@ def load_from(path: Path) -> Latest:
 
 
 def _nearest_run(path: Path) -> str:
-    """Runs beside ``path``, or in ``runs/`` for a bare name, whose names are close."""
+    """Runs in the same folder as ``path``, or in ``runs/`` for a bare name, whose names are close."""
     parent = path.parent if path.parent.is_dir() else Path("runs")
     folders = [parent, Path("runs")] if len(path.parts) == 1 else [parent]
     names = {file.parent.name: file.parent for folder in folders for file in folder.glob(f"*/{CONFIG}")}

@@ -1,6 +1,6 @@
 """Checkpoints: a folder per step with safetensors, ``state.json`` and a manifest of checksums.
 
-A checkpoint is written into a hidden folder beside its final place, synced, then renamed, so a folder
+A checkpoint is written into a hidden folder next to its final place, synced, then renamed, so a folder
 with a step for a name is always complete. What a crash leaves behind is hidden and removed by the next save.
 
 Every file of a checkpoint carries the same random mark, and the manifest lists every tensor: a file of another

@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # a disk that is full or refuses, wherever it strikes
         place = f": '{error.filename}'" if error.filename else ""
         return _failed(f"{error.strerror or error}{place}", 1)
-    except (MemoryError, RuntimeError) as error:  # more than the forecast of machina.launch.sizes could tell
+    except (MemoryError, RuntimeError) as error:  # more than machina.launch.sizes could forecast
         reason = out_of_memory(error)
         if not reason:
             raise
@@ -132,7 +132,7 @@ def console() -> None:
     for number in ending:
         signal.signal(number, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # what could not be written was told
+        with suppress(OSError):  # what could not be written was reported
             stream.flush()
     # The semaphores of closed worker processes are given back by their finalizers, which _exit does not run.
     gc.collect()

@@ -12,7 +12,7 @@ from machina.config import MOST_FRAMES, MOST_MINUTES, Config
 
 
 class ResumeOptions(Config):
-    """Continue a run from its last good checkpoint; counters, schedules and random streams go on."""
+    """Continue a run from its last good checkpoint; counters, schedules and random streams continue."""
 
     run: Positional[Path] = Field(description="Run directory.")
     minutes: float | None = Field(

@@ -1,7 +1,7 @@
 """Who may reach a Ray cluster and how it is reached: token, authentication mode, address.
 
-Whoever reaches the ports of a Ray cluster without authentication runs code there. So what Machina starts asks for a
-token and listens on loopback only. Verified with Ray 2.60.0; the environment variables are those of its documentation
+Anyone who reaches the ports of a Ray cluster without authentication can run code there. So what Machina starts asks for
+a token and listens on loopback only. Verified with Ray 2.60.0; the environment variables are those of its documentation
 (docs.ray.io, "Ray token authentication").
 """
 
@@ -74,7 +74,7 @@ def make_token() -> Token:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(secrets.token_hex(TOKEN_BYTES))
     except FileExistsError:
-        pass  # another process made one just now
+        pass  # another process has just made one
     except OSError as error:
         raise UserError(f"token file {str(file)!r} can't be written: {error.strerror}; or set {TOKEN}") from error
     token = find_token()

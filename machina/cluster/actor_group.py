@@ -50,7 +50,7 @@ CLOSE_TIMEOUT_S = 10.0
 """How long actors may take to close their environments before their processes are killed."""
 
 START_TIMEOUT_S = 120.0
-"""What a process may take to start, besides its environments."""
+"""How long a process may take to start, its environments apart."""
 
 
 class RayActors(ActorGroup):
@@ -206,7 +206,7 @@ class RayActors(ActorGroup):
         for remote in list(self._remotes.values()):
             self._watch(remote)
         present, wanted = len(self._remotes), self._wanted
-        # More than there are CPUs for would wait inside Ray for ever.
+        # More than there are CPUs for would wait inside Ray indefinitely.
         room = room_for_actors(ray_nodes(), self._runtime.cpus_per_actor).free
         if wanted == "auto":
             # What an actor takes shows late in the free CPUs: one that starts may not be counted there yet.
@@ -277,7 +277,7 @@ class RayActors(ActorGroup):
 
         Args:
             remote: the actor.
-            reason: what is told.
+            reason: what is reported.
             details: for the log.
             its_process: whether that may have gone with its node, which is known later only.
         """
@@ -319,7 +319,7 @@ class RayActors(ActorGroup):
     # What the trainer asks
 
     def scale(self, actors: int | Literal["auto"]) -> None:
-        """Have so many actors from now on."""
+        """Have this many actors from now on."""
         self._wanted = actors
 
     def drain_episodes(self) -> Iterator[Episode]:
@@ -365,7 +365,7 @@ class RayActors(ActorGroup):
 
 
 def node_name(address: str, node_id: str) -> str:
-    """How people are told of a node; several may have one address."""
+    """How a node is named to people; several may have one address."""
     return f"{address} ({node_id[:6]})"
 
 

@@ -31,10 +31,10 @@ ANSWER_TIMEOUT_S = 20.0
 """How long the cluster's head may take to say what there is. Ray ends this process 60 s after it lost its head."""
 
 CLOSE_TIMEOUT_S = 30.0
-"""How long leaving may take; 1 s is usual, 7 s without a head, for ever if a process of Ray's is frozen."""
+"""How long leaving may take; 1 s is usual, 7 s without a head, endless if a process of Ray's is frozen."""
 
 FREE_TIMEOUT_S = 10.0
-"""How long CPUs may take to become free: those of a run that ended just now are still counted as taken."""
+"""How long CPUs may take to become free: those of a run that has just ended are still counted as taken."""
 
 ROUNDING = 1e-6
 """0.7 CPUs are room for 7 actors of 0.1; floating point numbers say 6.999."""
@@ -43,7 +43,7 @@ SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
 """CPUs per actor that are proposed where there are too few."""
 
 RAYS_SHARE = 0.3
-"""Of the memory, for the object store, unless told otherwise."""
+"""Of the memory, for the object store, by default."""
 
 LEAST_STORE = 80 * 2**20
 """Bytes; Ray takes no store of less than 75 MiB."""
@@ -101,7 +101,7 @@ class Cluster:
         """How many actors to start, see ``num_actors``; waits a little for CPUs that become free.
 
         Raises:
-            UserError: the cluster has no room for so many.
+            UserError: the cluster has no room for this many.
             RunFailedError: the cluster's head does not answer.
         """
         deadline = time.monotonic() + FREE_TIMEOUT_S
@@ -188,11 +188,11 @@ def _store_size() -> dict[str, int]:
 
 
 def _join(modules: Sequence[str], options: dict[str, Any]) -> str:
-    """``ray.init`` without its chatter and without its signal handler; answers the head's address."""
+    """``ray.init`` without its chatter and without its signal handler; returns the head's address."""
     import ray
     import ray._private.worker
 
-    # Faults of actors are told by the run, in words of its own; Ray prints a page for each, whatever log_to_driver
+    # Faults of actors are reported by the run, in its own words; Ray prints a page for each, whatever log_to_driver
     # says. Its debugger silences it like this too.
     ray._private.worker._worker_logs_enabled = False
     # What a broken learner group still had under way is asked of nobody; Ray would print its traceback.
@@ -232,7 +232,7 @@ def ray_nodes() -> list[Node]:
     import ray
     import ray._private.state
 
-    # The public function answers the sum over the nodes only.
+    # The public function returns the sum over the nodes only.
     free = ray._private.state.available_resources_per_node()
     return [_node(entry, free.get(entry["NodeID"], {})) for entry in ray.nodes()]
 
@@ -272,7 +272,7 @@ def num_actors(actors: int | Literal["auto"], cpus_per_actor: float, nodes: Sequ
     """How many actors to start: ``actors``, or with ``auto`` as many as there are free CPUs for, at least one.
 
     Raises:
-        UserError: there is no room for so many; they would wait for ever.
+        UserError: there is no room for this many; they would wait indefinitely.
     """
     room = room_for_actors(nodes, cpus_per_actor)
     if actors == "auto" and room.total > 0:

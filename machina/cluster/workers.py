@@ -57,7 +57,7 @@ class Life(NamedTuple):
     steps: int
     """Of all groups; it is alive as long as this grows."""
     faults: tuple[Fault, ...]
-    """Since the last sign or report: an environment that fails in every unroll lets no round come to its end."""
+    """Since the last sign or report: an environment that fails in every unroll lets no round end."""
 
 
 def _restarts(state: dict[str, Array]) -> list[Array]:
@@ -79,7 +79,7 @@ class RolloutWorker:
     ) -> None:
         prepare()
         tune_process(setup.torch_threads)
-        # Environments share this process's generators; those of an actor that was replaced go on with others.
+        # Environments share this process's generators; those of an actor that was replaced continue with others.
         seed_generators(setup.seed, *(int(group[0]) for group in slots), *(int(each) for each in _restarts(state)))
         self._handovers: list[Handover] = []
         self._faults: deque[Fault] = deque()
@@ -106,7 +106,7 @@ class RolloutWorker:
         self._handovers.append(handover)
 
     def start(self) -> tuple[str, str]:
-        """Build the environments; answers the node's id and address."""
+        """Build the environments; returns the node's id and address."""
         self._actor = self._builder.build(self._slots, self._state)
         return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
 
@@ -268,7 +268,7 @@ class RayHandle:
 
 
 class RayRank(RayHandle):
-    """A learner rank's; the batch is fetched ahead, and the parameters that it answers stay in the object store."""
+    """A learner rank's; the batch is fetched ahead, and the parameters that it returns stay in the object store."""
 
     def call(self, method: str, *arguments: Any) -> None:
         """Ask for a method of ``LearnerRank``."""
