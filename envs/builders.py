@@ -239,8 +239,8 @@ def _built(name: str, build: Callable[[], AnyVectorEnv]) -> AnyVectorEnv:
     except RAISED as error:
         from machina.envs.pictures import remedy_for_opengl
 
-        told = in_one_line_with_place(error, name.partition(":")[0])
-        raise UserError(f"environment {name!r} can't be built: {told}{remedy_for_opengl(error)}") from error
+        reason = in_one_line_with_place(error, name.partition(":")[0])
+        raise UserError(f"environment {name!r} can't be built: {reason}{remedy_for_opengl(error)}") from error
     if not isinstance(env, VectorEnv):
         raise UserError(f"environment {name!r} must be a gymnasium.vector.VectorEnv, got {type(env).__name__}")
     return env

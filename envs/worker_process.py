@@ -62,8 +62,8 @@ class Maker:
             env = gymnasium.make(cloudpickle.loads(self._pickled))
         except RAISED as error:
             trace = "".join(traceback.format_exception(error))
-            told = in_one_line_with_place(error, module)
-            raise EnvironmentFaultError(f"environment {self.name!r} can't be built: {told}", trace) from error
+            reason = in_one_line_with_place(error, module)
+            raise EnvironmentFaultError(f"environment {self.name!r} can't be built: {reason}", trace) from error
         return DeclaredEnv(env, self.name, keep_infos=self._keep_infos, own_process=True)
 
 

@@ -21,7 +21,7 @@ from gymnasium.vector.async_vector_env import AsyncState
 from machina.envs.infos import MergedInfos
 from machina.envs.worker_process import SIGNALS, STACK_ROOM, Maker, Worker, serve
 from machina.errors import EnvironmentFaultError, UserError
-from machina.processes import NO_GUARD_EXIT, WORKER_MARK, end, new_mark, no_guard, started_by, told_exit
+from machina.processes import NO_GUARD_EXIT, WORKER_MARK, end, exit_in_words, new_mark, no_guard, started_by
 
 STACKS_TIMEOUT_S = 0.8
 """How long stacks are waited for; a worker writes its own in milliseconds, if it runs at all."""
@@ -119,16 +119,16 @@ class WorkerEnvs(MergedInfos, AsyncVectorEnv[Any, Any]):
     def _death(self) -> EnvironmentFaultError | UserError:
         """Which worker is dead, and of what."""
         deadline = time.monotonic() + DEATH_TIMEOUT_S
-        told = "a worker process left its pipe"
+        message = "a worker process left its pipe"
         while time.monotonic() < deadline:
             codes = [process.exitcode for process in self.processes]
             if NO_GUARD_EXIT in codes:
                 return UserError(no_guard())
             if dead := [(slot, code) for slot, code in enumerate(codes) if code is not None]:
-                told = f"worker process of slot {dead[0][0]} {told_exit(dead[0][1])}"
+                message = f"worker process of slot {dead[0][0]} {exit_in_words(dead[0][1])}"
                 break
             time.sleep(0.01)
-        return EnvironmentFaultError(f"environment {self._name!r}: {told}")
+        return EnvironmentFaultError(f"environment {self._name!r}: {message}")
 
     def stacks(self) -> str:
         """The Python stack of each worker that is in its environment at this moment, within a second.
@@ -144,7 +144,7 @@ class WorkerEnvs(MergedInfos, AsyncVectorEnv[Any, Any]):
             dumps |= {slot: self._read_dump(slot) for slot, dump in dumps.items() if not _is_whole(dump)}
         for slot, dump in dumps.items():
             self._read[slot] += len(dump)
-        return "".join(self._told(slot, dump) for slot, dump in dumps.items())
+        return "".join(self._titled(slot, dump) for slot, dump in dumps.items())
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:  # noqa: ARG002
         """Gymnasium's hook of ``close``: end the workers, also while another thread waits for them."""
@@ -172,7 +172,7 @@ class WorkerEnvs(MergedInfos, AsyncVectorEnv[Any, Any]):
         dump = os.pread(self._stacks.fileno(), STACK_ROOM - read, slot * STACK_ROOM + read)
         return dump.rstrip(b"\0").decode("ascii")
 
-    def _told(self, slot: int, dump: str) -> str:
+    def _titled(self, slot: int, dump: str) -> str:
         title = f"slot {slot}, process {self.processes[slot].pid}"
         if not dump:
             return f"{title}: no stack arrived within {STACKS_TIMEOUT_S:g} s\n"

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import cloudpickle
 
 from machina.errors import RanksBrokenError, RunFailedError, UserError, stopped
-from machina.processes import told_exit
+from machina.processes import exit_in_words
 
 
 class HandleFaultError(Exception):
@@ -127,7 +127,7 @@ class ProcessHandle:
         except (EOFError, OSError) as error:
             self.process.join(1)
             code = self.process.exitcode
-            end = "left its pipe" if code is None else told_exit(code)
+            end = "left its pipe" if code is None else exit_in_words(code)
             raise HandleFaultError(f"{self.name} {end}", died=True) from error
         if isinstance(answer, BaseException):
             raise answer

@@ -1,4 +1,4 @@
-"""The seams of the data plane: environment, policy, learner, algorithm.
+"""The interfaces of environment, policy, learner and algorithm.
 
 Packages of one layer meet only here (see docs/architecture.md).
 """

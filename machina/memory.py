@@ -14,7 +14,7 @@ class Memory:
     """Core state and previous action of a player in B slots; both start afresh after the last entry of an episode.
 
     Args:
-        action: what the player answers.
+        action: of the environment.
         num_slots: B.
         core_state: the player's ``initial_core_state`` of B slots, zeros; the memory's own from now on.
     """
@@ -22,7 +22,7 @@ class Memory:
     def __init__(self, action: ActionSpec, num_slots: int, core_state: CoreState) -> None:
         self._none = action.none(num_slots)
         self.core_state = core_state
-        """``[B, ...]`` each: with which the next entry is answered."""
+        """``[B, ...]`` each: with which the player acts on the next entry."""
         self.previous_action = self._none
         """``[B, *action.shape]``: the last own action in the episode, ``action.none`` before its first."""
         self.first: BoolArray = np.ones(num_slots, np.bool_)
@@ -42,7 +42,7 @@ class Memory:
         )
 
     def keep(self, entry: StepResult, action: Array, core_state: CoreState) -> Array:
-        """Take in what the player answered to an entry.
+        """Take in what the player did on an entry.
 
         Args:
             entry: of B slots.

@@ -48,7 +48,7 @@ class MetricsWriter:
 
         Args:
             run_dir: The run directory; it exists.
-            resume_at: Env steps of the checkpoint a run goes on from; metrics beyond it are dropped.
+            resume_at: Env steps of the checkpoint a run continues from; metrics beyond it are dropped.
         """
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 
@@ -181,7 +181,7 @@ class EpisodeTracker:
             return {"counts": list(self._counts), "tasks": tasks, "latest": list(self._latest)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``; it has as many tasks as this tracker.
+        """Continue from ``state``; it has as many tasks as this tracker.
 
         Raises:
             ValueError: the number of tasks differs.

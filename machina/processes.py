@@ -3,7 +3,7 @@
 Simulators, servers and whatever else is started is found and ended, so that none outlives a run.
 
 A process is found by its ancestors and by a mark in the environment variables that it inherits. The mark finds those,
-too, that were left by their parent or went into a session of their own. Only Linux tells both.
+too, that were left by their parent or went into a session of their own. Only Linux shows both.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def started_by(pids: Collection[int], variable: str, marks: Iterable[str]) -> se
     """The living descendants of processes, and all processes that carry a mark, with their descendants.
 
     Args:
-        pids: the processes; not part of the answer.
+        pids: the processes; not part of the result.
         variable: ``RUN_MARK`` or ``WORKER_MARK``.
         marks: its values.
     """
@@ -72,7 +72,8 @@ def started_by(pids: Collection[int], variable: str, marks: Iterable[str]) -> se
 
 
 def end_started_by(pids: Collection[int], variable: str, marks: Iterable[str]) -> None:
-    """End all that ``started_by`` tells, and what comes meanwhile: a thread may be in the middle of building games."""
+    """End all that ``started_by`` returns, and what is started meanwhile: a thread may be in the middle of building
+    games."""
     marks = list(marks)
     for _ in range(_MOST_LOOKS):
         started = started_by(pids, variable, marks)
@@ -100,7 +101,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def told_exit(code: int) -> str:
+def exit_in_words(code: int) -> str:
     """How a child process ended, by multiprocessing's exit code."""
     if code >= 0:
         return f"ended with exit code {code}"
@@ -135,14 +136,14 @@ def seed_generators(*entropy: int) -> None:
 def refuse_second_run() -> None:
     """Called where a run begins: a worker process that imports a program without a guard ends here, in silence.
 
-    The process that started the worker tells the user, see ``no_guard``.
+    The process that started the worker informs the user, see ``no_guard``.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         os._exit(NO_GUARD_EXIT)
 
 
 def no_guard() -> str:
-    """What a user is told whose program has no guard."""
+    """The message for a user whose program has no guard."""
     program = getattr(sys.modules["__main__"], "__file__", None) or "the program"
     return (
         f'worker processes can\'t import {program}: put what it runs under `if __name__ == "__main__":`, so that '

@@ -101,7 +101,7 @@ def shipped_configurations() -> dict[str, Path]:
 
 
 def find_configuration(name: str) -> Path:
-    """The file of a shipped configuration, or a path to one's own.
+    """The file of a shipped configuration, or a path to the user's own.
 
     Raises:
         UserError: there is none; names the nearest.

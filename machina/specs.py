@@ -115,7 +115,7 @@ class EnvSpec(BaseModel):
         return len(self.tasks)
 
     def num_slots(self, envs_per_task: int) -> int:
-        """Slots of a run: so many environments of every task, or games of all agents."""
+        """Slots of a run: this many environments of every task, or games of all agents."""
         return envs_per_task * (len(self.seats) or self.num_tasks)
 
     @property

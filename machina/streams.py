@@ -13,7 +13,7 @@ BLOCK = 256
 
 @enum.unique
 class Stream(enum.IntEnum):
-    """What a random stream is for, as a number beside the seed; another number makes every run another one."""
+    """What a random stream is for, as a number in addition to the seed; changing it changes every run."""
 
     ACTIONS = 1
     """Of the policies that collect data, and of single players at play."""

@@ -1,8 +1,8 @@
-"""The structures that travel through the data plane.
+"""The structures that pass between environments, actors, buffers and learner.
 
 Time and batch are called T and B everywhere: T is ``unroll_length``, B counts slots. An unroll has
 ``T + 1`` entries; entry t holds observation t, the reward and the flags that arrived with it, the
-action taken there and what the behaviour policy answered. The last entry opens the next unroll, so
+action taken there and what the behaviour policy left for its learner. The last entry opens the next unroll, so
 its action and the policy's outputs are zero. ``machina.losses.alignment`` turns this into T aligned steps.
 """
 
@@ -56,7 +56,7 @@ class Unroll(NamedTuple, Generic[AnyArray]):
     truncated: AnyArray
     """``[T + 1, B]`` bool: observation t is the last one of an episode that a limit cut."""
     life_lost: AnyArray
-    """``[T + 1, B]`` bool: the return stops here, the episode goes on (zero discount, no reset)."""
+    """``[T + 1, B]`` bool: the return stops here, the episode continues (zero discount, no reset)."""
     on_turn: AnyArray
     """``[T + 1, B]`` bool: False where others move; the action there is ignored."""
     foreign: AnyArray
@@ -66,7 +66,7 @@ class Unroll(NamedTuple, Generic[AnyArray]):
     policy_outputs: Mapping[str, AnyArray]
     """``[T + 1, B, ...]`` each: what the policy that acted leaves for the learner, see ``Algorithm.policy_outputs``."""
     core_state: tuple[AnyArray, ...]
-    """``[B, ...]`` each: the recurrent state with which entry 0 was answered."""
+    """``[B, ...]`` each: the recurrent state with which the policy acted on entry 0."""
     previous_action: AnyArray
     """``[B, *action.shape]``: the agent's last own action before entry 0, none when the episode has none yet."""
     first: AnyArray
@@ -119,7 +119,7 @@ def combined(
 
 
 class StepResult(NamedTuple):
-    """What a vector environment of B slots answers to a reset or a step; ``[B]`` each, as in ``Unroll``.
+    """What a vector environment of B slots returns from a reset or a step; ``[B]`` each, as in ``Unroll``.
 
     An agent whose episode ended before those of the others repeats its end until its game is over: each such entry
     ends an episode of no steps.
@@ -156,7 +156,7 @@ class StepResult(NamedTuple):
 def single_agent_step(
     observation: Observation, reward: FloatArray, terminated: BoolArray, truncated: BoolArray, life_lost: BoolArray
 ) -> StepResult:
-    """The answer of an environment whose slots have nothing to do with one another."""
+    """What an environment returns whose slots have nothing to do with one another."""
     return StepResult(
         observation,
         reward,
@@ -205,7 +205,7 @@ class ActorInput(NamedTuple):
 
 
 class ActorOutput(NamedTuple):
-    """What the behaviour policy answers for B slots."""
+    """What the behaviour policy returns for B slots."""
 
     action: Array
     """``[B, *action.shape]``."""

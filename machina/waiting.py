@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 
 def within(timeout_s: float, work: Callable[[], T], what: str, undo: Callable[[T], None] | None = None) -> T:
-    """What ``work`` answers, from a thread of its own that is left behind when it takes too long.
+    """What ``work`` returns, from a thread of its own that is left behind when it takes too long.
 
     Args:
         timeout_s: how long it may take.
         work: code that may hang; what it raises is raised here.
         what: for the message: ``environment 'mine:Env-v0': its constructor``.
-        undo: called with an answer that comes too late, or when whoever waits is interrupted.
+        undo: called with a result that comes too late, or when the wait is interrupted.
 
     Raises:
         EnvironmentFaultError: it took longer; the error's ``details`` say where it is.

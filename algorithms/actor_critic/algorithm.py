@@ -58,17 +58,17 @@ class ActorCriticAlgorithm:
         """How the network reads observations, and what is done with rewards."""
         network = self.config.network
         if network.network_name is not None:
-            told = f"{network.network_name} (your own)"
+            network_line = f"{network.network_name} (your own)"
         else:
-            told = read(spec, network).told(spec)
+            network_line = read(spec, network).describe(spec)
             if network.lstm_size:
-                told += f"; then an LSTM of {network.lstm_size}"
+                network_line += f"; then an LSTM of {network.lstm_size}"
             if network.separate_roles:
-                told += f"; one for each of {spec.num_tasks}"
+                network_line += f"; one for each of {spec.num_tasks}"
         rewards = "clipped to [-1, 1]" if self.config.clips_rewards(spec) else "as the environment gives them"
         if self.config.popart:
             rewards += "; value targets normalized by PopArt"
-        return LearningFacts(told, rewards)
+        return LearningFacts(network_line, rewards)
 
 
 def trained_network(

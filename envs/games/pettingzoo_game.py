@@ -199,8 +199,8 @@ class ParallelGames(_PettingZooGames):
     def _step(self, moment: Moment, game: int, env: AnyGame, actions: Array) -> None:
         playing, seat_of = self._playing[game], self._seats.seat_of
         answer = env.step({agent: self._seats.native(actions[seat_of[agent]]) for agent in playing})
-        observations, told, terminations, truncations, _ = answer
-        rewards = self._readings[game].rewards(told)
+        observations, paid, terminations, truncations, _ = answer
+        rewards = self._readings[game].rewards(paid)
         listed = set(env.agents)
         survivors = []
         for agent in playing:
@@ -252,7 +252,7 @@ class AecGames(_PettingZooGames):
 
     def __init__(self, envs: list[AnyGame], spec: EnvSpec) -> None:
         super().__init__(envs, spec)
-        self._told = np.zeros((len(envs), len(spec.seats)))
+        self._paid = np.zeros((len(envs), len(spec.seats)))
         """Rewards passed on to each agent since its last turn."""
 
     def play(self, actions: Array, begins: Mapping[int, int]) -> Moment:
@@ -273,14 +273,14 @@ class AecGames(_PettingZooGames):
         self._readings[game].reset(seed)
         self._seats.check_begin(env.infos)
         self._playing[game] = list(env.agents)
-        self._told[game] = 0
+        self._paid[game] = 0
         for agent in self._seats.agents:
             moment.terminated[self._slot(game, agent)] = agent not in env.agents  # not in this game
 
     def _take_turn(self, moment: Moment, game: int, env: AnyGame, actions: Array) -> None:
         env.step(self._seats.native(actions[self._seats.seat_of[env.agent_selection]]))
         for agent, reward in env.rewards.items():
-            self._tell(moment, game, agent, self._seats.reward(agent, reward))
+            self._pay(moment, game, agent, self._seats.reward(agent, reward))
 
     def _find_turn(self, moment: Moment, game: int, env: AnyGame) -> None:
         """Take the steps of the dead, show everybody the game, and find whose turn it is."""
@@ -315,10 +315,10 @@ class AecGames(_PettingZooGames):
     def _settle(self, moment: Moment, game: int, agent: Any) -> None:
         """Pay what an agent is owed since its last turn."""
         seat = self._seats.seat_of[agent]
-        told = self._told[game, seat]
-        self._tell(moment, game, agent, self._readings[game].owed(agent, told) - told)
-        self._told[game, seat] = 0
+        paid = self._paid[game, seat]
+        self._pay(moment, game, agent, self._readings[game].owed(agent, paid) - paid)
+        self._paid[game, seat] = 0
 
-    def _tell(self, moment: Moment, game: int, agent: Any, reward: float) -> None:
+    def _pay(self, moment: Moment, game: int, agent: Any, reward: float) -> None:
         moment.reward[self._slot(game, agent)] += reward
-        self._told[game, self._seats.seat_of[agent]] += reward
+        self._paid[game, self._seats.seat_of[agent]] += reward

@@ -35,14 +35,14 @@ class AsTold:
         """Begin a game; returns what the environment returns."""
         return self.env.reset(seed=seed)
 
-    def rewards(self, told: Mapping[Any, float]) -> Mapping[Any, float]:
-        """What a step paid, by agent; ``told`` is what a parallel environment returned."""
-        return told
+    def rewards(self, paid: Mapping[Any, float]) -> Mapping[Any, float]:
+        """What a step paid, by agent; ``paid`` is what a parallel environment returned."""
+        return paid
 
-    def owed(self, agent: Any, told: float) -> float:
-        """What a turn-based environment has paid an agent since its last turn; ``told`` is what was passed on so
+    def owed(self, agent: Any, paid: float) -> float:
+        """What a turn-based environment has paid an agent since its last turn; ``paid`` is what was passed on so
         far."""
-        return float(self.env._cumulative_rewards.get(agent, told))
+        return float(self.env._cumulative_rewards.get(agent, paid))
 
     def is_limit(self, agent: Any) -> bool:  # noqa: ARG002
         """Whether an end that is reported as a termination was a limit's."""
@@ -80,12 +80,12 @@ class KnightsArchersZombies(AsTold):
         self.env.unwrapped.zombie_spawn_interval.reset()
         return super().reset(seed)
 
-    def rewards(self, told: Mapping[Any, float]) -> Mapping[Any, float]:
+    def rewards(self, paid: Mapping[Any, float]) -> Mapping[Any, float]:
         """The counters."""
         players = self.env.unwrapped.agent_map
-        return {agent: float(players[agent].score) for agent in told}
+        return {agent: float(players[agent].score) for agent in paid}
 
-    def owed(self, agent: Any, told: float) -> float:  # noqa: ARG002
+    def owed(self, agent: Any, paid: float) -> float:  # noqa: ARG002
         """The counter."""
         return float(self.env.unwrapped.agent_map[agent].score)
 

@@ -36,7 +36,7 @@ class ActorSetup(NamedTuple):
 
 
 def opponents_key(slots: Sequence[IntArray]) -> str:
-    """Prefix of the arrays of an actor's opponents in the plane's state."""
+    """Prefix of the arrays of an actor's opponents in the actors' state."""
     return f"opponents{int(slots[0][0])}/"
 
 

@@ -246,9 +246,9 @@ def _counter(state: dict[str, Array], name: str, otherwise: int) -> int:
 
 
 COUNTERS = ("/drawn", "/restarts")
-"""Ends of the names of ``counters`` in a plane's state."""
+"""Ends of the names of ``counters`` in the actors' state."""
 
 
 def group_key(slots: IntArray) -> str:
-    """Prefix of a group's arrays in the plane's state."""
+    """Prefix of a group's arrays in the actors' state."""
     return f"slot{int(slots[0])}/"

@@ -53,16 +53,16 @@ def run(arguments: list[str]) -> int:
 def _life(directory: RunDirectory, status: Status) -> str:
     """Whether the run lives: that its process holds the run's lock says so, not the time of day."""
     age = status.age_s
-    told = f"process {status.pid}, "
-    told += "on another machine, or before this one started" if age is None else f"{age:.0f} s ago"
+    line = f"process {status.pid}, "
+    line += "on another machine, or before this one started" if age is None else f"{age:.0f} s ago"
     is_silent = age is not None and age > SILENT_S
     lives = directory.is_held()
     if status.ended is not None:
-        return f"{told}; it has ended: {status.ended}"
+        return f"{line}; it has ended: {status.ended}"
     if lives is None:  # the file system has no locks
         if age is None:
-            return f"{told}; whether it is alive can't be known here"
+            return f"{line}; whether it is alive can't be known here"
         lives = not is_silent
     if not lives:
-        return f"{told}; it was killed: machina resume {directory.path}"
-    return f"{told}; its process is alive, but reports nothing" if is_silent else told
+        return f"{line}; it was killed: machina resume {directory.path}"
+    return f"{line}; its process is alive, but reports nothing" if is_silent else line

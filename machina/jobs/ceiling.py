@@ -26,7 +26,7 @@ WINDOWS = 8
 """Parts of a measurement; the best counts."""
 
 BUSY = 0.25
-"""Load per core from which on others are taken to compute beside a measurement."""
+"""Load per core from which on others are assumed to compute during a measurement."""
 
 CEILINGS = "ceilings.json"
 
@@ -119,7 +119,7 @@ def _key(plan: RunPlan) -> str:
 
 
 def _rate(work: Callable[[], int], seconds: float) -> float:
-    """Env steps per second of ``work``, which answers how many it did, in the best of several windows.
+    """Env steps per second of ``work``, which returns how many it did, in the best of several windows.
 
     The first two calls are not counted; a window has one call at least.
     """

@@ -85,7 +85,7 @@ def cross_play(
         games: of each pair; even, so that both play each side equally often.
         seed: of the games that are missing.
         file: holds the games played so far; none if it doesn't exist.
-        progress: told (missing games finished, missing games in all).
+        progress: called with (missing games finished, missing games in all).
 
     Raises:
         UserError: the file or a snapshot is damaged.
@@ -103,11 +103,11 @@ def cross_play(
         for name, _ in pair:
             if name not in ready:
                 ready[name] = players.entrant(name).player
-        told = None if progress is None else _after(done, sum(missing.values()), progress)
+        reported = None if progress is None else _after(done, sum(missing.values()), progress)
         match_seed = _match_seed(seed, pairs[pair])
         pair_players = [ready[name] for name, _ in pair]
         with torch_threads(players.threads):
-            result = play_timed(players.factory, step_timeout_s, pair_players, count, match_seed, told)
+            result = play_timed(players.factory, step_timeout_s, pair_players, count, match_seed, reported)
         records[pair] = pairs[pair] = pairs[pair].with_games(result)
         done += count
         write_or_refuse(file, _Records(pairs=tuple(records.values())).model_dump_json().encode())
@@ -115,7 +115,7 @@ def cross_play(
 
 
 def evenly_spread(snapshots: Sequence[SnapshotRow], most: int) -> list[SnapshotRow]:
-    """At most so many of them, the last one always and with room for two the first one too."""
+    """At most this many of them, the last one always and with room for two the first one too."""
     if len(snapshots) <= most:
         return list(snapshots)
     places = np.linspace(len(snapshots) - 1, 0, most).round().astype(int)
@@ -123,7 +123,7 @@ def evenly_spread(snapshots: Sequence[SnapshotRow], most: int) -> list[SnapshotR
 
 
 def _after(done: int, total: int, progress: Progress) -> Progress:
-    """Tells of a match's games as a part of all."""
+    """Reports a match's games as a part of all."""
     return lambda now, _: progress(done + now, total)
 
 

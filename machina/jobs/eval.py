@@ -29,7 +29,7 @@ def evaluate_run(
         games: tasks to play, one each or joined by commas; empty for all.
         seed: seeds the evaluation.
         best: the best checkpoint instead of the latest.
-        progress: told (episodes finished, episodes in all).
+        progress: called with (episodes finished, episodes in all).
 
     Raises:
         UserError: no such run, task or checkpoint.

@@ -271,7 +271,7 @@ def match(
         games: in all.
         seed: seeds the environment and the players' actions.
         game: which one is played; None takes it from the first run among the players.
-        progress: told (games finished, games in all).
+        progress: called with (games finished, games in all).
 
     Raises:
         UserError: a value of another type or out of range; see ``parse_player``, ``lineup`` and

@@ -76,9 +76,9 @@ def write_report(path: Path, games: int, snapshots: int, seed: int, progress: Pr
     Args:
         path: run directory.
         games: that each pair of the cross-table of a league plays; those of earlier reports count.
-        snapshots: at most so many of them are in the cross-table.
+        snapshots: at most this many of them are in the cross-table.
         seed: of the games and the film.
-        progress: told (games finished, games in all) while the cross-table is played.
+        progress: called with (games finished, games in all) while the cross-table is played.
 
     Raises:
         UserError: no such run, or something of its league is damaged.

@@ -18,7 +18,7 @@ from machina.report.output import steady_output
 
 
 def resume(path: Path, minutes: float | None = None, total_frames: int | None = None) -> tuple[RunDirectory, Outcome]:
-    """Go on from a run's last good checkpoint.
+    """Continue from a run's last good checkpoint.
 
     Args:
         path: run directory.
@@ -52,7 +52,7 @@ def _check_longer(plan: RunPlan, checkpoint: Checkpoint) -> None:
     """Refuse a schedule that is over.
 
     Raises:
-        UserError: the run has learned from so many frames.
+        UserError: the run has learned from this many frames already.
     """
     if checkpoint.step >= plan.total_env_steps:
         learned = checkpoint.step * plan.spec.frames_per_step

@@ -79,9 +79,9 @@ def _check_league(config: AnyRunConfig) -> None:
 
 
 def _check_network(config: AnyRunConfig, spec: EnvSpec) -> None:
-    """Refuse options of the network that nothing of this environment heeds; a network of the user's own may.
+    """Refuse options of the network that have no effect in this environment; in a network of the user's own they may.
 
-    Not where a run goes on: in its checkpoint they are part of the network's identity.
+    Not where a run continues: in its checkpoint they are part of the network's identity.
     """
     network = getattr(config.algo, "network", None)
     if not isinstance(network, NetworkConfig) or network.network_name is not None:
@@ -102,4 +102,4 @@ def _check_network(config: AnyRunConfig, spec: EnvSpec) -> None:
             f"initial_log_deviation={network.initial_log_deviation:g}: actions of {spec.name!r} are choices"
         )
     if refusals:
-        raise UserError(f"{refusals[0]} ({reading.told(spec)}); leave it out")
+        raise UserError(f"{refusals[0]} ({reading.describe(spec)}); leave it out")

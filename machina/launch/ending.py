@@ -33,7 +33,7 @@ class Ending:
         self._total_env_steps = total_env_steps
         self._started: float | None = None
         self.reason: str | None = None
-        """Why the session ends; None as long as it goes on."""
+        """Why the session ends; None while it continues."""
         self.interrupted = False
         """Whether a signal asked for the end."""
 
@@ -82,7 +82,7 @@ class Ending:
 
 
 def failure_of(error: BaseException, run: RunDirectory, *, has_learned: bool) -> BaseException:
-    """What the user is told of an error that ends the run; the stack of one that nobody foresaw is logged."""
+    """What the user reads of an error that ends the run; the stack of an unforeseen one is logged."""
     if isinstance(error, KeyboardInterrupt) or (isinstance(error, UserError) and not has_learned):
         return error
     if isinstance(error, UserError):  # of what was good when the run began, such as a snapshot's file

@@ -36,7 +36,7 @@ class RunHook:
         """
 
     def now_and_then(self) -> bool:
-        """Between two turns of the loop; whether unfinished work has come to its end."""
+        """Between two turns of the loop; whether unfinished work has ended."""
         deque(self._actors.group.drain_games(), maxlen=0)  # who won counts in a league only
         return False
 

@@ -21,7 +21,7 @@ class LearningLoop:
         unroll_length: T.
         total_env_steps: length of the run.
         lock_step: whether parameters are published only when the round's last batch is learned.
-        on_update: told of each update after it is counted and before its parameters are published, with the policy
+        on_update: called for each update after it is counted and before its parameters are published, with the policy
             lags ``[B]`` of its batch.
     """
 
@@ -42,7 +42,7 @@ class LearningLoop:
         self._lock_step = lock_step
         self._on_update = on_update
         self._env_steps_before = 0
-        self._submitted: Batch | None = None  # to the learner, which has not answered
+        self._submitted: Batch | None = None  # to the learner, which has not returned
         self.updates = 0
         """Of the whole run."""
         self.shares = TimeShares()

@@ -59,7 +59,7 @@ class Place(Protocol):
         """The learner ranks.
 
         Args:
-            on_fault: told of every restart.
+            on_fault: called for every restart.
             is_over: whether the run ends now: then they are not waited for as long as else.
         """
         ...
@@ -191,7 +191,7 @@ class RayCluster:
         return LearnerGroup(start, self._plan.updates_ahead, self._plan.config.runtime.max_restarts, on_fault, is_over)
 
     def evaluate(self, parameters: Any, env_steps: int, run: str, stop: Callable[[], bool]) -> Evaluation:
-        """Score these parameters in another process, while training goes on."""
+        """Score these parameters in another process, while training continues."""
         from machina.launch.ray_cluster import RemoteEvaluation
 
         plan = self._plan

@@ -22,7 +22,7 @@ from machina.waiting import within
 
 LARGE_OBSERVATION = 16_384
 """Bytes of an observation from which on all cores help a learner of several passes. Below, threads mostly wait for each
-other: on boards of Connect Four two were 5 % slower than one, and five times slower beside another job."""
+other: on boards of Connect Four two were 5 % slower than one, and five times slower with another job."""
 
 
 UPDATES_AHEAD = 1

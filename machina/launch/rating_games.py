@@ -1,4 +1,4 @@
-"""The rating games of a league: who plays whom, in a thread beside training, and what becomes of faults."""
+"""The rating games of a league: who plays whom, in a thread during training, and what becomes of faults."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from machina.streams import Stream
 from machina.types import GameResult
 
 FORMER_SELVES = 3
-"""Snapshots that each new one meets in its rating games, beside the scripted players."""
+"""Snapshots that each new one meets in its rating games, in addition to the scripted players."""
 
 CLOSE_TIMEOUT_S = 5.0
 """How long the step at hand is waited for at the end; then the thread is left behind with what hangs."""
@@ -81,7 +81,7 @@ class RatingGames:
 
     @property
     def under_way(self) -> int:
-        """Snapshots whose games were begun and that ``finished`` has not told of."""
+        """Snapshots whose games were begun and that ``finished`` has not returned."""
         return len(self._under_way)
 
     def finished(self) -> Iterator[tuple[Snapshot, list[GameResult] | None]]:
@@ -165,5 +165,5 @@ class RatingGames:
     def _try(self, subject: Player, opponent: Player, games: int, seed: int) -> MatchResult:
         try:
             return play_match(self._factory, [subject, opponent], games, seed, stop=self._stop.is_set)
-        except UserError as error:  # it can't be built just now; in training it could
+        except UserError as error:  # it can't be built at this moment; in training it could
             raise EnvironmentFaultError(str(error)) from error

@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: joined or started, sized, and what runs there beside actors and learner."""
+"""The Ray cluster of a run: joined or started, sized, and what runs there in addition to actors and learner."""
 
 from __future__ import annotations
 

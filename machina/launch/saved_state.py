@@ -23,12 +23,12 @@ Games = Annotated[int, Field(ge=0, le=10**9)]
 """Games that were counted; ratings are computed from them in floats."""
 
 
-_OF_A_PLANE = re.compile(r"(slot\d+|opponents\d+|queue)/")
+_OF_ACTORS = re.compile(r"(slot\d+|opponents\d+|queue)/")
 """See ``group_key``, ``opponents_key`` and ``InlineActors.state``."""
 
 
 class Identity(SavedFile):
-    """Whose checkpoint it is: everything that may not differ when a run goes on or its policy acts."""
+    """Whose checkpoint it is: everything that may not differ when a run continues or its policy acts."""
 
     run: str = Field(description="Name of the run.")
     algorithm: str
@@ -40,7 +40,7 @@ class Identity(SavedFile):
 
 
 class LearnerCounters(SavedFile):
-    """What the learners of the shipped algorithms keep beside tensors: their schedules are functions of it."""
+    """What the learners of the shipped algorithms keep in addition to tensors: their schedules are functions of it."""
 
     updates: Count
 
@@ -179,7 +179,7 @@ def identity_of(config: AnyRunConfig, spec: EnvSpec) -> Identity:
 
 
 def checkpoint_state(checkpoint: Checkpoint) -> SavedState:
-    """The state of a checkpoint, whosever it is.
+    """The state of any run's checkpoint.
 
     Raises:
         UserError: it is not what a run writes.
@@ -197,7 +197,7 @@ def checkpoint_state(checkpoint: Checkpoint) -> SavedState:
         if group not in checkpoint.tensors:
             raise UserError(f"checkpoint '{checkpoint.path}' has no {group}.safetensors; {_remedy(checkpoint)}")
     for name in checkpoint.tensors["plane"]:
-        if not _OF_A_PLANE.match(name):
+        if not _OF_ACTORS.match(name):
             raise UserError(
                 f"checkpoint file '{checkpoint.path / 'plane.safetensors'}' holds {name!r}, which is of no group, "
                 f"queue or opponents; {_remedy(checkpoint)}"

@@ -34,7 +34,7 @@ class League:
 
     Ratings come from games of their own, never from training games: a new snapshot plays ``rating_games`` games, the
     same number against each scripted player, the snapshot before and others that are drawn evenly, both sides equally
-    often. A thread plays them beside training; with ``beside=False`` they are played at once, so that a run
+    often. A thread plays them during training; with ``beside=False`` they are played at once, so that a run
     repeats.
 
     Args:
@@ -82,7 +82,7 @@ class League:
         """Whether the disk refused the latest one."""
         self._is_whole = True
         """Whether all snapshots of the checkpoint are still there."""
-        self._told = (0, 0.0)
+        self._logged = (0, 0.0)
         """``_met`` when the metrics were asked for last."""
         self._rating_games = RatingGames(plan, self._store, scripted, beside=beside)
 
@@ -124,7 +124,7 @@ class League:
         self.write_table()
 
     def collect(self) -> bool:
-        """Take in the rating games that are over, and tell their faults; whether there is a new rating.
+        """Take in the rating games that are over, and report their faults; whether there is a new rating.
 
         Raises:
             UserError: a snapshot's file is missing or damaged.
@@ -187,7 +187,7 @@ class League:
         }
 
     def load_state(self, state: SavedLeague) -> None:
-        """Go on from ``state``; ratings that were not finished are begun again.
+        """Continue from ``state``; ratings that were not finished are begun again.
 
         A snapshot whose file is missing, damaged or of another network leaves the pool, and a line in the log of faults
         says so: the others are drawn as if it had never been there. Results of its games still count for the ratings of
@@ -196,12 +196,12 @@ class League:
         self.pool.load_state(state.pool.model_dump())
         self.ratings.load_state(state.ratings.model_dump())
         self._games = Counter(state.model_dump()["games"])
-        self._told = self._met()
+        self._logged = self._met()
         self._shared = []
         policy = self._plan.make_policy(explores=False)
         for snapshot in self.pool.snapshots:
             try:
-                self._store.load_into(policy, snapshot)  # a bad one is told now, not in the middle of a game
+                self._store.load_into(policy, snapshot)  # a bad one is reported now, not in the middle of a game
             except UserError as error:
                 self.pool.remove(snapshot.name)
                 message = f"the league continues without {snapshot.name}: {error}"
@@ -216,15 +216,15 @@ class League:
             if snapshot.name not in self._rated:
                 self._rate(snapshot)
 
-    def playable(self, plane: dict[str, Array]) -> dict[str, Array]:
-        """What a plane goes on from: without the games under way, if one may be against a snapshot that left the pool.
+    def playable(self, actors: dict[str, Array]) -> dict[str, Array]:
+        """What actors continue from: without the games under way, if one may be against a snapshot that left the pool.
 
         Args:
-            plane: its saved state.
+            actors: their saved state.
         """
         if self._is_whole:
-            return plane
-        return {name: array for name, array in plane.items() if name.endswith(COUNTERS) or name.startswith("queue/")}
+            return actors
+        return {name: array for name, array in actors.items() if name.endswith(COUNTERS) or name.startswith("queue/")}
 
     def table(self) -> dict[str, Any]:
         """What ``league.json`` holds, see ``machina.league.table``."""
@@ -254,7 +254,7 @@ class League:
             write_atomically(file, json.dumps(self.table()).encode())
             self._table_is_stale = False
         except OSError as error:
-            if not self._table_is_stale:  # told once, not at every line of the metrics
+            if not self._table_is_stale:  # reported once, not at every line of the metrics
                 self._notice(f"'{file}' could not be written: {error.strerror or error}; the former one stays")
             self._table_is_stale = True
 
@@ -271,9 +271,9 @@ class League:
             "league/games_pool": float(self._games["pool"]),
         }
         games, won = self._met()
-        if games > self._told[0]:  # since the former line: over the whole run it would hardly move
-            values["league/win_rate_pool"] = (won - self._told[1]) / (games - self._told[0])
-            self._told = games, won
+        if games > self._logged[0]:  # since the former line: over the whole run it would hardly move
+            values["league/win_rate_pool"] = (won - self._logged[1]) / (games - self._logged[0])
+            self._logged = games, won
         ratings = {rating.name: rating for rating in self.ratings.table()} if self._rated else {}
         if self._rated and (newest := ratings.get(self._rated[-1])) is not None:
             values |= {"league/rating": newest.mu, "league/rating_sigma": newest.sigma}

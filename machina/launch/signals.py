@@ -29,7 +29,7 @@ def handled_signals(request_stop: Callable[[str], None]) -> Iterator[None]:
     handled = ABORTING if ignored else (*ABORTING, signal.SIGHUP)
     try:
         former = {number: signal.signal(number, stop) for number in handled}
-    except ValueError:  # not the main thread: signals stay with whoever has it
+    except ValueError:  # not the main thread: signals stay with what runs there
         yield
         return
     try:

@@ -1,4 +1,4 @@
-"""What is told of a job's sizes before it starts: a batch that never fills, memory that is not there."""
+"""What is found out about a job's sizes before it starts: a batch that never fills, memory that is not there."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _waiting(plan: RunPlan) -> int:
 
 
 def _opponents(plan: RunPlan) -> int:
-    """Policies that an actor of a league holds beside its own; no more than the snapshots of the whole run."""
+    """Policies that an actor of a league holds in addition to its own; no more than the snapshots of the whole run."""
     every = plan.config.league.snapshot_updates
     if every is None or plan.config.league.pool_share == 0:
         return 0
@@ -123,7 +123,7 @@ def check_batch_fills(plan: RunPlan) -> None:
 
 
 def check_memory(plan: RunPlan) -> None:
-    """Refuse a job that can't fit into this machine's free memory, as far as that can be told.
+    """Refuse a job that can't fit into this machine's free memory, as far as that can be known.
 
     The nodes of a cluster that is joined have memory of their own, which nobody asks here.
 

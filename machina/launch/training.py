@@ -228,12 +228,12 @@ class Trainer:
             self._view.notice(f"no checkpoint of this moment ({in_one_line(error)}); those before it are good")
 
     def _end_session(self) -> None:
-        """Tell the last faults, write the last metrics and close everything."""
+        """Report the last faults, write the last metrics and close everything."""
         try:
             self._tell_faults()
             if not self._means.empty:
                 self._log()
-            with suppress(RunFailedError):  # a cluster without its head has no nodes to tell of
+            with suppress(RunFailedError):  # a cluster without its head has no nodes to list
                 self._run.write_status(self._status(ended=self._ending.reason or "a fault"))
         finally:
             self._metrics.close()
@@ -291,7 +291,7 @@ class Trainer:
             self._look_around()
 
     def _look_around(self) -> None:
-        """Say how the run does, and hear whether it is to be scaled."""
+        """Say how the run is doing, and hear whether it is to be scaled."""
         self._run.write_status(self._status())
         self._view.league = self._hook.table()
         try:

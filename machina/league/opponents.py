@@ -61,7 +61,7 @@ class PoolOpponents:
 
     @property
     def available(self) -> bool:
-        """Whether ``draw`` can answer anything but None."""
+        """Whether ``draw`` can return anything but None."""
         return self._view is not None and bool(self._view.names) and self._view.pool_share > 0
 
     def draw(self, uniforms: Sequence[float]) -> Drawn | None:
@@ -93,7 +93,7 @@ class PoolOpponents:
         return {name: probabilities[name] for name in needed if name in probabilities and name != leaving}
 
     def hold(self, name: str) -> None:
-        """Hold the opponent of a game that goes on from a saved state, until ``release``.
+        """Hold the opponent of a game that continues from a saved state, until ``release``.
 
         Raises:
             UserError: it is not in the pool, or running games need all places.
@@ -133,7 +133,7 @@ class PoolOpponents:
         return self._places.pop(idle)
 
     def act(self, name: str, inputs: ActorInput) -> ActorOutput:
-        """Answer slots for an opponent that is held; see ``machina.interfaces.Policy``."""
+        """Act for an opponent that is held; see ``machina.interfaces.Policy``."""
         return self._places[name].policy.act(inputs)
 
     def state(self) -> dict[str, Array]:

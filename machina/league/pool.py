@@ -69,7 +69,7 @@ class Pool:
 
     @property
     def snapshots(self) -> tuple[Snapshot, ...]:
-        """In the order in which they joined, as in every other answer."""
+        """In the order in which they joined, as in everything else that the pool returns."""
         return tuple(self._snapshots.values())
 
     @property
@@ -165,7 +165,7 @@ class Pool:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``; what the pool held before is forgotten."""
+        """Continue from ``state``; what the pool held before is forgotten."""
         rows = state["snapshots"]
         self._serial = state["serial"]
         self._snapshots = {row["name"]: Snapshot(*(row[field] for field in Snapshot._fields)) for row in rows}

@@ -100,7 +100,7 @@ class Ratings:
         return self._results.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``; what was recorded before is forgotten."""
+        """Continue from ``state``; what was recorded before is forgotten."""
         self._results.load_state(state)
         self._fitted = None
 

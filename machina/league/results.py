@@ -97,7 +97,7 @@ class PairResults:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``; what was counted before is forgotten."""
+        """Continue from ``state``; what was counted before is forgotten."""
         self._games = dict(state["games"])
         self._wins = {(a, b): count for a, b, count in state["wins"]}
         self._draws = {(a, b): count for a, b, count in state["draws"]}

@@ -24,8 +24,8 @@ _REMEDY = "restore it from a copy"
 class SnapshotStore:
     """A folder with one safetensors file per snapshot.
 
-    A file's name ends with the hash of its content, so a good file is never overwritten: a run that goes on from before
-    a snapshot and makes another one at the same update writes another file.
+    A file's name ends with the hash of its content, so a good file is never overwritten: a run that continues from
+    before a snapshot and makes another one at the same update writes another file.
 
     Args:
         folder: made with the first snapshot.
@@ -55,7 +55,7 @@ class SnapshotStore:
         snapshot = Snapshot(f"u{updates:06d}", updates, env_steps, sha256(flat))
         file = self.file(snapshot)
         if file.exists():
-            with suppress(UserError):  # a damaged one is written anew
+            with suppress(UserError):  # a damaged one is written again
                 self.load(snapshot)
                 return snapshot
         write_or_refuse(file, safetensors.torch.save({_PARAMETERS: flat}), "snapshot")

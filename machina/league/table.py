@@ -94,7 +94,7 @@ class League(SavedFile):
 
     @property
     def fixed_players(self) -> tuple[RatingRow, ...]:
-        """The rated players that are no snapshots: they do not change while the league goes on."""
+        """The rated players that are not snapshots: they do not change while the league continues."""
         snapshots = {each.name for each in self.snapshots}
         return tuple(row for row in self.ratings if row.name not in snapshots)
 

@@ -30,10 +30,10 @@ LAST_UPDATE_S = 30.0
 """How long a rank is waited for when the run ends meanwhile: an update takes seconds."""
 
 LOOK_S = 0.2
-"""How often whoever waits for a rank looks whether the run ends."""
+"""How often a wait for a rank looks whether the run ends."""
 
 KEPT_STATE_S = 10.0
-"""How often the state is copied into this process; so much work at most is undone when a rank dies."""
+"""How often the state is copied into this process; at most this much work is undone when a rank dies."""
 
 
 class Updated(NamedTuple):
@@ -59,7 +59,7 @@ class LearnerGroup:
         start: starts the ranks; called again after one of them died.
         ahead: updates that may be under way when ``submit`` returns; 0 makes it wait for each one.
         max_restarts: how often the ranks may be started again; None when a fault of the only rank is final.
-        on_fault: told of every restart in one line.
+        on_fault: called for every restart, with one line.
         is_over: whether the run ends now; then no rank is waited for longer than ``LAST_UPDATE_S``.
     """
 
@@ -229,7 +229,7 @@ class LearnerGroup:
         return state
 
     def load_state(self, state: LearnerState) -> None:
-        """Go on from ``state`` on every rank."""
+        """Continue from ``state`` on every rank."""
         self._ask("load_state", state)
         self._keep(state)
 

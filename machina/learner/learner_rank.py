@@ -48,15 +48,15 @@ class LearnerRank:
         return learned, self.parameters()[1]
 
     def parameters(self) -> tuple[None, Tensor | None]:
-        """The parameters as they are, in the form of ``update``'s answer."""
+        """The parameters as they are, in the form in which ``update`` returns them."""
         return None, self._learner.flat_parameters() if self._publishes else None
 
     def state(self) -> LearnerState:
-        """Everything the learner needs to go on."""
+        """Everything the learner needs to continue."""
         return self._learner.state()
 
     def load_state(self, state: LearnerState) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""
         self._learner.load_state(state)
 
     def load_initial(self, tensors: Mapping[str, Tensor], with_value: bool) -> None:
@@ -69,7 +69,7 @@ class LearnerRank:
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses just now."""
+    """A TCP port that nobody uses now."""
     with socket.socket() as listener:
         listener.bind(("", 0))
         return int(listener.getsockname()[1])

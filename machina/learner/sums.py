@@ -18,7 +18,7 @@ from torch import Tensor, distributed
 from machina.errors import RanksBrokenError
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
-"""The environment variable with which gloo is told its network interface."""
+"""The environment variable that gives gloo its network interface."""
 
 SIOCGIFADDR = 0x8915
 """Linux: the request for an interface's IPv4 address (netdevice(7))."""
@@ -155,5 +155,5 @@ def interface_towards(host: str) -> str | None:
 
 
 def _line(error: RuntimeError) -> str:
-    """The first line of an error of torch, which may go on with a C++ stack."""
+    """The first line of an error of torch, which may continue with a C++ stack."""
     return str(error).partition("\n")[0]

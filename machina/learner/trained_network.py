@@ -238,7 +238,7 @@ class TrainedNetwork:
         if self.popart is not None:
             self.popart.load_state(source.state())
             return
-        # Without PopArt here the heads must answer in units of the rewards.
+        # Without PopArt here the heads must predict in units of the rewards.
         mu, sigma = torch.zeros_like(source.mu), torch.ones_like(source.mu)
         rescale_head(self.network.value_head, source.mu, source.sigma, mu, sigma)
 

@@ -5,7 +5,7 @@ chosen there. The consequence of that action therefore lies one entry later::
 
     entry        0        1        2     ...    T
     observation  x0       x1       x2           xT
-    action       a0       a1       a2           (nothing: the next unroll answers it)
+    action       a0       a1       a2           (none: the next unroll has it)
     reward       (old)    r(a0)    r(a1)        r(a[T-1])
     flags        (old)    f(a0)    f(a1)        f(a[T-1])
 
@@ -32,7 +32,7 @@ class Steps(NamedTuple):
     policy_outputs: Mapping[str, Tensor]
     """``[T, B, ...]`` each: what the policy that acted left."""
     rewards: Tensor
-    """``[T, B]``: the answer to the action, as the environment gave it."""
+    """``[T, B]``: what the action earned, as the environment gave it."""
     team_rewards: Tensor
     """``[T, B]``: the same, mean over the team."""
     enemy_rewards: Tensor

@@ -114,7 +114,7 @@ def _check_parts(name: str, network: object, spec: EnvSpec) -> None:
 
 
 def _ask(network: PolicyNetwork, spec: EnvSpec, entries: int, slots: int) -> None:
-    """Ask a user's network for one answer, so that a mistake is named before the run starts."""
+    """Call a user's network once, so that a mistake is named before the run starts."""
     inputs = NetworkInput(
         observation={
             key: torch.zeros((entries, slots, *array.shape), dtype=getattr(torch, array.dtype))

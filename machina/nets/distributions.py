@@ -1,4 +1,4 @@
-"""Distributions over actions, made of what a network's policy head answers.
+"""Distributions over actions, made from what a network's policy head returns.
 
 Parameters are ``[..., P]`` float32, actions ``[..., *action.shape]``; leading axes are time and slots. Sampling takes
 one uniform number per number of the action and inverts the cumulative distribution: a slot's actions depend on its own

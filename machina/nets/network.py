@@ -37,7 +37,7 @@ class NetworkInput(NamedTuple):
 
 
 class NetworkOutput(NamedTuple):
-    """What a network answers, in float32."""
+    """What a network returns, in float32."""
 
     logits: Tensor
     """``[T, B, P]``: parameters of the distribution over actions (``machina.nets.distributions``)."""
@@ -48,7 +48,7 @@ class NetworkOutput(NamedTuple):
 
 
 class NetworkContract(NamedTuple):
-    """What a user's network must answer."""
+    """What a user's network must return."""
 
     name: str
     """Of the network, as the user gave it."""
@@ -91,13 +91,13 @@ class PolicyNetwork(nn.Module):
     """The layer with ``num_tasks`` outputs that gives ``values``; PopArt rescales its rows."""
 
     contract: NetworkContract | None = None
-    """What every answer of a user's network is held to; our own networks have none."""
+    """What everything that a user's network returns is checked against; our own networks have none."""
 
     def __call__(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
         """``forward``, with the logits of actions that the observation's mask forbids put out of reach.
 
         Raises:
-            RunFailedError: a user's network raised, or answered with wrong shapes; one line that names it.
+            RunFailedError: a user's network raised, or returned wrong shapes; one line that names it.
         """
         output = self._answer(inputs, core_state)
         if ACTION_MASK not in inputs.observation:
@@ -115,7 +115,7 @@ class PolicyNetwork(nn.Module):
         return self.contract.checked(output, inputs, core_state)
 
     def forward(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
-        """Answer T entries of B slots, starting from ``core_state`` ``[B, ...]``."""
+        """Read T entries of B slots, starting from ``core_state`` ``[B, ...]``."""
         raise NotImplementedError
 
     def cast_for_acting(self, dtype: torch.dtype) -> None:
@@ -208,7 +208,7 @@ class ActorCritic(PolicyNetwork):
         self.observation_filter = ObservationFilter(spec) if config.observation_filter else None
 
     def forward(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
-        """Answer T entries of B slots; only the torsos follow a surrounding autocast."""
+        """Read T entries of B slots; only the torsos follow a surrounding autocast."""
         observation = inputs.observation
         if self.observation_filter is not None:
             observation = self.observation_filter(observation)

@@ -26,7 +26,7 @@ class SampledPolicy:
     def __init__(self, config: NetworkConfig, spec: EnvSpec, device: str, precision: str) -> None:
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device, spec.observation_bytes)
-        # Work of one stream is done in order: on the learner's, every answer would wait for the update under way.
+        # Work of one stream is done in order: on the learner's, every action would wait for the update under way.
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
             self._stream = torch.cuda.Stream(self.device, priority=-1)  # type: ignore[no-untyped-call]
@@ -40,7 +40,7 @@ class SampledPolicy:
         return tuple(np.zeros((num_slots, *shape), np.float32) for shape in self.network.core_state_shapes)
 
     def act(self, inputs: ActorInput) -> ActorOutput:
-        """Answer B slots; see ``machina.interfaces.Policy``."""
+        """Act for B slots; see ``machina.interfaces.Policy``."""
         with self._on_own_stream(), torch.inference_mode(), self.precision.autocast(self.device):
             entry = NetworkInput(
                 observation={key: self._tensor(array)[None] for key, array in inputs.observation.items()},

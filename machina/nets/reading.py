@@ -23,7 +23,7 @@ UNITS = "units"
 """The key of an array ``[units, features]`` float32, whose rows are a set: their order means nothing."""
 
 UNITS_MASK = "units_mask"
-"""The key of an array ``[units]`` bool beside it: False in the rows that hold no unit now."""
+"""The key of an array ``[units]`` bool that goes with it: False in the rows that hold no unit now."""
 
 LARGEST_DIVISOR = 65_535
 """Of 16-bit pictures. Where bounds are wider, they say nothing of the numbers that come."""
@@ -55,7 +55,7 @@ class Reading(NamedTuple):
     scales: dict[str, float]
     """By key, of all: what the numbers are multiplied by."""
 
-    def told(self, spec: EnvSpec) -> str:
+    def describe(self, spec: EnvSpec) -> str:
         """One line for the user."""
         images = ", ".join(self._array(key, spec.observation[key], image.layout) for key, image in self.images.items())
         others = ", ".join(self._array(key, array) for key, array in self.others.items())
@@ -83,7 +83,7 @@ def read(spec: EnvSpec, config: NetworkConfig) -> Reading:
     """
     if PRIVILEGED in spec.observation:
         raise UserError(f"environment {spec.name!r}: the observation key {PRIVILEGED!r} is not supported yet")
-    # The mask is read by nobody, only the answer is held to it.
+    # No network reads the mask; only actions are restricted by it.
     arrays = {key: array for key, array in spec.observation.items() if key != ACTION_MASK}
     torso, images = _torso(spec, arrays, config)
     return Reading(
@@ -180,7 +180,7 @@ def _is_deep(image: ImageShape) -> bool:
 
 
 def _scale(key: str, array: ArraySpec, config: NetworkConfig) -> float:
-    """Bytes, and whatever has the axes of an image, come to lie within -1 and 1; other numbers stay as they are."""
+    """Bytes, and whatever has the axes of an image, are brought within -1 and 1; other numbers stay as they are."""
     is_float = array.dtype == "float32"
     if key == UNITS or (is_float and config.observation_filter):  # the filter has given floats a scale of their own
         return 1.0

@@ -29,7 +29,7 @@ class RoleNetworks(PolicyNetwork):
         self.roles = nn.ModuleList(networks)
 
     def forward(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
-        """Answer T entries of B slots, of which at least one is needed; the action mask is left to the caller."""
+        """Read T entries of B slots, of which at least one is needed; the action mask is left to the caller."""
         roles = inputs.task_id[0]
         slots_of = [(roles == role).nonzero().flatten() for role in range(len(self.roles))]
         answers: list[NetworkOutput] = [

@@ -20,7 +20,7 @@ class NetworkSize(NamedTuple):
     core_state: int
     """Numbers of one slot's."""
     convolved: int
-    """Numbers that the shallow net's convolutions answer for one entry; 0 for other torsos."""
+    """Numbers that the shallow net's convolutions return for one entry; 0 for other torsos."""
 
 
 def network_size(spec: EnvSpec, config: NetworkConfig) -> NetworkSize:

@@ -29,9 +29,9 @@ DEEP_CHANNELS = (16, 32, 32)
 class ImageConvolution(nn.Conv2d):
     """The convolution that reads the image: kernels lose their mean, and the image's scale is put into them.
 
-    A kernel without mean answers 0 to a uniform background (the mean part of weight standardisation, arXiv 1903.10520).
-    With plain kernels the background makes every feature a large constant, and the gradients of all weights of a
-    kernel point the same way: on Pong Adam killed 11 to 15 of 16 filters (docs/results.md).
+    A kernel without mean returns 0 for a uniform background (the mean part of weight standardisation, arXiv
+    1903.10520). With plain kernels the background makes every feature a large constant, and the gradients of all
+    weights of a kernel point the same way: on Pong Adam killed 11 to 15 of 16 filters (docs/results.md).
     Scaling the small kernel instead of the image saves a pass over the largest tensor of the network, and 0..255
     are exact in bfloat16 while their 255th parts are not.
     """
@@ -120,8 +120,9 @@ def deep_torso(image: ImageShape, config: NetworkConfig, scale: float) -> tuple[
 class UnitsTorso(nn.Module):
     """Sets of units as OpenAI Five reads them (arXiv 1912.06680, figure 17), then hidden layers.
 
-    Every unit goes through the same two layers and the maximum is taken over units; beside it the other arrays, such as
-    the controlled unit's own, go through a layer of theirs. ReLU throughout: where no unit is there, the maximum is 0.
+    Every unit goes through the same two layers and the maximum is taken over units; in addition the other arrays, such
+    as the controlled unit's own, go through a layer of theirs. ReLU throughout: where no unit is there, the maximum is
+    0.
     """
 
     def __init__(

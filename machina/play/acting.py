@@ -31,7 +31,7 @@ class ActingPlayer:
     """A player with its memory.
 
     Args:
-        player: answers for B slots.
+        player: acts for B slots.
         spec: of the environment.
         slots: ``[B]``, those that it plays.
         task_ids: ``[B]``.
@@ -52,7 +52,7 @@ class ActingPlayer:
         self._memory = Memory(self._action, num_slots, self.player.initial_core_state(num_slots))
 
     def act(self, entry: StepResult) -> Array:
-        """Answer an entry of its slots, ``[B, *action.shape]``."""
+        """Act on an entry of its slots, ``[B, *action.shape]``."""
         inputs = self._memory.inputs(entry, self._task_ids, self._streams.next(), self.slots)
         action, core_state = self.player.act(inputs)
         self._memory.keep(entry, action, core_state)

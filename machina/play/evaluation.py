@@ -23,10 +23,10 @@ from machina.streams import Stream
 from machina.types import IntArray
 
 ABSENT_GAMES = 100
-"""A role that had no step in so many games after one another is taken for one that nobody ever plays."""
+"""A role that had no step in this many games in a row counts as one that nobody ever plays."""
 
 TOLD_EVERY_S = 5.0
-"""The progress is told so often at least, also while no episode ends."""
+"""The progress is reported at least this often, also while no episode ends."""
 
 Progress = Callable[[int, int], None]
 
@@ -46,7 +46,7 @@ def evaluate(
     """Play ``episodes`` full episodes of every task with the stochastic policy.
 
     Every slot plays a number of episodes fixed beforehand, so that short episodes are not over-represented. Of a game
-    for several agents so many whole games are played, and each gives every role one score: the mean return of the
+    for several agents this many whole games are played, and each gives every role one score: the mean return of the
     role's agents.
 
     Args:
@@ -58,7 +58,7 @@ def evaluate(
         run: the run directory, for the result.
         env_steps: age of the parameters, for the result.
         step_timeout_s: deadline of an environment step.
-        progress: told (episodes finished, episodes in all), at every episode's end and now and then.
+        progress: called with (episodes finished, episodes in all), at every episode's end and now and then.
         stop: asked at every step whether to give up.
 
     Raises:

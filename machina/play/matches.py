@@ -71,7 +71,7 @@ class RulePlayer:
 
     Args:
         name: of the player.
-        choose: takes the observation of B slots, task ids ``[B]`` and uniform numbers ``[B, *action.shape]``, answers
+        choose: takes the observation of B slots, task ids ``[B]`` and uniform numbers ``[B, *action.shape]``, returns
             actions ``[B, *action.shape]``.
     """
 
@@ -176,7 +176,7 @@ def play_match(
         players: as many as the game has teams.
         games: in all.
         seed: seeds the environment and the players' actions.
-        progress: told (games finished, games in all).
+        progress: called with (games finished, games in all).
         stop: asked at every step whether to give up.
 
     Raises:

@@ -37,7 +37,7 @@ class TimedEnv:
 
     @property
     def waiting_for(self) -> str:
-        """Which part of the environment is being stepped just now."""
+        """Which part of the environment is being stepped."""
         return self._env.waiting_for
 
     def reset(self, seeds: Sequence[int]) -> StepResult:

@@ -1,4 +1,4 @@
-"""Standard output that may fail: the reader goes away, the disk is full, the terminal is closed. A run goes on."""
+"""Standard output that may fail: the reader goes away, the disk is full, the terminal is closed. The run continues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TextIO, cast
 
 
 class SteadyStream:
-    """A text stream on which nothing that is written raises an ``OSError``; the first of a kind is told on stderr.
+    """A text stream on which nothing that is written raises an ``OSError``; the first of a kind is reported on stderr.
 
     Args:
         stream: where the text goes as long as it can.
@@ -19,7 +19,7 @@ class SteadyStream:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._told: set[int | None] = set()
+        self._reported: set[int | None] = set()
 
     def write(self, text: str) -> int:
         """Write what can be written."""
@@ -50,9 +50,9 @@ class SteadyStream:
     def _fail(self, error: OSError) -> None:
         if error.errno == errno.EPIPE:
             self._let_go()
-        if error.errno in self._told:
+        if error.errno in self._reported:
             return
-        self._told.add(error.errno)
+        self._reported.add(error.errno)
         what = f"the output can't be written ({error.strerror or error})"
         if error.errno == errno.EPIPE:
             what = "nobody reads the output any more"

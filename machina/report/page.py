@@ -48,7 +48,7 @@ def write_page(path: Path, title: str, facts: Sequence[str], sections: Sequence[
 
 
 def picture(file: Path, alternative: str) -> str:
-    """A picture beside the page."""
+    """A picture next to the page."""
     return f"![{alternative}]({file.name})"
 
 

@@ -47,7 +47,7 @@ def plot_atari_bars(
     title: str,
     published: Sequence[str] = ("impala_deep_multitask", "impala_shallow", "impala_deep"),
 ) -> Path:
-    """Human-normalized score per game as bars, beside published agents as markers.
+    """Human-normalized score per game as bars, with published agents as markers.
 
     Args:
         mean_returns: Mean evaluation return by game; tasks that are no Atari games are left out.

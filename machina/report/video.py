@@ -54,7 +54,7 @@ def write_mp4(path: Path, frames: Iterable[Array], fps: float) -> int:
             _check(frame, count - 1)
             writer.send(_padded(_fitted(frame, first.shape), height, width))
         writer.close()
-        # The encoder's exit status is not told, so a disk that filled up at the end shows only in the file.
+        # The encoder's exit status is not known, so a disk that filled up at the end shows only in the file.
         if _frames_in(partial) != count:
             raise OSError("the encoder did not write every frame")
         partial.replace(path)

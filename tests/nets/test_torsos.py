@@ -274,7 +274,7 @@ def test_the_dtype_alone_changes_nothing(shape: tuple[int, ...], dtype: str) -> 
     ],
 )
 def test_the_user_is_told_what_is_read(spec: EnvSpec, line: str) -> None:
-    assert read(spec, NetworkConfig()).told(spec) == line
+    assert read(spec, NetworkConfig()).describe(spec) == line
 
 
 @pytest.mark.parametrize(
