@@ -55,6 +55,11 @@ ALGORITHMS: dict[str, AlgorithmEntry] = {
         "machina.algorithms.ppo.config:PPOConfig",
         "machina.algorithms.ppo.builder:build",
     ),
+    "pqn": _entry(
+        "Parallelised Q-network: Q-learning without replay, for one choice among actions",
+        "machina.algorithms.pqn.config:PQNConfig",
+        "machina.algorithms.pqn.builder:build",
+    ),
 }
 
 

@@ -14,6 +14,8 @@ from machina.buffers.queue import UnrollQueue
 from machina.interfaces import Learner, LearningFacts, Ranks
 from machina.learner.popart import PopArt
 from machina.learner.trained_network import TrainedNetwork
+from machina.nets.build import build_network
+from machina.nets.network import PolicyNetwork
 from machina.nets.policy import SampledPolicy
 from machina.nets.reading import read
 from machina.specs import ArraySpec, EnvSpec
@@ -78,9 +80,10 @@ def trained_network(
     device: torch.device,
     seed: int,
     ranks: Ranks,
-) -> TrainedNetwork:
+) -> TrainedNetwork[PolicyNetwork]:
     """Network and optimiser, with PopArt's statistics if they are asked for; see ``TrainedNetwork``."""
     popart: PopArt | None = None
     if config.popart:
         popart = PopArt(spec.num_tasks, config.popart_beta, config.popart_sigma_min, config.popart_sigma_max, device)
-    return TrainedNetwork(spec, config.network, make_optimizer, popart, device, seed, ranks)
+    network = build_network(spec, config.network, seed)
+    return TrainedNetwork(spec, network, config.network.observation_filter, make_optimizer, popart, device, ranks)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
-from machina.config import AlgorithmConfig
+from machina.algorithms.reward_config import RewardConfig
 from machina.nets.config import NetworkConfig
-from machina.specs import EnvSpec
 
 
-class ActorCriticConfig(AlgorithmConfig):
+class ActorCriticConfig(RewardConfig):
     """Rewards as the learner sees them, value targets, and the network."""
 
-    reward_clip: Literal["auto", "clip", "none"] = Field(
-        default="none",
-        description="clip: the learner sees rewards clipped to [-1, 1]; none: as the environment gave them; auto: "
-        "clipped for Atari games, as is usual for them.",
-    )
     popart: bool = Field(default=False, description="Normalize the value targets of each task (arXiv 1809.04474).")
     popart_beta: float = Field(
         default=3e-4, gt=0, le=1, description="PopArt's step size, per unroll of the task (arXiv 1809.04474)."
@@ -30,10 +22,6 @@ class ActorCriticConfig(AlgorithmConfig):
         default=1e6, ge=1e-12, le=1e12, description="Largest scale of a task (arXiv 1809.04474)."
     )
     network: NetworkConfig = NetworkConfig()
-
-    def clips_rewards(self, spec: EnvSpec) -> bool:
-        """Whether the learner sees the environment's rewards clipped to [-1, 1]."""
-        return self.reward_clip == "clip" or (self.reward_clip == "auto" and spec.clip_rewards)
 
     @model_validator(mode="after")
     def _sigmas_in_order(self) -> ActorCriticConfig:

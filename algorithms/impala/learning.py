@@ -19,7 +19,7 @@ from machina.losses.actor_critic import policy_gradient_loss, value_loss
 from machina.losses.alignment import aligned
 from machina.losses.vtrace import vtrace
 from machina.nets.distributions import distribution_of
-from machina.nets.network import NetworkOutput
+from machina.nets.network import NetworkOutput, PolicyNetwork
 from machina.nets.precision import resolve_device
 from machina.nets.unroll_tensors import network_input, slots_of, to_device
 from machina.specs import EnvSpec
@@ -47,7 +47,7 @@ class Sums(NamedTuple, Generic[Number]):
     squared_errors: Number
 
 
-class ImpalaLearner(BaseLearner):
+class ImpalaLearner(BaseLearner[PolicyNetwork]):
     """Losses are sums over batch and time: slots may be taken in chunks, and shared out to ranks; gradients add up."""
 
     def __init__(

@@ -12,24 +12,20 @@ from torch.optim import Adam
 from machina.algorithms.actor_critic.algorithm import trained_network
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.metrics import BatchSums, StepSums, batch_metrics, step_metrics
-from machina.algorithms.ppo.minibatches import minibatches, share_of
 from machina.interfaces import Ranks
 from machina.learner.base_learner import BaseLearner, linear
+from machina.learner.minibatches import chunk_items, flat_steps, minibatches, share_of
 from machina.losses.actor_critic import value_loss
 from machina.losses.alignment import Steps, aligned
 from machina.losses.gae import gae
 from machina.losses.ppo import approximate_kl, clipped_policy_loss, clipped_value_loss, outside_clip
 from machina.losses.team_spirit import team_spirit_rewards
 from machina.nets.distributions import distribution_of
-from machina.nets.network import NetworkInput, NetworkOutput
+from machina.nets.network import NetworkInput, NetworkOutput, PolicyNetwork
 from machina.nets.precision import resolve_device
 from machina.nets.unroll_tensors import columns_of, network_input, steps_of, to_device
 from machina.specs import EnvSpec
 from machina.types import BEHAVIOUR_LOGITS, Array, Learned, Unroll
-
-CPU_CHUNK_BYTES = 256 * 4 * 84 * 84
-"""Observations that go through the network at once on a CPU, 256 of Atari; more fall out of its caches (see IMPALA's
-learner)."""
 
 
 class Scheduled(NamedTuple):
@@ -69,7 +65,7 @@ class Packed(NamedTuple):
         return self.actions[steps], Samples(*self.numbers[:, steps].unbind())
 
 
-class PPOLearner(BaseLearner):
+class PPOLearner(BaseLearner[PolicyNetwork]):
     """Gradients are means over the steps of a minibatch: sums over this rank's steps, divided by the number of steps on
     all ranks, so that what the ranks add up is the gradient of the whole minibatch.
     """
@@ -95,8 +91,6 @@ class PPOLearner(BaseLearner):
         self.config = config
         self.seed = seed
         self._distribution = distribution_of(spec.action)
-        # At least as much as a hidden layer of 64 floats needs.
-        self._entry_bytes = max(256, spec.observation_bytes)
 
     def scheduled_at(self, done: float) -> Scheduled:
         """Linear over the run, of which the share ``done`` lies behind."""
@@ -246,7 +240,7 @@ class PPOLearner(BaseLearner):
         """The optimiser's steps; fills in ``metrics`` and returns the epochs made, None if something was not finite."""
         num_slots = unroll.reward.shape[1]
         items = [part.to(self.device) for part in parts]
-        flat = [self._flat(each, num_slots, len(packed.actions)) if unroll.core_state else each for each in items]
+        flat = [flat_steps(each, num_slots, len(packed.actions)) if unroll.core_state else each for each in items]
         counted, acted = Samples(*packed.numbers.double())[-2:]
         counts = torch.stack([torch.stack([acted[steps].sum(), counted[steps].sum()]) for steps in flat])
         if self.model.ranks.size > 1:
@@ -318,7 +312,7 @@ class PPOLearner(BaseLearner):
             output = self._forward(
                 columns_of(inputs, items, entries=len(inputs.reward) - 1), tuple(each[items] for each in core_state)
             )
-            flat = self._flat(items, num_slots, len(packed.actions))
+            flat = flat_steps(items, num_slots, len(packed.actions))
             task_id = inputs.task_id[0, items]
         else:
             output = self._forward(steps_of(inputs, items), ())
@@ -351,10 +345,4 @@ class PPOLearner(BaseLearner):
         return output
 
     def _chunk(self, entries: int) -> int:
-        """Items of this many entries each that go through the network at once."""
-        return max(1, CPU_CHUNK_BYTES // (entries * self._entry_bytes)) if self.device.type == "cpu" else 2**31
-
-    def _flat(self, slots: Tensor, num_slots: int, num_samples: int) -> Tensor:
-        """Indices of all steps of these slots among the samples, time-major."""
-        first_of_step = torch.arange(0, num_samples, max(1, num_slots), device=self.device)
-        return (first_of_step[:, None] + slots[None]).flatten()
+        return chunk_items(self.device, self.spec.observation_bytes, entries)

@@ -19,7 +19,7 @@ from machina.launch.ending import Outcome
 from machina.launch.plan import plan_run
 from machina.launch.saved_state import checkpoint_state
 from machina.launch.sizes import check_batch_fills, check_memory
-from machina.nets.config import NetworkConfig
+from machina.nets.config import NetworkConfig, TorsoConfig
 from machina.nets.reading import read
 from machina.report.output import steady_output
 from machina.specs import EnvSpec
@@ -84,7 +84,7 @@ def _check_network(config: AnyRunConfig, spec: EnvSpec) -> None:
     Not where a run continues: in its checkpoint they are part of the network's identity.
     """
     network = getattr(config.algo, "network", None)
-    if not isinstance(network, NetworkConfig) or network.network_name is not None:
+    if not isinstance(network, TorsoConfig) or getattr(network, "network_name", None) is not None:
         return
     reading = read(spec, network)
     refusals = []
@@ -97,7 +97,7 @@ def _check_network(config: AnyRunConfig, spec: EnvSpec) -> None:
         halved = network.model_copy(update={"observation_divisor": divisor / 2})
         if read(spec, halved).scales == reading.scales:
             refusals.append(f"observation_divisor={divisor:g}: {spec.name!r} gives neither bytes nor images to divide")
-    if network.initial_log_deviation != 0 and spec.action.kind != "continuous":
+    if isinstance(network, NetworkConfig) and network.initial_log_deviation != 0 and spec.action.kind != "continuous":
         refusals.append(
             f"initial_log_deviation={network.initial_log_deviation:g}: actions of {spec.name!r} are choices"
         )

@@ -13,7 +13,7 @@ from machina.checkpoint.typed import Amount, Count, Real, SavedFile, parsed_valu
 from machina.errors import UserError
 from machina.launch.configuration import AnyRunConfig
 from machina.metrics import WINDOW
-from machina.nets.config import NetworkConfig
+from machina.nets.config import TorsoConfig
 from machina.registry import SHIPPED
 from machina.specs import EnvSpec
 from machina.types import PRESENT_SELF
@@ -174,7 +174,7 @@ def identity_of(config: AnyRunConfig, spec: EnvSpec) -> Identity:
         wrapper=config.wrapper,
         tasks=spec.tasks,
         spec=json.loads(spec.model_dump_json(exclude={"name", "tasks", "protocol"})),
-        network=network.model_dump(mode="json") if isinstance(network, NetworkConfig) else {},
+        network=network.model_dump(mode="json") if isinstance(network, TorsoConfig) else {},
     )
 
 

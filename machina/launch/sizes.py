@@ -10,7 +10,7 @@ from machina.errors import UserError
 from machina.hardware import available_memory
 from machina.interfaces import EnvFactory
 from machina.launch.plan import RunPlan
-from machina.nets.config import NetworkConfig
+from machina.nets.config import TorsoConfig
 from machina.nets.sizes import NetworkSize, network_size
 
 LEARNER_COPIES = 4
@@ -65,7 +65,7 @@ def forecast(plan: RunPlan) -> Forecast:
     slots, entries = spec.num_slots(plan.config.env.envs_per_task), plan.config.algo.unroll_length + 1
     network = getattr(plan.config.algo, "network", None)
     size = NetworkSize(0, 0, 0)
-    if isinstance(network, NetworkConfig) and network.network_name is None:
+    if isinstance(network, TorsoConfig) and getattr(network, "network_name", None) is None:
         size = network_size(spec, network)
     learners = plan.config.runtime.learners if plan.machine.device == "cpu" else 0
     # bfloat16 forward, and back.

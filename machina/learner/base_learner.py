@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from machina.interfaces import LearnerState
 from machina.learner.trained_network import TrainedNetwork
+from machina.nets.network import Network
 from machina.nets.parameters import flattened
 from machina.nets.precision import resolve_precision
 from machina.specs import EnvSpec
 
+N = TypeVar("N", bound=Network[Any])
 
-class BaseLearner:
+
+class BaseLearner(Generic[N]):
     """Everything of ``machina.interfaces.Learner`` but ``update``, which a subclass defines.
 
     Args:
@@ -23,7 +27,7 @@ class BaseLearner:
         precision: ``auto``, ``float32`` or ``bfloat16``.
     """
 
-    def __init__(self, spec: EnvSpec, model: TrainedNetwork, precision: str) -> None:
+    def __init__(self, spec: EnvSpec, model: TrainedNetwork[N], precision: str) -> None:
         self.spec = spec
         self.model = model
         self.device: torch.device = model.device

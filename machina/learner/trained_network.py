@@ -1,26 +1,26 @@
-"""What an actor-critic learner trains: network, optimiser, PopArt's and the observation filter's statistics."""
+"""What a learner trains: network, optimiser, PopArt's and the observation filter's statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam, Optimizer, RAdam
 
 from machina.errors import UserError
 from machina.interfaces import Ranks
 from machina.learner.filter_statistics import FilterStatistics
 from machina.learner.popart import PopArt, rescale_head
-from machina.nets.build import build_network
-from machina.nets.config import NetworkConfig
-from machina.nets.network import NetworkInput
+from machina.nets.network import Network, NetworkInput, PolicyNetwork
 from machina.nets.observation_filter import ObservationFilter
 from machina.nets.parameters import FILTER, POPART, check_alike, check_names, load_tensors
 from machina.specs import EnvSpec
 
 VALUE_HEAD = "value_head."
 
+N = TypeVar("N", bound=Network[Any])
 Tensors = dict[str, Tensor]
 
 _ADAM = dict.fromkeys(("step", "exp_avg", "exp_avg_sq")).keys()
@@ -28,41 +28,41 @@ _NEVER_NEGATIVE = ("step", "exp_avg_sq", "square_average")
 """Parts of an optimiser's state: counters and means of squares."""
 
 
-class TrainedNetwork:
+class TrainedNetwork(Generic[N]):
     """The tensors that change from update to update, on one of several learner ranks.
 
     Args:
         spec: of the environment.
-        config: of the network.
+        network: float32, on the CPU; equal on all ranks.
+        observation_filter: whether the network's filter gets the statistics of what is learned from.
         make_optimizer: from the parameters that are trained.
         popart: the statistics of the value targets, or None.
         device: of everything.
-        seed: of the weights; equal seeds give all ranks equal parameters.
         ranks: that share every batch.
     """
 
     def __init__(
         self,
         spec: EnvSpec,
-        config: NetworkConfig,
+        network: N,
+        observation_filter: bool,
         make_optimizer: Callable[[Iterable[Tensor]], Optimizer],
         popart: PopArt | None,
         device: torch.device,
-        seed: int,
         ranks: Ranks,
     ) -> None:
         self.spec = spec
         self.device = device
         self.ranks = ranks
         self.popart = popart
-        self.network = build_network(spec, config, seed).to(device)
+        self.network: N = network.to(device)
         self.trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(self.trained)
         self.filter: FilterStatistics | None = None
-        if config.observation_filter:
+        if observation_filter:
             if not any(isinstance(module, ObservationFilter) for module in self.network.modules()):
                 raise UserError(
-                    f"observation_filter: network {config.network_name!r} holds no ObservationFilter "
+                    f"observation_filter: the network {type(network).__name__} holds no ObservationFilter "
                     "(machina.nets.observation_filter); give it one, or leave the option off"
                 )
             self.filter = FilterStatistics(spec, device)
@@ -200,7 +200,7 @@ class TrainedNetwork:
             if key in _NEVER_NEGATIVE and (tensor < 0).any():
                 raise UserError(f"checkpoint: the optimizer's {full_name!r} is negative; use another checkpoint")
             own[name][key] = tensor
-        adam = isinstance(self.optimizer, Adam)
+        adam = isinstance(self.optimizer, Adam | RAdam)
         for name, parameter in trained.items():
             expected = _ADAM if adam else self.optimizer.state[parameter].keys()
             # Adam knows nothing of a parameter that never had a gradient.
@@ -237,6 +237,8 @@ class TrainedNetwork:
             source.load_state(_part(tensors, POPART))
         if self.popart is not None:
             self.popart.load_state(source.state())
+            return
+        if not isinstance(self.network, PolicyNetwork):
             return
         # Without PopArt here the heads must predict in units of the rewards.
         mu, sigma = torch.zeros_like(source.mu), torch.ones_like(source.mu)

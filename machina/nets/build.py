@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from machina.errors import RAISED, RunFailedError, UserError, in_one_line_with_place, nearest
-from machina.nets.config import NetworkConfig
+from machina.nets.config import NetworkConfig, QNetworkConfig, TorsoConfig
 from machina.nets.network import ActorCritic, NetworkContract, NetworkInput, PolicyNetwork
+from machina.nets.q_network import QNetwork
 from machina.nets.roles import RoleNetworks
 from machina.plugins import load_function
 from machina.specs import EnvSpec
 from machina.types import ACTION_MASK
+
+N = TypeVar("N", bound=nn.Module)
 
 NetworkBuilder = Callable[[EnvSpec, NetworkConfig], PolicyNetwork]
 
@@ -37,7 +41,7 @@ def register_network(name: str, builder: NetworkBuilder) -> None:
 
 
 def build_network(spec: EnvSpec, config: NetworkConfig, seed: int) -> PolicyNetwork:
-    """The network for an environment, float32, on the CPU, its weights drawn from ``seed``.
+    """The actor-critic network for an environment, float32, on the CPU, its weights drawn from ``seed``.
 
     Convolution weights are channels-last. PyTorch's global random stream is left as it was.
 
@@ -45,14 +49,41 @@ def build_network(spec: EnvSpec, config: NetworkConfig, seed: int) -> PolicyNetw
         UserError: an unknown name, a network that breaks the contract of ``PolicyNetwork``, or an action mask that
             does not fit the actions.
     """
-    _check_mask(spec)
     name = config.network_name
-    ours: NetworkBuilder = RoleNetworks if config.separate_roles else ActorCritic
-    build = ours if name is None else _find(name)
+    if name is not None:
+        build = _find(name)
+        return _started(spec, seed, lambda: _built(name, build, spec, config))
+    return _started(spec, seed, lambda: (RoleNetworks if config.separate_roles else ActorCritic)(spec, config))
+
+
+def build_q_network(spec: EnvSpec, config: QNetworkConfig, seed: int) -> QNetwork:
+    """The Q-network for an environment; see ``build_network``.
+
+    Raises:
+        UserError: the actions are not one choice, or the torso does not suit the observation.
+    """
+    if spec.action.kind != "discrete":
+        raise UserError(
+            f"environment {spec.name!r}: a Q-network needs one choice among actions, these are {spec.action.kind}; use "
+            "an actor-critic algorithm (impala, ppo)"
+        )
+    return _started(spec, seed, lambda: QNetwork(spec, config))
+
+
+def network_for(spec: EnvSpec, config: TorsoConfig, seed: int) -> PolicyNetwork | QNetwork:
+    """The network that the options describe."""
+    if isinstance(config, QNetworkConfig):
+        return build_q_network(spec, config, seed)
+    assert isinstance(config, NetworkConfig)
+    return build_network(spec, config, seed)
+
+
+def _started(spec: EnvSpec, seed: int, build: Callable[[], N]) -> N:
+    _check_mask(spec)
     with _BUILDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build(spec, config) if name is None else _built(name, build, spec, config)
-    channels_last: PolicyNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = build()
+    channels_last: N = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return channels_last
 
 

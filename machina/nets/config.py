@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,8 +15,8 @@ Units = Annotated[int, Field(ge=1, le=MOST_UNITS)]
 Pixels = Annotated[int, Field(ge=1, le=1024)]
 
 
-class NetworkConfig(Config):
-    """Torso, optional LSTM, policy head, and one value head per task."""
+class TorsoConfig(Config):
+    """What every network has: from observations to features, with an optional LSTM."""
 
     torso: Literal["auto", "shallow", "deep", "mlp", "units"] = Field(
         default="auto",
@@ -59,6 +59,28 @@ class NetworkConfig(Config):
     lstm_size: int = Field(
         default=0, ge=0, le=MOST_UNITS, description="Units of an LSTM after the torso (256 in IMPALA); 0: feed-forward."
     )
+    layer_norm: bool = Field(
+        default=False, description="Layer normalisation before every activation of the torso (arXiv 1607.06450)."
+    )
+    observation_filter: bool = Field(
+        default=False,
+        description="Observed floats: their running mean is subtracted, they are divided by their running deviation "
+        "and clipped to [-5, 5] (arXiv 1912.06680, appendix E).",
+    )
+
+    @model_validator(mode="after")
+    def _as_many_of_each(self) -> Self:
+        if not len(self.filters) == len(self.kernels) == len(self.strides):
+            raise ValueError(
+                f"filters, kernels and strides need one number per convolution each, got {len(self.filters)}, "
+                f"{len(self.kernels)} and {len(self.strides)}"
+            )
+        return self
+
+
+class NetworkConfig(TorsoConfig):
+    """An actor-critic network: torso, optional LSTM, policy head, and one value head per task."""
+
     separate_value: bool = Field(
         default=False, description="The value function gets a torso of its own (as PPO's networks for MuJoCo)."
     )
@@ -67,11 +89,6 @@ class NetworkConfig(Config):
         ge=-20,
         le=20,
         description="Continuous actions: logarithm of the policy's standard deviation at the start.",
-    )
-    observation_filter: bool = Field(
-        default=False,
-        description="Observed floats: their running mean is subtracted, they are divided by their running deviation "
-        "and clipped to [-5, 5] (arXiv 1912.06680, appendix E).",
     )
     separate_roles: bool = Field(
         default=False, description="Each role, or each task, has a network of its own; otherwise all share one."
@@ -82,12 +99,16 @@ class NetworkConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> NetworkConfig:
-        if not len(self.filters) == len(self.kernels) == len(self.strides):
-            raise ValueError(
-                f"filters, kernels and strides need one number per convolution each, got {len(self.filters)}, "
-                f"{len(self.kernels)} and {len(self.strides)}"
-            )
+    def _consistent(self) -> Self:
         if self.separate_value and self.lstm_size:
             raise ValueError(f"separate_value needs lstm_size=0, got {self.lstm_size}: one LSTM serves both heads")
         return self
+
+
+class QNetworkConfig(TorsoConfig):
+    """A Q-network: torso, optional LSTM, one number per action."""
+
+    layer_norm: bool = Field(
+        default=True, description="Layer normalisation before every activation of the torso (arXiv 2407.04811)."
+    )
+    task_heads: bool = Field(default=False, description="Each task has a head of its own; else all share one.")

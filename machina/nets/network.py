@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from machina.specs import ActionSpec, EnvSpec
 from machina.types import ACTION_MASK
 
 CoreTensors = tuple[Tensor, ...]
+Output = TypeVar("Output")
 
 
 class NetworkInput(NamedTuple):
@@ -78,48 +79,64 @@ class NetworkContract(NamedTuple):
         return output
 
 
-class PolicyNetwork(nn.Module):
-    """The interface of every network, a user's own included.
+class Network(nn.Module, Generic[Output]):
+    """What the networks of all algorithms have in common.
 
-    A subclass sets the two attributes and defines ``forward``. Actors receive its parameters only, so it must not
-    keep buffers that change.
+    A subclass sets ``core_state_shapes`` and defines ``forward`` and ``masked``. Actors receive its parameters only, so
+    it must not keep buffers that change.
     """
 
     core_state_shapes: tuple[tuple[int, ...], ...]
     """Shapes of the core state's arrays for one slot; empty for a feed-forward network."""
+
+    def __call__(self, inputs: NetworkInput, core_state: CoreTensors) -> Output:
+        """``forward``, with actions that the observation's mask forbids put out of reach."""
+        output = self._output(inputs, core_state)
+        if ACTION_MASK not in inputs.observation:
+            return output
+        return self.masked(output, inputs.observation[ACTION_MASK])
+
+    def _output(self, inputs: NetworkInput, core_state: CoreTensors) -> Output:
+        return cast(Output, super().__call__(inputs, core_state))
+
+    def forward(self, inputs: NetworkInput, core_state: CoreTensors) -> Output:
+        """For T entries of B slots, starting from ``core_state`` ``[B, ...]``."""
+        raise NotImplementedError
+
+    def masked(self, output: Output, allowed: Tensor) -> Output:
+        """``output`` with the actions that are not ``allowed`` ``[T, B, sum of choices]`` out of reach."""
+        raise NotImplementedError
+
+    def cast_for_acting(self, dtype: torch.dtype) -> None:
+        """Keep the torso's weights in ``dtype``, where that saves converting them at every call."""
+
+
+class PolicyNetwork(Network[NetworkOutput]):
+    """The interface of every actor-critic network, a user's own included.
+
+    A subclass sets the two attributes and defines ``forward``.
+    """
+
     value_head: nn.Linear
     """The layer with ``num_tasks`` outputs that gives ``values``; PopArt rescales its rows."""
 
     contract: NetworkContract | None = None
     """What everything that a user's network returns is checked against; our own networks have none."""
 
-    def __call__(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
-        """``forward``, with the logits of actions that the observation's mask forbids put out of reach.
-
-        Raises:
-            RunFailedError: a user's network raised, or returned wrong shapes; one line that names it.
-        """
-        output = self._answer(inputs, core_state)
-        if ACTION_MASK not in inputs.observation:
-            return output
-        return output._replace(logits=masked(output.logits, inputs.observation[ACTION_MASK]))
-
-    def _answer(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
+    def _output(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
+        """Raises RunFailedError when a user's network raises or returns wrong shapes; one line that names it."""
         if self.contract is None:
-            return cast(NetworkOutput, super().__call__(inputs, core_state))
+            return super()._output(inputs, core_state)
         try:
-            output = super().__call__(inputs, core_state)
+            output = super()._output(inputs, core_state)
         except RAISED as error:
             reason = in_one_line_with_place(error, type(self).__module__)
             raise RunFailedError(f"network {self.contract.name!r}: forward raised {reason}") from error
         return self.contract.checked(output, inputs, core_state)
 
-    def forward(self, inputs: NetworkInput, core_state: CoreTensors) -> NetworkOutput:
-        """Read T entries of B slots, starting from ``core_state`` ``[B, ...]``."""
-        raise NotImplementedError
-
-    def cast_for_acting(self, dtype: torch.dtype) -> None:
-        """Keep the torso's weights in ``dtype``, where that saves converting them at every call."""
+    def masked(self, output: NetworkOutput, allowed: Tensor) -> NetworkOutput:
+        """Forbidden actions have no probability."""
+        return output._replace(logits=masked(output.logits, allowed))
 
 
 class RecurrentCore(nn.Module):

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeGuard
 import numpy as np
 
 from machina.errors import UserError
-from machina.nets.config import ImageLayout, NetworkConfig
+from machina.nets.config import ImageLayout, TorsoConfig
 from machina.specs import ArraySpec, EnvSpec
 from machina.types import ACTION_MASK, OBSERVATION
 
@@ -75,7 +75,7 @@ class Reading(NamedTuple):
         return f"{key} {shape}" + (f" ({', '.join(notes)})" if notes else "")
 
 
-def read(spec: EnvSpec, config: NetworkConfig) -> Reading:
+def read(spec: EnvSpec, config: TorsoConfig) -> Reading:
     """How the networks of ``machina.nets`` read an environment.
 
     Raises:
@@ -104,7 +104,7 @@ def size_of(arrays: Mapping[str, ArraySpec]) -> int:
     return sum(prod(array.shape) for array in arrays.values())
 
 
-def sizes_after_convolutions(image: ImageShape, config: NetworkConfig) -> list[tuple[int, int]]:
+def sizes_after_convolutions(image: ImageShape, config: TorsoConfig) -> list[tuple[int, int]]:
     """Height and width after each of the shallow net's convolutions; none for an image that is too small for them."""
     height, width = image.height, image.width
     sizes = []
@@ -138,9 +138,7 @@ def image_shape(shape: Sequence[int], layout: ImageLayout = "auto") -> ImageShap
     return ImageShape(stack * first, middle, last, "SCHW" if len(shape) == 4 else "CHW")
 
 
-def _torso(
-    spec: EnvSpec, arrays: Mapping[str, ArraySpec], config: NetworkConfig
-) -> tuple[Torso, dict[str, ImageShape]]:
+def _torso(spec: EnvSpec, arrays: Mapping[str, ArraySpec], config: TorsoConfig) -> tuple[Torso, dict[str, ImageShape]]:
     if config.torso in ("mlp", "units") or (config.torso == "auto" and is_units(arrays.get(UNITS))):
         return "mlp" if config.torso == "mlp" else "units", {}
     candidates = _candidates(spec, arrays, config.image_layout)
@@ -179,7 +177,7 @@ def _is_deep(image: ImageShape) -> bool:
     return image.layout != "HW" or min(image.height, image.width) >= SMALLEST_MATRIX
 
 
-def _scale(key: str, array: ArraySpec, config: NetworkConfig) -> float:
+def _scale(key: str, array: ArraySpec, config: TorsoConfig) -> float:
     """Bytes, and whatever has the axes of an image, are brought within -1 and 1; other numbers stay as they are."""
     is_float = array.dtype == "float32"
     if key == UNITS or (is_float and config.observation_filter):  # the filter has given floats a scale of their own

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from machina.errors import UserError
-from machina.nets.config import NetworkConfig
+from machina.nets.config import TorsoConfig
 from machina.nets.reading import (
     UNITS,
     UNITS_MASK,
@@ -46,16 +46,29 @@ class ImageConvolution(nn.Conv2d):
         return functional.conv2d(images, weight * self.scale, self.bias, self.stride, self.padding)
 
 
-def hidden_layers(inputs: int, sizes: Sequence[int], activation: type[nn.Module]) -> list[nn.Module]:
-    """Fully connected layers, an activation after each."""
+def hidden_layers(
+    inputs: int, sizes: Sequence[int], activation: type[nn.Module], config: TorsoConfig
+) -> list[nn.Module]:
+    """Fully connected layers, an activation after each, and layer normalisation before it if that is asked for."""
     layers: list[nn.Module] = []
     for size in sizes:
-        layers += [nn.Linear(inputs, size), activation()]
+        layers.append(nn.Linear(inputs, size))
+        if config.layer_norm:
+            layers.append(nn.LayerNorm(size))
+        layers.append(activation())
         inputs = size
     return layers
 
 
-def shallow_torso(image: ImageShape, config: NetworkConfig, scale: float) -> tuple[nn.Sequential, int]:
+def _image_norm(channels: int, config: TorsoConfig) -> list[nn.Module]:
+    """Layer normalisation of an image's features: over channels and places together, with a gain for each channel.
+
+    A group of all channels is computed without rearranging the image in memory, which ``LayerNorm`` would do.
+    """
+    return [nn.GroupNorm(1, channels)] if config.layer_norm else []
+
+
+def shallow_torso(image: ImageShape, config: TorsoConfig, scale: float) -> tuple[nn.Sequential, int]:
     """VALID convolutions and hidden layers with ReLU (the DQN torso); the module and its number of features."""
     size = sizes_after_convolutions(image, config)[-1]  # too small an image is none
     layers: list[nn.Module] = []
@@ -65,37 +78,41 @@ def shallow_torso(image: ImageShape, config: NetworkConfig, scale: float) -> tup
             layers.append(ImageConvolution(channels, filters, kernel, stride, 0, scale))
         else:
             layers.append(nn.Conv2d(channels, filters, kernel, stride))
-        layers.append(nn.ReLU(inplace=True))
+        layers += [*_image_norm(filters, config), nn.ReLU(inplace=True)]
         channels = filters
     hidden_sizes = _hidden_sizes(config, (512,))
     flat = channels * prod(size)
-    layers += [nn.Flatten(), *hidden_layers(flat, hidden_sizes, nn.ReLU)]
+    layers += [nn.Flatten(), *hidden_layers(flat, hidden_sizes, nn.ReLU, config)]
     return nn.Sequential(*layers), (hidden_sizes or (flat,))[-1]
 
 
-def flat_torso(arrays: Mapping[str, ArraySpec], config: NetworkConfig) -> tuple[nn.Sequential, int]:
+def flat_torso(arrays: Mapping[str, ArraySpec], config: TorsoConfig) -> tuple[nn.Sequential, int]:
     """Hidden layers with tanh for all arrays flattened and joined; the module and its number of features."""
     sizes = _hidden_sizes(config, (128, 128))
     inputs = size_of(arrays)
-    return nn.Sequential(*hidden_layers(inputs, sizes, nn.Tanh)), (sizes or (inputs,))[-1]
+    return nn.Sequential(*hidden_layers(inputs, sizes, nn.Tanh, config)), (sizes or (inputs,))[-1]
 
 
 class ResidualBlock(nn.Module):
-    """ReLU, conv 3x3, ReLU, conv 3x3, add."""
+    """ReLU, conv 3x3, ReLU, conv 3x3, add; with layer normalisation before each ReLU if that is asked for."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, config: TorsoConfig) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norms = nn.ModuleList([*_image_norm(channels, config), *_image_norm(channels, config)])
 
     def forward(self, images: Tensor) -> Tensor:
         """``[N, C, H, W]`` to the same shape."""
-        inner = self.first(functional.relu(images))
-        residual: Tensor = self.second(functional.relu(inner))
+        if not self.norms:
+            residual: Tensor = self.second(functional.relu(self.first(functional.relu(images))))
+            return images + residual
+        inner = self.first(functional.relu(self.norms[0](images)))
+        residual = self.second(functional.relu(self.norms[1](inner)))
         return images + residual
 
 
-def deep_torso(image: ImageShape, config: NetworkConfig, scale: float) -> tuple[nn.Sequential, int]:
+def deep_torso(image: ImageShape, config: TorsoConfig, scale: float) -> tuple[nn.Sequential, int]:
     """IMPALA's residual net (figure 3, right): three sections of conv, pool and two residual blocks, then 256 units.
 
     Convolutions and pools are SAME as in TensorFlow. An even side is padded on its far end only, which is what
@@ -109,11 +126,16 @@ def deep_torso(image: ImageShape, config: NetworkConfig, scale: float) -> tuple[
         else:
             layers.append(nn.Conv2d(channels, filters, 3, padding=1))
         layers.append(nn.MaxPool2d(3, stride=2, padding=(height % 2, width % 2), ceil_mode=True))
-        layers += [ResidualBlock(filters), ResidualBlock(filters)]
+        layers += [ResidualBlock(filters, config), ResidualBlock(filters, config)]
         channels, height, width = filters, -(-height // 2), -(-width // 2)
     hidden_sizes = _hidden_sizes(config, (256,))
     flat = channels * height * width
-    layers += [nn.ReLU(), nn.Flatten(), *hidden_layers(flat, hidden_sizes, nn.ReLU)]
+    layers += [
+        *_image_norm(channels, config),
+        nn.ReLU(),
+        nn.Flatten(),
+        *hidden_layers(flat, hidden_sizes, nn.ReLU, config),
+    ]
     return nn.Sequential(*layers), (hidden_sizes or (flat,))[-1]
 
 
@@ -126,7 +148,7 @@ class UnitsTorso(nn.Module):
     """
 
     def __init__(
-        self, name: str, arrays: Mapping[str, ArraySpec], scales: Mapping[str, float], config: NetworkConfig
+        self, name: str, arrays: Mapping[str, ArraySpec], scales: Mapping[str, float], config: TorsoConfig
     ) -> None:
         """Raises UserError, which names environment ``name``, when there are no units or their mask does not fit."""
         super().__init__()
@@ -146,10 +168,10 @@ class UnitsTorso(nn.Module):
         self.scales = {key: scales[key] for key in others}
         sizes = _hidden_sizes(config, (128, 128))
         width = (sizes or (128,))[0]
-        self.embedding = nn.Sequential(*hidden_layers(units.shape[1], (width, width), nn.ReLU))
-        self.others = nn.Sequential(*hidden_layers(size_of(others), (width,), nn.ReLU)) if others else None
+        self.embedding = nn.Sequential(*hidden_layers(units.shape[1], (width, width), nn.ReLU, config))
+        self.others = nn.Sequential(*hidden_layers(size_of(others), (width,), nn.ReLU, config)) if others else None
         joined = 2 * width if others else width
-        self.hidden = nn.Sequential(*hidden_layers(joined, sizes, nn.ReLU))
+        self.hidden = nn.Sequential(*hidden_layers(joined, sizes, nn.ReLU, config))
         self.output_size = (sizes or (joined,))[-1]
 
     def forward(self, arrays: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
@@ -170,7 +192,7 @@ class JoinedTorso(nn.Module):
     What comes of them goes through one more hidden layer together. ReLU throughout.
     """
 
-    def __init__(self, reading: Reading, config: NetworkConfig) -> None:
+    def __init__(self, reading: Reading, config: TorsoConfig) -> None:
         super().__init__()
         build = image_torso(reading.torso)
         parts = {key: build(image, config, reading.scales[key]) for key, image in reading.images.items()}
@@ -183,9 +205,9 @@ class JoinedTorso(nn.Module):
         self.others = nn.Sequential()
         if reading.others:
             inputs = size_of(reading.others)
-            self.others = nn.Sequential(*hidden_layers(inputs, sizes[:1], nn.ReLU))
+            self.others = nn.Sequential(*hidden_layers(inputs, sizes[:1], nn.ReLU, config))
             widths.append((sizes or (inputs,))[0])
-        self.hidden = nn.Sequential(*hidden_layers(sum(widths), sizes[-1:], nn.ReLU))
+        self.hidden = nn.Sequential(*hidden_layers(sum(widths), sizes[-1:], nn.ReLU, config))
         self.output_size = (sizes or (sum(widths),))[-1]
 
     def forward(self, arrays: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
@@ -200,7 +222,7 @@ class JoinedTorso(nn.Module):
         return hidden
 
 
-def image_torso(torso: str) -> Callable[[ImageShape, NetworkConfig, float], tuple[nn.Sequential, int]]:
+def image_torso(torso: str) -> Callable[[ImageShape, TorsoConfig, float], tuple[nn.Sequential, int]]:
     """What builds the torso of an image: from its shape, the options and a scale to a module and its features."""
     return shallow_torso if torso == "shallow" else deep_torso
 
@@ -208,7 +230,7 @@ def image_torso(torso: str) -> Callable[[ImageShape, NetworkConfig, float], tupl
 class Encoder(nn.Module):
     """Observations of N entries to ``[N, output_size]`` features, by the torso that suits them (``Reading``)."""
 
-    def __init__(self, spec: EnvSpec, config: NetworkConfig) -> None:
+    def __init__(self, spec: EnvSpec, config: TorsoConfig) -> None:
         """Raises UserError when the torso asked for does not suit the observation."""
         super().__init__()
         reading = read(spec, config)
@@ -269,7 +291,7 @@ def _channels_last(images: Tensor) -> Tensor:
     return torch.stack(images.unbind(1), dim=-1).permute(0, 3, 1, 2)
 
 
-def _hidden_sizes(config: NetworkConfig, default: tuple[int, ...]) -> tuple[int, ...]:
+def _hidden_sizes(config: TorsoConfig, default: tuple[int, ...]) -> tuple[int, ...]:
     return default if config.hidden_sizes is None else config.hidden_sizes
 
 

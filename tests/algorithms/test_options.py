@@ -21,9 +21,9 @@ from machina.algorithms.ppo.builder import build as build_ppo
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.algorithms.ppo.metrics import BatchSums, StepSums, batch_metrics, step_metrics
-from machina.algorithms.ppo.minibatches import Share, minibatches, share_of
 from machina.buffers.buffer import BufferSizes
 from machina.buffers.unrolls import slice_slots
+from machina.learner.minibatches import Share, minibatches, share_of
 from machina.learner.sums import SINGLE_RANK
 from machina.types import BEHAVIOUR_LOGITS
 

@@ -14,9 +14,9 @@ from unrolls import random_unroll
 
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
-from machina.algorithms.ppo.minibatches import Share, minibatches
 from machina.buffers.unrolls import concatenate_slots, slice_slots
 from machina.errors import UserError
+from machina.learner.minibatches import Share, minibatches
 from machina.learner.sums import SINGLE_RANK
 from machina.losses.alignment import aligned
 from machina.nets.policy import SampledPolicy

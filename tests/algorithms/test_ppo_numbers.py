@@ -25,7 +25,7 @@ from by_hand import (
 
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
-from machina.algorithms.ppo.minibatches import Share, minibatches
+from machina.learner.minibatches import Share, minibatches
 from machina.learner.sums import SINGLE_RANK
 from machina.types import BEHAVIOUR_LOGITS, Array, Unroll
 

@@ -75,7 +75,7 @@ def test_memory_that_runs_out_while_learning(place: str, tmp_path: Path, monkeyp
     """PyTorch's allocator refuses; the line says what to make smaller, and what was learned is saved."""
     step, calls = TrainedNetwork.step, 0
 
-    def strike(self: TrainedNetwork, *arguments: Any) -> None:
+    def strike(self: TrainedNetwork[Any], *arguments: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 5:

@@ -54,3 +54,24 @@ def minibatches(
             slot -= share.first
             mine = (slot >= 0) & (slot < share.own)
             yield torch.from_numpy(t[mine] * share.own + slot[mine])
+
+
+CPU_CHUNK_BYTES = 256 * 4 * 84 * 84
+"""Observations that go through the network at once on a CPU, 256 of Atari; more fall out of its caches (see IMPALA's
+learner)."""
+
+LEAST_ENTRY_BYTES = 256
+"""An entry counts as this much at least: a hidden layer of 64 floats needs it."""
+
+
+def chunk_items(device: torch.device, observation_bytes: int, entries: int) -> int:
+    """How many items of ``entries`` entries each go through the network at once."""
+    if device.type != "cpu":
+        return 2**31
+    return max(1, CPU_CHUNK_BYTES // (entries * max(LEAST_ENTRY_BYTES, observation_bytes)))
+
+
+def flat_steps(slots: Tensor, num_slots: int, num_samples: int) -> Tensor:
+    """Indices of all steps of these slots among samples in the order ``t * num_slots + slot``, time-major."""
+    first_of_step = torch.arange(0, num_samples, max(1, num_slots), device=slots.device)
+    return (first_of_step[:, None] + slots[None]).flatten()

@@ -1,0 +1,95 @@
+"""How PQN acts: epsilon-greedily, each slot with its own share of random actions."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from machina.algorithms.pqn.config import PQNConfig
+from machina.learner.base_learner import linear
+from machina.nets.build import build_q_network
+from machina.nets.policy import NetworkPolicy
+from machina.nets.q_network import QNetwork
+from machina.specs import EnvSpec
+from machina.types import ACTION_MASK, ActorInput, ActorOutput, BoolArray, FloatArray, IntArray
+
+MAX_Q = "max_q"
+"""Policy output: the highest value among the actions allowed at the entry, ``[...]`` float32."""
+
+EPSILON = "epsilon"
+"""Policy output: the share of random actions with which the entry was acted on, ``[...]`` float32."""
+
+
+def epsilons(config: PQNConfig, slots: IntArray, num_slots: int, done: float) -> FloatArray:
+    """The share of random actions of each slot, ``[B]``.
+
+    Args:
+        config: has the schedule.
+        slots: ``[B]`` indices among all slots.
+        num_slots: N, of all slots.
+        done: share of the run that lies behind.
+    """
+    of_schedule = 1.0 if config.exploration_share == 0 else min(1.0, done / config.exploration_share)
+    base = linear(config.epsilon, config.epsilon_final, of_schedule)
+    exponents = 1 + config.epsilon_spread * slots / max(1, num_slots - 1)
+    return np.asarray(base**exponents, np.float32)
+
+
+class EpsilonGreedyPolicy(NetworkPolicy[QNetwork]):
+    """Takes the action of the highest value, or with probability epsilon any one; implements ``Policy``.
+
+    Args:
+        config: of the algorithm.
+        spec: of the environment.
+        device: to act on.
+        precision: ``auto``, ``float32`` or ``bfloat16``.
+        explores: False never takes a random action.
+        num_slots: of all that act at once in the run.
+    """
+
+    def __init__(
+        self, config: PQNConfig, spec: EnvSpec, device: str, precision: str, *, explores: bool, num_slots: int
+    ) -> None:
+        super().__init__(build_q_network(spec, config.network, seed=0), spec, device, precision)
+        self._config = config
+        self._explores = explores
+        self._num_slots = num_slots
+        self._done = 0.0
+
+    def act(self, inputs: ActorInput) -> ActorOutput:
+        """Act for B slots; see ``machina.interfaces.Policy``."""
+        with self._acting():
+            output = self.network(*self._entry(inputs))
+            best = output.q_values[0].max(dim=-1)
+            # One transfer for both.
+            max_q, actions = torch.stack([best.values.double(), best.indices.double()]).cpu().numpy()
+            core_state = tuple(state.cpu().numpy() for state in output.core_state)
+        action = actions.astype(np.int64)
+        shares = np.zeros(len(action), np.float32)
+        if self._explores:
+            shares = epsilons(self._config, inputs.slots, self._num_slots, self._done)
+            allowed = inputs.observation.get(ACTION_MASK)
+            if allowed is None:
+                allowed = np.ones((len(action), output.q_values.shape[-1]), np.bool_)
+            random = inputs.uniforms < shares
+            action[random] = chosen(allowed[random], inputs.uniforms[random] / shares[random])
+        outputs = {MAX_Q: max_q.astype(np.float32), EPSILON: shares}
+        return ActorOutput(action, outputs, core_state)
+
+    def load_parameters(self, parameters: Tensor, done: float) -> None:
+        """Copy a published flat vector into the network; exploration goes by ``done``."""
+        self._load_flat(parameters)
+        self._done = done
+
+
+def chosen(allowed: BoolArray, uniforms: FloatArray) -> IntArray:
+    """One of the allowed actions of each row, each as likely as the others.
+
+    Args:
+        allowed: ``[B, A]``, one in each row at least.
+        uniforms: ``[B]`` in [0, 1).
+    """
+    counts = allowed.sum(axis=1)
+    which = np.minimum((uniforms * counts).astype(np.int64), counts - 1)
+    return np.asarray((allowed.cumsum(axis=1) > which[:, None]).argmax(axis=1), np.int64)

@@ -1,0 +1,75 @@
+"""Configuration of PQN. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from machina.algorithms.reward_config import RewardConfig
+from machina.errors import UserError
+from machina.nets.config import QNetworkConfig
+
+
+class PQNConfig(RewardConfig):
+    """Defaults are those of the published code for Atari (arXiv 2407.04811), unless a field says otherwise.
+
+    Fields whose name ends in ``_final`` are reached linearly; None keeps the start.
+    """
+
+    unroll_length: int = Field(default=32, ge=1, le=1_000_000, description="T: env steps per unroll.")
+    epochs: int = Field(default=2, ge=1, le=1000, description="Passes over each batch.")
+    minibatches: int = Field(
+        default=32, ge=1, le=10**9, description="Parts of a batch, an optimiser step each, in every epoch."
+    )
+    learning_rate: float = Field(default=2.5e-4, gt=0, le=100, description="Step size of RAdam at the start.")
+    learning_rate_final: float | None = Field(
+        default=None, ge=0, le=100, description="Step size of RAdam at the end of the run."
+    )
+    gamma: float = Field(default=0.99, gt=0, le=1, description="Discount per env step.")
+    q_lambda: float = Field(
+        default=0.65, ge=0, le=1, description="Decay of the traces: 0 is the one-step target, 1 the whole return."
+    )
+    max_grad_norm: float = Field(
+        default=10.0, gt=0, le=1e12, description="The gradient's norm over all weights is cut to this."
+    )
+    epsilon: float = Field(default=1.0, ge=0, le=1, description="Share of random actions at the start.")
+    epsilon_final: float = Field(default=0.001, ge=0, le=1, description="Share of random actions in the end.")
+    exploration_share: float = Field(
+        default=0.1, ge=0, le=1, description="Share of the run over which epsilon falls to its final value."
+    )
+    epsilon_spread: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="alpha: slot i of N explores with epsilon ** (1 + alpha i / (N - 1)), as in Ape-X (arXiv "
+        "1803.00933, where it is 7); 0: all alike.",
+    )
+    reward_clip: Literal["auto", "clip", "none"] = Field(
+        default="auto",
+        description="clip: the learner sees rewards clipped to [-1, 1]; none: as the environment gave; auto: clipped "
+        "for Atari games, as in the published code.",
+    )
+    network: QNetworkConfig = QNetworkConfig()
+
+    @property
+    def passes(self) -> int:
+        """The epochs."""
+        return self.epochs
+
+    @property
+    def policy_lag_bound(self) -> int:
+        """Nothing corrects for the policy that acted; one update lets actors and learner work at the same time."""
+        return 1
+
+    def check_batch(self, batch_size: int) -> None:
+        """Every minibatch needs something to learn from.
+
+        Raises:
+            UserError: more minibatches than there are parts.
+        """
+        recurrent = self.network.lstm_size > 0
+        most = batch_size if recurrent else batch_size * self.unroll_length
+        if self.minibatches > most:
+            what = "unrolls, which an LSTM needs whole" if recurrent else "env steps"
+            raise UserError(f"minibatches={self.minibatches}: a batch has {most} {what}; use at most {most}")
