@@ -91,7 +91,7 @@ class PQNLearner(BaseLearner[QNetwork]):
         if finite:
             parts = minibatches(
                 share,
-                config.unroll_length,
+                len(steps.mask),
                 config.epochs,
                 config.minibatches,
                 bool(unroll.core_state),

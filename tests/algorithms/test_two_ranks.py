@@ -16,6 +16,9 @@ from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
+from machina.algorithms.pqn.acting import EPSILON, MAX_Q
+from machina.algorithms.pqn.config import PQNConfig
+from machina.algorithms.pqn.learning import PQNLearner
 from machina.buffers.unrolls import slice_slots
 from machina.interfaces import Ranks
 from machina.learner.sums import SINGLE_RANK
@@ -44,18 +47,23 @@ class ThreadRank:
 def make(algorithm: str, ranks: Ranks, popart: bool, lstm_size: int) -> Any:
     network = LINEAR | {"observation_filter": True, "lstm_size": lstm_size}
     common = {"network": network, "popart": popart, "popart_beta": 0.1, "learning_rate": 0.02}
+    if algorithm == "pqn":
+        options = {"network": network | {"layer_norm": False}, "learning_rate": 0.02, "minibatches": 2}
+        return PQNLearner(PQNConfig.model_validate(options), GAME, "cpu", "float32", 0, ranks)
     if algorithm == "impala":
         return ImpalaLearner(ImpalaConfig.model_validate(common), GAME, "cpu", "float32", 0, ranks)
-    options = PPOConfig.model_validate(common | {"minibatches": 2, "adam_epsilon": 0.05})
-    return PPOLearner(options, GAME, "cpu", "float32", 0, ranks)
+    ppo = PPOConfig.model_validate(common | {"minibatches": 2, "adam_epsilon": 0.05})
+    return PPOLearner(ppo, GAME, "cpu", "float32", 0, ranks)
 
 
 @pytest.mark.parametrize("share", [0, 2])
 @pytest.mark.parametrize(("popart", "lstm_size"), [(False, 0), (True, 0), (True, 3)])
-@pytest.mark.parametrize("algorithm", ["impala", "ppo"])
+@pytest.mark.parametrize("algorithm", ["impala", "ppo", "pqn"])
 def test_two_ranks_make_the_update_of_one(algorithm: str, popart: bool, lstm_size: int, share: int) -> None:
     core = tuple(torch.zeros(SLOTS, lstm_size).numpy() for _ in range(2 if lstm_size else 0))
     batches = [game_batch(seed)._replace(core_state=core) for seed in (1, 2)]
+    if algorithm == "pqn":
+        batches = [each._replace(policy_outputs=dict.fromkeys((MAX_Q, EPSILON), each.reward)) for each in batches]
     single = make(algorithm, SINGLE_RANK, popart, lstm_size)
     expected = [single.update(batch, 0.0).metrics for batch in batches]
     meeting, tables = threading.Barrier(2), [list[Tensor](), list[Tensor]()]
