@@ -66,9 +66,8 @@ LEAST_ENTRY_BYTES = 256
 
 def chunk_items(device: torch.device, observation_bytes: int, entries: int) -> int:
     """How many items of ``entries`` entries each go through the network at once."""
-    if device.type != "cpu":
-        return 2**31
-    return max(1, CPU_CHUNK_BYTES // (entries * max(LEAST_ENTRY_BYTES, observation_bytes)))
+    entry_bytes = max(LEAST_ENTRY_BYTES, observation_bytes)
+    return max(1, CPU_CHUNK_BYTES // (entries * entry_bytes)) if device.type == "cpu" else 2**31
 
 
 def flat_steps(slots: Tensor, num_slots: int, num_samples: int) -> Tensor:

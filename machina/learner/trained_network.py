@@ -14,7 +14,6 @@ from machina.interfaces import Ranks
 from machina.learner.filter_statistics import FilterStatistics
 from machina.learner.popart import PopArt, rescale_head
 from machina.nets.network import Network, NetworkInput, PolicyNetwork
-from machina.nets.observation_filter import ObservationFilter
 from machina.nets.parameters import FILTER, POPART, check_alike, check_names, load_tensors
 from machina.specs import EnvSpec
 
@@ -60,11 +59,6 @@ class TrainedNetwork(Generic[N]):
         self.optimizer = make_optimizer(self.trained)
         self.filter: FilterStatistics | None = None
         if observation_filter:
-            if not any(isinstance(module, ObservationFilter) for module in self.network.modules()):
-                raise UserError(
-                    f"observation_filter: the network {type(network).__name__} holds no ObservationFilter "
-                    "(machina.nets.observation_filter); give it one, or leave the option off"
-                )
             self.filter = FilterStatistics(spec, device)
 
     # One step

@@ -12,6 +12,7 @@ from torch import nn
 from machina.errors import RAISED, RunFailedError, UserError, in_one_line_with_place, nearest
 from machina.nets.config import NetworkConfig, QNetworkConfig, TorsoConfig
 from machina.nets.network import ActorCritic, NetworkContract, NetworkInput, PolicyNetwork
+from machina.nets.observation_filter import ObservationFilter
 from machina.nets.q_network import QNetwork
 from machina.nets.roles import RoleNetworks
 from machina.plugins import load_function
@@ -124,6 +125,11 @@ def _built(name: str, build: NetworkBuilder, spec: EnvSpec, config: NetworkConfi
         reason = in_one_line_with_place(error, getattr(build, "__module__", ""))
         raise UserError(f"network {name!r}: the builder raised {reason}") from error
     _check_parts(name, network, spec)
+    if config.observation_filter and not any(isinstance(module, ObservationFilter) for module in network.modules()):
+        raise UserError(
+            f"observation_filter: network {name!r} holds no ObservationFilter (machina.nets.observation_filter); give "
+            "it one, or leave the option off"
+        )
     network.contract = NetworkContract(name, spec.action.num_parameters, spec.num_tasks)
     # One entry as in acting, several as in learning, and a single slot, where a `squeeze` too many shows.
     for entries, slots in ((1, 2), (3, 2), (1, 1)):

@@ -53,7 +53,7 @@ def test_ppo_takes_256_observations_of_atari_at_once(recurrent: bool) -> None:
 
 
 def test_small_observations_count_as_much_as_a_hidden_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("machina.algorithms.ppo.learning.CPU_CHUNK_BYTES", 10 * 256)
+    monkeypatch.setattr("machina.learner.minibatches.CPU_CHUNK_BYTES", 10 * 256)
     small, large = spec_of((3,), "float32"), spec_of((65,), "float32")
     assert shapes_seen(ppo(small), small, 2) == [[9, 1]] * 2 + [[1, 10], [1, 6]]
     assert shapes_seen(ppo(large), large, 2) == [[9, 1]] * 2 + [[1, 9], [1, 7]]

@@ -85,7 +85,7 @@ def test_the_gradient_is_that_of_the_whole_batch_however_it_is_cut(monkeypatch: 
     batch = random_unroll(spec, 7, 5, seed=2)
     gradients = []
     for size in (10**9, 1024):
-        monkeypatch.setattr("machina.algorithms.ppo.learning.CPU_CHUNK_BYTES", size)
+        monkeypatch.setattr("machina.learner.minibatches.CPU_CHUNK_BYTES", size)
         learner = make_learner(spec, epochs=1, minibatches=1)
         learner.update(batch, 0.0)
         gradients.append([parameter.grad.clone() for parameter in learner.model.trained if parameter.grad is not None])

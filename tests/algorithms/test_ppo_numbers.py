@@ -211,7 +211,7 @@ def pair(**options: Any) -> tuple[PPOLearner, PPOByHand]:
 @pytest.mark.parametrize("name", [*CASES, "slot by slot"])
 def test_two_updates_are_those_of_the_paper(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "slot by slot":  # as larger networks go through them
-        monkeypatch.setattr("machina.algorithms.ppo.learning.CPU_CHUNK_BYTES", 1)
+        monkeypatch.setattr("machina.learner.minibatches.CPU_CHUNK_BYTES", 1)
     learner, by_hand = pair(**CASES.get(name, CASES["all at once"]))
     check_two_updates(learner, by_hand)
 

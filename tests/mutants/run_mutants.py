@@ -34,11 +34,15 @@ EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
 IMPALA = ["algorithms/test_impala_numbers.py"]
 IMPALA += [f"algorithms/{name}.py" for name in ("test_options", "test_two_ranks", "test_chunks")]
 PPO = ["algorithms/test_ppo_numbers.py", *IMPALA[1:]]
+PQN = ["algorithms/test_pqn_numbers.py", "algorithms/test_pqn_acting.py"]
 TESTS = {
     "algorithms/actor_critic/": [*IMPALA, "algorithms/test_impala_learning.py", "launch/test_run_facts.py"],
     "algorithms/impala/": [*IMPALA, "algorithms/test_impala_learning.py"],
     "algorithms/impala_popart/": ["algorithms/test_options.py"],
     "algorithms/ppo/": [*PPO, "algorithms/test_ppo_learning.py"],
+    "algorithms/pqn/": [*PQN, "algorithms/test_two_ranks.py"],
+    "machina/learner/minibatches.py": [*PPO, *PQN, "algorithms/test_chunks.py", "algorithms/test_ppo_learning.py"],
+    "machina/losses/q_lambda.py": ["losses/test_q_lambda.py"],
     "machina/losses/": ["losses/test_vtrace.py", "losses"],
     "machina/learner/popart.py": ["learner/test_popart.py", "algorithms/test_impala_learning.py"],
     "machina/learner/optimizers.py": ["learner/test_optimizers.py", "algorithms/test_impala_numbers.py"],
