@@ -1,1 +1,1 @@
-"""Algorithms, one folder each: the same files in every one (config, learning, builder)."""
+"""Algorithms, one folder each: configuration, learner, builder; `actor_critic` is what several have in common."""

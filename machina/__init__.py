@@ -1,7 +1,7 @@
 """Machina: reinforcement learning at scale with simple algorithms.
 
 ``machina.train``, ``resume``, ``evaluate``, ``match`` and ``load_policy`` do what the commands do;
-``register_algorithm``, ``register_environment`` and ``register_network`` add parts of your own.
+``register_algorithm``, ``register_environment`` and ``register_network`` add your own.
 """
 
 from __future__ import annotations

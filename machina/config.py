@@ -94,7 +94,7 @@ class EnvConfig(Config):
 
 
 class RuntimeConfig(Config):
-    """Where the parts run and with how many threads. None derives the number from this machine."""
+    """Where actors and learner run, and with how many threads. None derives the number from this machine."""
 
     place: Literal["inline", "local", "ray"] = Field(
         default="local",
@@ -316,11 +316,11 @@ def _key(part: object) -> str:
     return text if len(text) < 100 and text.isprintable() else _short.repr(text)
 
 
-def _stated_range(model: type[BaseModel] | None, place: Sequence[int | str]) -> str:
-    """The range of the field at ``place``; from a command line it comes without the sections that lead to it."""
-    if model is not None and place[0] not in model.model_fields:
-        place = (*option_paths(model).get(str(place[0]), ()), *place)
-    for part in place:
+def _stated_range(model: type[BaseModel] | None, path: Sequence[int | str]) -> str:
+    """The range of the field at ``path``; from a command line it comes without the sections that lead to it."""
+    if model is not None and path[0] not in model.model_fields:
+        path = (*option_paths(model).get(str(path[0]), ()), *path)
+    for part in path:
         field = None if model is None else model.model_fields.get(str(part))
         if field is None:
             return ""

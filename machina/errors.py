@@ -28,7 +28,7 @@ class RunFailedError(Exception):
 class EnvironmentFaultError(Exception):
     """An environment raised, returned NaN or a wrong shape, or did not return in time.
 
-    The runtime replaces the environment; after ``max_restarts`` it stops the run with this message.
+    The actor replaces the environment; after ``max_restarts`` it stops the run with this message.
 
     Args:
         message: one line that names the environment.

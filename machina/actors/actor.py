@@ -50,7 +50,7 @@ class Actor:
         groups: built by the caller, so that it chooses how environments are stepped.
         queue: where full unrolls go.
         on_fault: called for every environment that failed, before it is replaced; may raise to stop the run.
-        ordered: rank unrolls by round and slot instead of arrival (lock-step mode).
+        ordered: order unrolls by round and slot instead of arrival (lock-step mode).
         opponents: other players in the groups' games.
     """
 

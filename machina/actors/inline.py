@@ -42,7 +42,7 @@ class InlineActors(InProcessActors):
         self._built: Future[None] = Future()
         self._stopping = threading.Event()
         self._round: deque[Actor] = deque()
-        """Actors that are still to play their part of the round under way."""
+        """Actors that have yet to run in the round under way."""
 
     def start(self, state: dict[str, Array]) -> None:
         """Begin to build the environments, and continue from ``state`` (empty: a new run)."""

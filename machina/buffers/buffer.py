@@ -36,7 +36,7 @@ class Handover(NamedTuple):
     release: Callable[[], None]
     """Called once when nobody reads the unroll any more."""
     order: int | None = None
-    """Rank among queued unrolls; None is arrival order."""
+    """Position among queued unrolls; None is arrival order."""
 
 
 class Part(NamedTuple):
@@ -95,7 +95,7 @@ class Batch:
             if start < stop:
                 share.append(part.within(start, stop))
             position += part.stop - part.start
-        # A rank without slots takes part in the sums all the same; it needs the arrays' shapes.
+        # A rank without slots takes part in the sums nevertheless; it needs the arrays' shapes.
         return share or [self.parts[0].within(self.parts[0].start, self.parts[0].start)]
 
     def release(self) -> None:

@@ -16,9 +16,11 @@ from machina.config import Config
 class DoctorOptions(Config):
     """What this machine offers, and a job's measured ceiling, which live views then refer to."""
 
-    algorithm: Positional[str] = Field(default="impala", description="Algorithm whose parts are measured.")
-    environment: Positional[str] = Field(default="pong", description="Environment whose parts are measured.")
-    seconds: float = Field(default=4.0, gt=0, le=3600, description="Seconds of measurement per part.")
+    algorithm: Positional[str] = Field(default="impala", description="Algorithm to measure.")
+    environment: Positional[str] = Field(default="pong", description="Environment to measure.")
+    seconds: float = Field(
+        default=4.0, gt=0, le=3600, description="Seconds for each of environment, acting and learning."
+    )
 
 
 def run(arguments: list[str]) -> int:

@@ -78,8 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a disk that is full or refuses, wherever it strikes
-        place = f": '{error.filename}'" if error.filename else ""
-        return _failed(f"{error.strerror or error}{place}", 1)
+        where = f": '{error.filename}'" if error.filename else ""
+        return _failed(f"{error.strerror or error}{where}", 1)
     except (MemoryError, RuntimeError) as error:  # more than machina.launch.sizes could forecast
         reason = out_of_memory(error)
         if not reason:

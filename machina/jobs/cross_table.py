@@ -118,8 +118,8 @@ def evenly_spread(snapshots: Sequence[SnapshotRow], most: int) -> list[SnapshotR
     """At most this many of them, the last one always and with room for two the first one too."""
     if len(snapshots) <= most:
         return list(snapshots)
-    places = np.linspace(len(snapshots) - 1, 0, most).round().astype(int)
-    return [snapshots[place] for place in reversed(places.tolist())]
+    indices = np.linspace(len(snapshots) - 1, 0, most).round().astype(int)
+    return [snapshots[index] for index in reversed(indices.tolist())]
 
 
 def _after(done: int, total: int, progress: Progress) -> Progress:
@@ -141,11 +141,11 @@ def _read(file: Path) -> _Records:
 
 
 def _table(names: list[str], records: Iterable[PairRecord]) -> CrossTable:
-    place = {name: index for index, name in enumerate(names)}
+    index_of = {name: index for index, name in enumerate(names)}
     rates: list[list[float | None]] = [[None] * len(names) for _ in names]
     games = [[0] * len(names) for _ in names]
     for record in records:
-        a, b = (place[name] for name, _ in record.players)
+        a, b = (index_of[name] for name, _ in record.players)
         rates[a][b], rates[b][a] = record.win_rate, 1 - record.win_rate
         games[a][b] = games[b][a] = record.games
     return CrossTable(names=tuple(names), win_rates=tuple(map(tuple, rates)), games=tuple(map(tuple, games)))

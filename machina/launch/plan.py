@@ -106,7 +106,7 @@ def plan_machine(config: AnyRunConfig, spec: EnvSpec) -> MachinePlan:
     """Choose devices, precision and numbers of threads.
 
     On a CPU the learner and the actors share the cores: every thread that waits leaves its core to
-    another, so each part gets what it can use rather than a share (measured in docs/benchmarks.md)."""
+    another, so each gets what it can use rather than a share (measured in docs/benchmarks.md)."""
     runtime = config.runtime
     cores = available_cores()
     device = resolve_device(runtime.device)

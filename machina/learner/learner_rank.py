@@ -64,7 +64,7 @@ class LearnerRank:
         self._learner.load_initial(tensors, with_value)
 
     def skipped(self) -> Unroll[Array] | None:
-        """This rank's part of the last batch, when its update was skipped for NaN."""
+        """This rank's share of the last batch, when its update was skipped for NaN."""
         return self._skipped
 
 

@@ -121,10 +121,10 @@ def _tasks_of_slots(spec: EnvSpec, tasks: Sequence[int], episodes: int) -> list[
 
 def _parties(spec: EnvSpec, task_ids: Sequence[int], tasks: Sequence[int], episodes: int) -> list[_Party]:
     """Those that are asked for; the episodes of a task are spread evenly over its parties."""
-    places = np.arange(len(task_ids)).reshape(-1, spec.slots_per_game)
+    games = np.arange(len(task_ids)).reshape(-1, spec.slots_per_game)
     parties = []
     for task in tasks:
-        own = [np.array([slot for slot in place if task_ids[slot] == task]) for place in places]
+        own = [np.array([slot for slot in game if task_ids[slot] == task]) for game in games]
         own = [slots for slots in own if len(slots)]
         share, rest = divmod(episodes, len(own))
         parties += [_Party(task, slots, share + (index < rest)) for index, slots in enumerate(own)]

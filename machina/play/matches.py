@@ -218,7 +218,7 @@ class _Match:
         self._players = players
         self._team_of_seat = spec.team_of_seat
         self._results: list[GameResult | None] = [None] * games
-        # Game n runs at the place n modulo G; a place that has no more to play steps on, for nothing.
+        # Game n runs at position n modulo G; a position without further games keeps stepping, without effect.
         self._game = np.arange(side_by_side)
         *seeds, action_seed = np.random.SeedSequence([seed, Stream.MATCH]).generate_state(num_slots + 1)
         self._seeds = [int(each >> 1) for each in seeds]
@@ -247,10 +247,10 @@ class _Match:
             if (~over & (lengths >= most_steps) & (self._game < len(self._results))).any():
                 raise endless(self._env.spec.name, most_steps)
             cut = np.logical_or.reduce((entry.truncated & ~entry.terminated).reshape(shape), axis=1)
-            for place in np.flatnonzero(over).tolist():
-                game = int(self._game[place])
+            for position in np.flatnonzero(over).tolist():
+                game = int(self._game[position])
                 if game < len(self._results):
-                    finished.append(self._result(game, scores[place], int(lengths[place]), bool(cut[place])))
+                    finished.append(self._result(game, scores[position], int(lengths[position]), bool(cut[position])))
                     self._results[game] = finished[-1]
                     if progress is not None:
                         progress(len(finished), len(self._results))
