@@ -49,7 +49,7 @@ class PQNAlgorithm:
     def describe(self, spec: EnvSpec) -> LearningFacts:
         """How the network reads observations, and what is done with rewards."""
         network = self.config.network
-        line = read(spec, network).told(spec)
+        line = read(spec, network).describe(spec)
         line += "; layer normalisation" if network.layer_norm else ""
         line += f"; then an LSTM of {network.lstm_size}" if network.lstm_size else ""
         line += f"; a head for each of {spec.num_tasks} tasks" if network.task_heads and spec.num_tasks > 1 else ""
