@@ -18,8 +18,8 @@ from machina.envs.builders import parse_environment
 from machina.envs.config import GameConfig
 from machina.envs.games.scripted import SCRIPTED, Rule
 from machina.league.ratings import Ratings
-from machina.play.matches import RulePlayer, play_match
-from machina.types import Array, FloatArray, GameResult, IntArray, Observation
+from machina.play.matches import MatchResult, RulePlayer, play_match
+from machina.types import Array, FloatArray, IntArray, Observation
 
 SHARES = (0.0, 1 / 64, 1 / 32, 1 / 16, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
@@ -37,12 +37,12 @@ def diluted(heuristic: Rule, random: Rule, share: float) -> Rule:
     return choose
 
 
-def step(game: str, games: int, weaker: int) -> tuple[GameResult, ...]:
-    """The games of one share against the next."""
+def step(game: str, games: int, weaker: int) -> MatchResult:
+    """One share against the next."""
     random = SCRIPTED[game]["random"]
     heuristic = list(SCRIPTED[game].values())[-1]
     players = [RulePlayer(f"{share:g}", diluted(heuristic, random, share)) for share in SHARES[weaker : weaker + 2]]
-    return play_match(parse_environment(game, GameConfig()), players, games, weaker).games
+    return play_match(parse_environment(game, GameConfig()), players, games, weaker)
 
 
 def measure(game: str, games: int, pool: ProcessPoolExecutor) -> None:
@@ -50,9 +50,9 @@ def measure(game: str, games: int, pool: ProcessPoolExecutor) -> None:
     ratings = Ratings({"0": 0.0})
     steps = len(SHARES) - 1
     for weaker, played in enumerate(pool.map(step, [game] * steps, [games] * steps, range(steps))):
-        for each in played:
+        for each in played.games:
             ratings.record(each.players, each.scores)
-        won = ratings.cross_table().win_rates[weaker + 1][weaker]
+        won = played.win_rate(f"{SHARES[weaker + 1]:g}").value
         pair = f"{SHARES[weaker + 1]:g} against {SHARES[weaker]:g}"
         print(f"{game}: step {weaker + 1} of {steps}, {pair}: {won}", flush=True)
     top = next(row for row in ratings.table() if row.name == "1")

@@ -24,7 +24,7 @@ from machina.launch.configuration import config_for_acting
 from machina.launch.plan import env_factory, plan_run, seed_shared_generators
 from machina.launch.self_play import snapshots_folder
 from machina.league.pool import Snapshot
-from machina.league.table import League, MatchRow, read_league
+from machina.league.table import LeagueTable, MatchRow, read_league
 from machina.play.matches import MatchResult, Player, PolicyPlayer, Progress, RulePlayer, play_match
 from machina.play.timed import TimedFactory
 from machina.specs import EnvSpec
@@ -61,7 +61,7 @@ class RunPlayers:
         self._store = snapshots_folder(self.run)
 
     @cached_property
-    def league(self) -> League | None:
+    def league(self) -> LeagueTable | None:
         """What the run's league wrote last; None of a run that is no league."""
         return read_league(self.run.path)
 

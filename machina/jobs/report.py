@@ -13,7 +13,7 @@ from machina.jobs.film import film
 from machina.jobs.match import RunPlayers, heuristic
 from machina.launch.configuration import AnyRunConfig, saved_config
 from machina.league.ratings import win_probability
-from machina.league.table import CrossTable, League
+from machina.league.table import CrossTable, LeagueTable
 from machina.metrics import read_metrics
 from machina.play.matches import Progress
 from machina.report.evaluation import latest_evaluation
@@ -112,7 +112,7 @@ def _facts(run: RunDirectory, config: AnyRunConfig) -> list[str]:
 def _show_league(
     pages: _Pages,
     players: RunPlayers,
-    league: League,
+    league: LeagueTable,
     games: int,
     snapshots: int,
     seed: int,
@@ -136,7 +136,7 @@ def _show_league(
     _show_film(pages, players, seed)
 
 
-def _show_cross_table(pages: _Pages, league: League, table: CrossTable) -> None:
+def _show_cross_table(pages: _Pages, league: LeagueTable, table: CrossTable) -> None:
     counts = {count for row in table.games for count in row if count}
     if not counts:
         pages.miss("Everybody against everybody", "no pair has met")
@@ -150,7 +150,7 @@ def _show_cross_table(pages: _Pages, league: League, table: CrossTable) -> None:
     pages.show("Everybody against everybody", drawn, *lines)
 
 
-def predicted_against_measured(league: League, table: CrossTable) -> Predictions | None:
+def predicted_against_measured(league: LeagueTable, table: CrossTable) -> Predictions | None:
     """How far the ratings' predictions are from a table of games that the ratings don't know; None without any pair."""
     mu = {row.name: row.mu for row in league.ratings}
     pairs: list[tuple[str, str, float, float]] = []

@@ -7,6 +7,7 @@ from typing import Any
 
 from machina.launch.places import Actors
 from machina.launch.self_play import League
+from machina.league.table import LeagueTable
 from machina.learner.learner_group import Updated
 from machina.types import Array
 
@@ -52,7 +53,7 @@ class RunHook:
         """What it adds to a line of the metrics."""
         return {}
 
-    def table(self) -> dict[str, Any] | None:
+    def table(self) -> LeagueTable | None:
         """What the live view shows of it."""
         return None
 
@@ -112,7 +113,7 @@ class SelfPlayHook(RunHook):
         """The pool and the newest rating."""
         return self._league.metrics()
 
-    def table(self) -> dict[str, Any]:
+    def table(self) -> LeagueTable:
         """Ratings and pool."""
         return self._league.table()
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from machina.actors.actor_group import ActorStats
 from machina.launch.progress import Meter, Progress
+from machina.league.table import LeagueTable
 from machina.metrics import EpisodeTracker
 from machina.report.live import LiveView, StartupProgress
 from machina.report.scores import human_normalized
@@ -44,8 +44,7 @@ class RunView:
         self.latest: dict[str, float] = {}
         """Metrics of the newest update."""
         self.checkpoint: Path | None = None
-        self.league: dict[str, Any] | None = None
-        """Ratings and pool, see ``machina.league.table``."""
+        self.league: LeagueTable | None = None
 
     def starting(self, stats: ActorStats, total_slots: int) -> None:
         """Show how far the environments are before the first update."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 from machina.actors.slot_group import COUNTERS
 from machina.checkpoint import RunDirectory
-from machina.checkpoint.files import write_atomically
+from machina.checkpoint.files import write_or_refuse
 from machina.envs.games.scripted import POINTS, SCRIPTED, random_player
 from machina.envs.games.teams import two_teams
 from machina.errors import RunFailedError, UserError
@@ -21,6 +20,7 @@ from machina.launch.saved_state import SavedLeague
 from machina.league.pool import Pool, PoolView, Snapshot
 from machina.league.ratings import Ratings
 from machina.league.snapshots import SnapshotStore
+from machina.league.table import LeagueTable, RatingRow, SnapshotRow, TrainingGames
 from machina.types import PRESENT_SELF, Array, GameResult
 
 
@@ -226,10 +226,10 @@ class League:
             return actors
         return {name: array for name, array in actors.items() if name.endswith(COUNTERS) or name.startswith("queue/")}
 
-    def table(self) -> dict[str, Any]:
-        """What ``league.json`` holds, see ``machina.league.table``."""
+    def table(self) -> LeagueTable:
+        """What ``league.json`` holds."""
         snapshots = [
-            {**snapshot._asdict(), "quality": quality, "probability": probability, **met._asdict()}
+            SnapshotRow(**snapshot._asdict(), quality=quality, probability=probability, **met._asdict())
             for snapshot, quality, probability, met in zip(
                 self.pool.snapshots,
                 self.pool.qualities,
@@ -239,23 +239,23 @@ class League:
             )
         ]
         shown = {snapshot.name for snapshot in self.pool.snapshots}  # who left the pool can't be played any more
-        return {
-            "pool_share": self._config.league.pool_share,
-            "snapshots": snapshots,
-            "ratings": [each._asdict() for each in self.ratings.table() if each.name in shown or each.sigma == 0],
-            "games": {kind: self._games[kind] for kind in ("self", "pool")},
-        }
+        ratings = [each for each in self.ratings.table() if each.name in shown or each.sigma == 0]
+        return LeagueTable(
+            pool_share=self._config.league.pool_share,
+            snapshots=tuple(snapshots),
+            ratings=tuple(RatingRow(**each._asdict()) for each in ratings),
+            games=TrainingGames.model_validate({kind: self._games[kind] for kind in ("self", "pool")}),
+        )
 
     def write_table(self) -> None:
         """Write ``league.json``; when the disk refuses, the former one stays. Checkpoints hold all of it as well."""
         file = self._run.path / "league" / "league.json"
         try:
-            file.parent.mkdir(exist_ok=True)
-            write_atomically(file, json.dumps(self.table()).encode())
+            write_or_refuse(file, self.table().model_dump_json(by_alias=True).encode())
             self._table_is_stale = False
-        except OSError as error:
+        except RunFailedError as error:
             if not self._table_is_stale:  # reported once, not at every line of the metrics
-                self._notice(f"'{file}' could not be written: {error.strerror or error}; the former one stays")
+                self._notice(f"{error}; the former one stays")
             self._table_is_stale = True
 
     def _met(self) -> tuple[int, float]:

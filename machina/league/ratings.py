@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from machina.league.results import CrossTable, PairResults
+from machina.league.results import PairResults
 from machina.types import IntArray
 
 Points = npt.NDArray[np.float64]
@@ -90,10 +90,6 @@ class Ratings:
         names = dict.fromkeys([*self._anchors, *self._results.names])
         rows = [Rating(name, *fit.of(name), self._results.games(name)) for name in names]
         return tuple(sorted(rows, key=lambda row: -row.mu))
-
-    def cross_table(self) -> CrossTable:
-        """Measured win rates of every pair of players that met."""
-        return self._results.cross_table()
 
     def state(self) -> dict[str, Any]:
         """All results, for JSON; the ratings follow from them and the anchors."""

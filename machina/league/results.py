@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from machina.types import GameResult
 
@@ -23,17 +23,6 @@ def outcome(result: GameResult, team: int) -> Literal["win", "draw", "loss"]:
     if best is None:
         return "draw" if result.scores[team] == max(result.scores) else "loss"
     return "win" if best == team else "loss"
-
-
-class CrossTable(NamedTuple):
-    """Every player against every other."""
-
-    names: tuple[str, ...]
-    win_rates: tuple[tuple[float | None, ...], ...]
-    """``[row][column]``: share of the row's games against the column that the row won, a draw counting half; None
-    where they never met."""
-    games: tuple[tuple[int, ...], ...]
-    """``[row][column]``: how often they met."""
 
 
 class PairResults:
@@ -78,15 +67,6 @@ class PairResults:
     def wins(self, a: str, b: str) -> float:
         """Of ``a`` against ``b``, a draw counting half."""
         return self._wins.get((a, b), 0) + self._draws.get((min(a, b), max(a, b)), 0) / 2
-
-    def cross_table(self) -> CrossTable:
-        names = self.names
-        games = tuple(tuple(round(self.wins(a, b) + self.wins(b, a)) for b in names) for a in names)
-        win_rates = tuple(
-            tuple(self.wins(a, b) / count if count else None for b, count in zip(names, row, strict=True))
-            for a, row in zip(names, games, strict=True)
-        )
-        return CrossTable(names, win_rates, games)
 
     def state(self) -> dict[str, Any]:
         """Everything, for JSON."""

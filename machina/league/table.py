@@ -68,7 +68,7 @@ class TrainingGames(SavedFile):
         return self.pool / max(1, self.itself + self.pool)
 
 
-class League(SavedFile):
+class LeagueTable(SavedFile):
     """``league/league.json``."""
 
     pool_share: Annotated[float, Field(ge=0, le=1)]
@@ -79,7 +79,7 @@ class League(SavedFile):
     games: TrainingGames
 
     @model_validator(mode="after")
-    def _names_once(self) -> League:
+    def _names_once(self) -> LeagueTable:
         for kind in ("snapshots", "ratings"):
             names = [row.name for row in getattr(self, kind)]
             if len(set(names)) < len(names):
@@ -109,7 +109,7 @@ class League(SavedFile):
         return tuple(sorted(self.snapshots, key=lambda row: (-row.probability, -row.updates))[:count])
 
 
-def read_league(run_dir: Path) -> League | None:
+def read_league(run_dir: Path) -> LeagueTable | None:
     """What the league of a run wrote last; None for a run that is no league.
 
     Raises:
@@ -117,7 +117,7 @@ def read_league(run_dir: Path) -> League | None:
     """
     file = run_dir / "league" / "league.json"
     try:
-        return read_typed(League, file, "the next checkpoint of the run renews it")
+        return read_typed(LeagueTable, file, "the next checkpoint of the run renews it")
     except FileNotFoundError:
         return None
 
@@ -149,7 +149,7 @@ def pool_table(rows: Sequence[SnapshotRow]) -> Table:
     return table
 
 
-def games_line(league: League) -> str:
+def games_line(league: LeagueTable) -> str:
     """How the training games were shared out."""
     games = league.games
     return (
@@ -158,7 +158,7 @@ def games_line(league: League) -> str:
     )
 
 
-def league_tables(league: League) -> list[RenderableType]:
+def league_tables(league: LeagueTable) -> list[RenderableType]:
     """What `machina status` shows of a league."""
     return [
         Text(f"league: {len(league.snapshots)} snapshots; {games_line(league)}"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from machina.errors import UserError
-from machina.league.table import CrossTable, League, SnapshotRow
+from machina.league.table import CrossTable, LeagueTable, SnapshotRow
 from machina.report.figures import COLOURS, STYLE, compact, empty_figure, write_png
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ MOST_WRITTEN_CELLS = 20
 _LINESTYLES = ("--", ":", "-.")
 
 
-def plot_ratings(league: League, path: Path, title: str) -> Path:
+def plot_ratings(league: LeagueTable, path: Path, title: str) -> Path:
     """Rating of the snapshots over env steps with a band of two standard deviations; other players as lines.
 
     Raises:
@@ -43,7 +43,7 @@ def plot_cross_table(table: CrossTable, path: Path, title: str) -> Path:
         return write_png(_cross_figure(table, title), path)
 
 
-def plot_met(league: League, path: Path, title: str) -> Path:
+def plot_met(league: LeagueTable, path: Path, title: str) -> Path:
     """How often each snapshot was met in training and how that came out; below, the probability of it now.
 
     Raises:
@@ -57,7 +57,7 @@ def plot_met(league: League, path: Path, title: str) -> Path:
         return write_png(_met_figure(league.snapshots, title), path)
 
 
-def _ratings_figure(league: League, title: str) -> Figure:
+def _ratings_figure(league: LeagueTable, title: str) -> Figure:
     figure = empty_figure(8.0, 4.5)
     axes = figure.add_subplot()
     steps = np.array([snapshot.env_steps for snapshot, _ in league.climb])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from machina.checkpoint.files import write_or_refuse
-from machina.league.table import SHOWN_RATINGS, League, games_line, rating_text
+from machina.league.table import SHOWN_RATINGS, LeagueTable, games_line, rating_text
 from machina.report.evaluation import EvaluationResult, aggregate_line
 from machina.report.scores import human_normalized
 
@@ -64,7 +64,7 @@ def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def ratings_lines(league: League) -> list[str]:
+def ratings_lines(league: LeagueTable) -> list[str]:
     """The best snapshots and the fixed players, and how far the snapshots climbed."""
     first, last = league.climb[0][1], league.climb[-1][1]
     highest = max((rating for _, rating in league.climb), key=lambda row: row.mu)
@@ -88,7 +88,7 @@ def prediction_line(predictions: Predictions) -> str:
     )
 
 
-def met_lines(league: League) -> list[str]:
+def met_lines(league: LeagueTable) -> list[str]:
     """Training games, and the extremes of the pool."""
     most = max(league.snapshots, key=lambda row: row.games)
     likely = league.most_probable(1)[0]

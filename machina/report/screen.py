@@ -6,9 +6,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.text import Text
+
+from machina.league.table import LeagueTable, rating_text
 
 PAGE_S = 6
 """Seconds each page of tasks is shown when not all fit."""
@@ -71,8 +73,7 @@ class RunMoment(NamedTuple):
     faults: str
     """What went wrong and was repaired; empty when nothing."""
     tasks: Sequence[TaskRow]
-    league: Mapping[str, Any] | None = None
-    """Ratings and pool of a league, see ``machina.league.table``."""
+    league: LeagueTable | None = None
 
 
 class _Column(NamedTuple):
@@ -86,18 +87,14 @@ _EPISODES = _Column("episodes", 8)
 _SIGMA = _Column("sigma", 8)
 
 
-def league_lines(table: Mapping[str, Any]) -> list[Text]:
+def league_lines(league: LeagueTable) -> list[Text]:
     """The best ratings, and whom the pool offers most."""
-    ratings = [
-        f"{row['name']} {row['mu']:.1f}" + (f" ± {2 * row['sigma']:.1f}" if row["sigma"] else "")
-        for row in table["ratings"][:_LEAGUE_NAMES]
-    ]
-    likely = sorted(table["snapshots"], key=lambda row: -row["probability"])[:_LEAGUE_NAMES]
-    offered = ", ".join(f"{row['name']} {row['probability']:.0%}" for row in likely)
-    games = table["games"]
-    pool = f"{len(table['snapshots'])} snapshots; {games['self']:,} games against itself, {games['pool']:,} against "
+    ratings = [f"{row.name} {rating_text(row)}" for row in league.ratings[:_LEAGUE_NAMES]]
+    offered = ", ".join(f"{row.name} {row.probability:.0%}" for row in league.most_probable(_LEAGUE_NAMES))
+    games = league.games
+    pool = f"{len(league.snapshots)} snapshots; {games.itself:,} games against itself, {games.pool:,} against "
     return [
-        _labelled("ratings", _GAP.join(ratings)),
+        _labelled("ratings", ", ".join(ratings)),
         _labelled("pool", pool + (f"them; next: {offered}" if offered else "them")),
     ]
 

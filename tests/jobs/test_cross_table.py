@@ -15,7 +15,7 @@ from machina.jobs.cross_table import cross_play, evenly_spread
 from machina.jobs.match import RunPlayers
 from machina.jobs.report import predicted_against_measured
 from machina.league.ratings import BETA
-from machina.league.table import CrossTable, League, SnapshotRow
+from machina.league.table import CrossTable, LeagueTable, SnapshotRow
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_predictions_against_what_was_measured() -> None:
         win_rates=((None, 0.6, 0.0, 0.5), (0.4, None, None, 0.5), (1.0, None, None, 0.5), (0.5, 0.5, 0.5, None)),
         games=((0, 10, 40, 9), (10, 0, 0, 9), (40, 0, 0, 9), (9, 9, 9, 0)),
     )
-    league = League.model_validate(
+    league = LeagueTable.model_validate(
         {
             "pool_share": 0.2,
             "snapshots": [],

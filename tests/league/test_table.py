@@ -18,7 +18,7 @@ from rich.console import Console, RenderableType
 from machina.errors import UserError
 from machina.league.table import (
     CrossTable,
-    League,
+    LeagueTable,
     MatchRow,
     league_tables,
     match_table,
@@ -71,8 +71,8 @@ def content(count: int, rated: int | None = None) -> dict[str, Any]:
     }
 
 
-def league(count: int, rated: int | None = None) -> League:
-    return League.model_validate(content(count, rated))
+def league(count: int, rated: int | None = None) -> LeagueTable:
+    return LeagueTable.model_validate(content(count, rated))
 
 
 def printed(*renderables: RenderableType, width: int = 80) -> list[str]:

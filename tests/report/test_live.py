@@ -9,9 +9,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from machina.league.table import LeagueTable, RatingRow, SnapshotRow, TrainingGames
 from machina.report.live import LiveView, StartupProgress
 from machina.report.scores import human_normalized, score_table
-from machina.report.screen import RunFacts, RunMoment, TaskRow, duration, number, plain_line, render, task_lines
+from machina.report.screen import (
+    RunFacts,
+    RunMoment,
+    TaskRow,
+    duration,
+    league_lines,
+    number,
+    plain_line,
+    render,
+    task_lines,
+)
 
 FACTS = RunFacts(
     name="atari57-1",
@@ -105,6 +116,42 @@ def test_a_terminal_of_80_columns_shows_clock_name_and_one_unit(name: str, algor
     assert progress.endswith("25.00% · 493,824 of 11,400,000,000 frames · eta 1h02m"), "in the unit of the goal"
     for whole in ("6,162 frames/s · 84% of this machine's limit", "policy lag 1.4 (max 5)", "learning 25% waiting 5%"):
         assert whole in text
+
+
+def league(snapshots: int) -> LeagueTable:
+    """Each is a point stronger and a percent more probable than the one before; none is rated yet but the first six."""
+    made = [
+        SnapshotRow(
+            name=f"u{updates:06d}",
+            updates=updates,
+            env_steps=updates,
+            sha256="0" * 64,
+            quality=0,
+            probability=updates / 100,
+            wins=1,
+            losses=2,
+            draws=3,
+        )
+        for updates in range(1, snapshots + 1)
+    ]
+    ratings = [RatingRow(name=row.name, mu=row.updates, sigma=0.75, games=8) for row in made[5::-1]]
+    anchor = RatingRow(name="random", mu=0, sigma=0, games=8)
+    games = TrainingGames.model_validate({"self": 1234, "pool": 56})
+    return LeagueTable(pool_share=0.2, snapshots=tuple(made), ratings=(*ratings, anchor), games=games)
+
+
+def test_a_league_shows_its_best_and_whom_it_offers_most() -> None:
+    ratings, pool = (line.plain.split(None, 1)[1] for line in league_lines(league(7)))
+    assert ratings == ", ".join(f"u00000{n} {n}.0 ± 1.5" for n in (6, 5, 4, 3, 2))
+    assert pool == (
+        "7 snapshots; 1,234 games against itself, 56 against them; "
+        "next: u000007 7%, u000006 6%, u000005 5%, u000004 4%, u000003 3%"
+    )
+    ratings, pool = (line.plain.split(None, 1)[1] for line in league_lines(league(0)))
+    assert (ratings, pool) == ("random 0.0", "0 snapshots; 1,234 games against itself, 56 against them")
+    shown = render(FACTS, moment(rows(1))._replace(league=league(7)), [], 200, 50).plain
+    assert "u000006 6.0 ± 1.5" in shown
+    assert "next: u000007 7%" in shown
 
 
 def test_only_labels_are_dim() -> None:
