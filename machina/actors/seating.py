@@ -66,8 +66,8 @@ class Seating:
         self._lengths = np.zeros(num_games, np.int64)
         self._over = np.zeros(num_games, np.bool_)
         self._slots_of: dict[str, IntArray] = {}
-        self._due: Callable[[], None] | None = None
-        """What is left to do before the next call of ``answer``."""
+        self._unfinished: Callable[[], None] | None = None
+        """Seats players, in the actor's thread: left to the next ``answer`` by what other threads may call."""
         self.foreign: BoolArray = np.zeros(num_slots, np.bool_)
         """``[B]``: slots that another player than the policy that learns plays at the entry at hand."""
         self.finished_games: collections.deque[GameResult] = collections.deque()
@@ -76,7 +76,7 @@ class Seating:
     def begin(self) -> None:
         """Seat every game again: at the first entry, and when the environment was replaced; open games are lost."""
         self._over = np.zeros_like(self._over)
-        self._due = functools.partial(self._seat, range(len(self._players)))
+        self._unfinished = functools.partial(self._seat, range(len(self._players)))
 
     def _seat(self, games: Sequence[int]) -> None:
         """Draw the players of games whose first entry is at hand."""
@@ -121,7 +121,7 @@ class Seating:
 
         The core state holds in each slot that of who plays it.
         """
-        self._do_what_is_due()
+        self._finish_seating()
         answer = policy.act(inputs)
         if self._opponents is None or not self._slots_of:
             return answer
@@ -139,10 +139,11 @@ class Seating:
                 array[slots] = own
         return whole
 
-    def _do_what_is_due(self) -> None:
-        if self._due is not None:
-            due, self._due = self._due, None
-            due()
+    def _finish_seating(self) -> None:
+        """Seat those who are to be seated since the last answer."""
+        if self._unfinished is not None:
+            finish, self._unfinished = self._unfinished, None
+            finish()
 
     def receive(self, entry: StepResult) -> None:
         """Take the next entry: count it, note the games that end with it, seat those that begin with it."""
@@ -178,7 +179,7 @@ class Seating:
 
     def state(self) -> dict[str, Array]:
         """Everything needed to continue the same games, as named arrays."""
-        self._do_what_is_due()
+        self._finish_seating()
         return self._arrays()
 
     def _arrays(self) -> dict[str, Array]:
@@ -217,7 +218,7 @@ class Seating:
         held = [name for name in names if name != PRESENT_SELF]
         if held and self._opponents is None:
             raise UserError(f"snapshot {held[0]!r} plays a saved game; continue with the league's options")
-        self._due = functools.partial(self._hold, held)
+        self._unfinished = functools.partial(self._hold, held)
 
     def _hold(self, names: Sequence[str]) -> None:
         """Hold the opponents of saved games."""

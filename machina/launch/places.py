@@ -18,8 +18,8 @@ from machina.checkpoint.status import NodeStatus
 from machina.errors import RunFailedError
 from machina.handles import Handle, InlineHandle, ProcessHandle
 from machina.interfaces import Learner
+from machina.launch.name_tables import name_tables
 from machina.launch.plan import RunPlan
-from machina.launch.registrations import registrations
 from machina.league.opponents import PoolOpponents
 from machina.league.pool import Snapshot
 from machina.league.snapshots import SnapshotStore
@@ -112,7 +112,7 @@ class OneMachine:
                 lambda: [InlineHandle(lambda: LearnerRank(setup), "learner")], 0, None, on_fault, is_over
             )
 
-        prepare = registrations(self._plan.config).restore
+        prepare = name_tables(self._plan.config).restore
 
         def start() -> list[Handle]:
             rendezvous = f"tcp://127.0.0.1:{free_port()}"

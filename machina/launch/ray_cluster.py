@@ -15,7 +15,7 @@ from machina.cluster.actor_group import node_name
 from machina.cluster.cluster import Cluster, connect, gpus_per_learner
 from machina.errors import RunFailedError, UserError
 from machina.launch.configuration import AnyRunConfig
-from machina.launch.registrations import modules_of, registrations
+from machina.launch.name_tables import modules_of, name_tables
 from machina.launch.user_modules import user_modules
 from machina.report.evaluation import EvaluationResult
 
@@ -105,8 +105,8 @@ def open_cluster(config: AnyRunConfig, cores: int) -> OpenCluster:
         RunFailedError: Ray does not start here.
     """
     runtime = config.runtime
-    registered = registrations(config)
-    cluster = connect(runtime.address, cores, user_modules(modules_of(config, registered)))
+    tables = name_tables(config)
+    cluster = connect(runtime.address, cores, user_modules(modules_of(config, tables)))
     if not cluster.authenticated:
         print(
             f"machina: the Ray cluster at {cluster.address} asks for no token: anyone who reaches its ports can run "
@@ -119,4 +119,4 @@ def open_cluster(config: AnyRunConfig, cores: int) -> OpenCluster:
     except BaseException:
         cluster.close()
         raise
-    return OpenCluster(cluster, actors, gpus, registered.restore)
+    return OpenCluster(cluster, actors, gpus, tables.restore)

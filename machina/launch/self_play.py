@@ -83,7 +83,7 @@ class League:
         self._is_whole = True
         """Whether all snapshots of the checkpoint are still there."""
         self._logged = (0, 0.0)
-        """``_met`` when the metrics were asked for last."""
+        """Games and wins against the pool when the metrics were asked for last."""
         self._rating_games = RatingGames(plan, self._store, scripted, beside=beside)
 
     # What the training loop does
@@ -196,7 +196,7 @@ class League:
         self.pool.load_state(state.pool.model_dump())
         self.ratings.load_state(state.ratings.model_dump())
         self._games = Counter(state.model_dump()["games"])
-        self._logged = self._met()
+        self._logged = self._pool_games_and_wins()
         self._shared = []
         policy = self._plan.make_policy(explores=False)
         for snapshot in self.pool.snapshots:
@@ -258,7 +258,7 @@ class League:
                 self._notice(f"{error}; the former one stays")
             self._table_is_stale = True
 
-    def _met(self) -> tuple[int, float]:
+    def _pool_games_and_wins(self) -> tuple[int, float]:
         """Games against the pool, and how many of them the present self won, a draw counting half."""
         met = self.pool.meetings
         return sum(each.games for each in met), sum(each.wins + each.draws / 2 for each in met)
@@ -270,9 +270,10 @@ class League:
             "league/games_self": float(self._games["self"]),
             "league/games_pool": float(self._games["pool"]),
         }
-        games, won = self._met()
-        if games > self._logged[0]:  # since the former line: over the whole run it would hardly move
-            values["league/win_rate_pool"] = (won - self._logged[1]) / (games - self._logged[0])
+        games, won = self._pool_games_and_wins()
+        games_before, won_before = self._logged
+        if games > games_before:  # since the former line: over the whole run it would hardly move
+            values["league/win_rate_pool"] = (won - won_before) / (games - games_before)
             self._logged = games, won
         ratings = {rating.name: rating for rating in self.ratings.table()} if self._rated else {}
         if self._rated and (newest := ratings.get(self._rated[-1])) is not None:

@@ -26,7 +26,7 @@ from machina.cluster.cluster import Cluster, Node, connect, gpus_per_learner, nu
 from machina.envs.builders import ENVIRONMENTS, parse_environment
 from machina.errors import UserError
 from machina.launch.configuration import job_config
-from machina.launch.registrations import modules_of, registrations
+from machina.launch.name_tables import modules_of, name_tables
 from machina.launch.user_modules import user_modules
 from machina.nets.build import NETWORKS
 from machina.registry import ALGORITHMS, algorithm_entry
@@ -338,9 +338,9 @@ def test_what_the_program_registered_is_known_on_another_node(two_nodes: RayNode
     machina.register_algorithm("mine", "as impala", algorithm_entry("impala").config(), lambda _: None)  # type: ignore[arg-type,return-value]
     try:
         config, _ = job_config("impala", "Idle-v0", None)
-        registered = registrations(config)
-        assert "wide_network" in modules_of(config, registered)
-        cluster = connect(two_nodes.address, 1, user_modules(modules_of(config, registered)))
+        tables = name_tables(config)
+        assert "wide_network" in modules_of(config, tables)
+        cluster = connect(two_nodes.address, 1, user_modules(modules_of(config, tables)))
 
         def look(prepare: Any) -> Any:
             from machina.nets.build import NETWORKS
@@ -355,7 +355,7 @@ def test_what_the_program_registered_is_known_on_another_node(two_nodes: RayNode
             known = (NETWORKS["own"](None, None), ALGORITHMS["mine"].summary, len(ALGORITHMS))  # type: ignore[arg-type]
             return ray.get_runtime_context().get_node_id(), (shapes, *known)
 
-        answer = on_other_node(cluster, look, registered.restore)
+        answer = on_other_node(cluster, look, tables.restore)
         assert answer == ([(2, 3), (2, 3)], "a network", "as impala", len(ALGORITHMS))
         cluster.close()
     finally:

@@ -18,7 +18,7 @@ WITH_MODULES = {"wrapper", "network_name"}
 """Options that may be ``module:function``."""
 
 
-class Registrations(NamedTuple):
+class NameTables(NamedTuple):
     """A copy of the tables of names. Cloudpickle carries it, functions of ``__main__`` by value."""
 
     algorithms: dict[str, AlgorithmEntry]
@@ -43,12 +43,12 @@ def _add(known: dict[str, T], names: dict[str, T]) -> None:
         known.setdefault(name, entry)
 
 
-def registrations(config: AnyRunConfig) -> Registrations:
-    """What is registered in this process now."""
+def name_tables(config: AnyRunConfig) -> NameTables:
+    """Those of this process as they are now, for a run of ``config``."""
     import gymnasium
 
     name = config.environment
-    return Registrations(
+    return NameTables(
         {name: entry for name, entry in ALGORITHMS.items() if _home(entry.build) != AlgorithmEntry.__module__},
         dict(ENVIRONMENTS),
         dict(NETWORKS),
@@ -56,12 +56,12 @@ def registrations(config: AnyRunConfig) -> Registrations:
     )
 
 
-def modules_of(config: AnyRunConfig, registered: Registrations) -> set[str]:
+def modules_of(config: AnyRunConfig, tables: NameTables) -> set[str]:
     """Names of the modules that hold the user's parts of a run."""
-    names = {_home(function) for function in (*registered.environments.values(), *registered.networks.values())}
-    for entry in registered.algorithms.values():
+    names = {_home(function) for function in (*tables.environments.values(), *tables.networks.values())}
+    for entry in tables.algorithms.values():
         names |= {_home(entry.build), entry.config().__module__}
-    for spec in registered.gymnasium_specs.values():
+    for spec in tables.gymnasium_specs.values():
         for point in (spec.entry_point, spec.vector_entry_point):
             names.add(point.partition(":")[0] if isinstance(point, str) else _home(point))
     paths = option_paths(type(config))
