@@ -20,7 +20,7 @@ class PQNConfig(RewardConfig):
     unroll_length: int = Field(default=32, ge=1, le=1_000_000, description="T: env steps per unroll.")
     epochs: int = Field(default=2, ge=1, le=1000, description="Passes over each batch.")
     minibatches: int = Field(
-        default=32, ge=1, le=10**9, description="Parts of a batch, an optimiser step each, in every epoch."
+        default=32, ge=1, le=10**9, description="Parts that every epoch splits a batch into, an optimiser step each."
     )
     learning_rate: float = Field(default=2.5e-4, gt=0, le=100, description="Step size of RAdam at the start.")
     learning_rate_final: float | None = Field(
@@ -31,10 +31,10 @@ class PQNConfig(RewardConfig):
         default=0.65, ge=0, le=1, description="Decay of the traces: 0 is the one-step target, 1 the whole return."
     )
     max_grad_norm: float = Field(
-        default=10.0, gt=0, le=1e12, description="The gradient's norm over all weights is cut to this."
+        default=10.0, gt=0, le=1e12, description="The gradient's norm over all weights is clipped to this."
     )
     epsilon: float = Field(default=1.0, ge=0, le=1, description="Share of random actions at the start.")
-    epsilon_final: float = Field(default=0.001, ge=0, le=1, description="Share of random actions in the end.")
+    epsilon_final: float = Field(default=0.001, ge=0, le=1, description="Share of random actions at the end.")
     exploration_share: float = Field(
         default=0.1, ge=0, le=1, description="Share of the run over which epsilon falls to its final value."
     )
@@ -47,8 +47,8 @@ class PQNConfig(RewardConfig):
     )
     reward_clip: Literal["auto", "clip", "none"] = Field(
         default="auto",
-        description="clip: the learner sees rewards clipped to [-1, 1]; none: as the environment gave; auto: clipped "
-        "for Atari games, as in the published code.",
+        description="clip: the learner sees rewards clipped to [-1, 1]; none: as the environment gave them; auto: "
+        "clipped for Atari games, as in the published code.",
     )
     network: QNetworkConfig = QNetworkConfig()
 

@@ -126,7 +126,7 @@ class PQNLearner(BaseLearner[QNetwork]):
     def _max_q(self, unroll: Unroll[Tensor], inputs: NetworkInput) -> Tensor:
         """``[T + 1, B]``: the highest values at all entries.
 
-        A feed-forward policy left those of the first T; a recurrent one must be run through them to come to the last.
+        A feed-forward policy left those of the first T; a recurrent one must be run through them to reach the last.
         """
         entries, num_slots = inputs.reward.shape
         first = 0 if unroll.core_state else entries - 1
