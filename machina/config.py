@@ -120,7 +120,7 @@ class RuntimeConfig(Config):
         ge=0,
         le=10**9,
         description="Unrolls whose parameters are older than this many updates are dropped; None: the algorithm's own "
-        "bound, 1 for PPO, none for IMPALA.",
+        "bound, 1 for PPO and PQN, none for IMPALA.",
     )
     device: str = Field(default="auto", description="Learner's device: auto, cpu, cuda or cuda:N.")
     actor_device: str | None = Field(default=None, description="Actors' device; None is the learner's.")

@@ -81,7 +81,7 @@ _TRIED = re.compile(r"(?:tried|unable) to allocate ([\d.,]+ \w+)", re.IGNORECASE
 
 
 def stopped(what: str, error: BaseException) -> RunFailedError:
-    """The end of a run by an error that nobody foresaw: ``the learner stopped: ValueError: ...``, with its stack."""
+    """The end of a run by an unforeseen error: ``the learner stopped: ValueError: ...``, with its stack."""
     reason = out_of_memory(error) or in_one_line(error)
     return RunFailedError(f"{what} stopped: {reason}", "".join(traceback.format_exception(error)))
 

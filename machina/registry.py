@@ -56,7 +56,7 @@ ALGORITHMS: dict[str, AlgorithmEntry] = {
         "machina.algorithms.ppo.builder:build",
     ),
     "pqn": _entry(
-        "Parallelised Q-network: Q-learning without replay, for one choice among actions",
+        "Parallelised Q-network: Q-learning without replay, for discrete actions",
         "machina.algorithms.pqn.config:PQNConfig",
         "machina.algorithms.pqn.builder:build",
     ),
@@ -64,7 +64,7 @@ ALGORITHMS: dict[str, AlgorithmEntry] = {
 
 
 SHIPPED = frozenset(ALGORITHMS)
-"""Algorithms that nobody registered."""
+"""Algorithms of the package, not registered by a program."""
 
 
 def register_algorithm(

@@ -33,7 +33,8 @@ MIN_PICTURE_PIXELS = 360
 class Battle:
     """N maps. The team with fewer dead has won.
 
-    Not the one with the higher reward: a blow into the air costs 0.1, so who never moves gets more than who fights.
+    Not the one with the higher reward: a blow into the air costs 0.1, so a team that never moves gets more than one
+    that fights.
 
     Observation ``[13, 13, 5]`` float32, the rows downward: walls, own team and its health, other team and its health.
     """

@@ -27,7 +27,8 @@ BORDER = (FRAME_SIZE - (FIELD.stop - FIELD.start) // 2) // 2
 
 
 class PongDuel:
-    """N games to 21 points: +1 for the player who scores, -1 for the other, and -1 for who does not serve in time.
+    """N games to 21 points: +1 for the player who scores, -1 for the other, and -1 for a player that does not serve in
+    time.
 
     Observation ``[4, 84, 84]`` uint8: the field at half its size with a black border, newest frame last. Every player
     sees itself on the right: the left one sees the field mirrored, so that one policy can play both sides.

@@ -79,7 +79,7 @@ class Actor:
         self.env_steps = 0
         """Handed over, reset steps included."""
         self.steps = 0
-        """Steps of all groups, for those who watch whether it moves."""
+        """Steps of all groups, by which others see whether it moves."""
         self.shares = TimeShares()
         self._born = time.monotonic()
 

@@ -119,7 +119,7 @@ class Seating:
     def answer(self, policy: Policy, inputs: ActorInput) -> ActorOutput:
         """Everybody's actions on an entry: one batch for the policy that learns, one for each opponent.
 
-        The core state holds in each slot that of who plays it.
+        In each slot the core state is that of the player there.
         """
         self._finish_seating()
         answer = policy.act(inputs)

@@ -1,4 +1,4 @@
-"""Whether those who play see anything of their game."""
+"""Whether players see anything of their game."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def build_env(make: Callable[[], SlotEnv], name: str, num_slots: int, step_timeo
 
 
 def fault_at_hang(culprit: str) -> None:
-    """A ``report`` for those who want no step that an environment had to recover from.
+    """A ``report`` for callers that accept no step that an environment had to recover from.
 
     Raises:
         EnvironmentFaultError: always.

@@ -23,7 +23,7 @@ class BufferSizes(NamedTuple):
     max_policy_lag: int | None
     """Updates that the parameters of an unroll may lie behind when it is learned from; None: any number."""
     waits: bool
-    """Whether ``put`` waits for room; otherwise those who put ask ``admits`` before they begin."""
+    """Whether ``put`` waits for room; otherwise actors ask ``admits`` before they begin."""
 
 
 class Handover(NamedTuple):
@@ -109,7 +109,7 @@ class Buffer(Protocol):
     """Actors put, the trainer takes and settles. Safe among threads.
 
     An unroll may begin when the buffer ``admits`` it. Every batch that was taken is settled once: learned from, or lost
-    with those who should have.
+    with the ranks that should have learned.
     """
 
     def admits(self, unrolls: int, promised: int, slots: int) -> bool:

@@ -43,7 +43,7 @@ class ParameterStore:
                 self._latest = self._latest._replace(opponents=opponents)
 
     def count_up_to(self, publications: int) -> None:
-        """Count the newest version as if it had been published this many times; wakes who waits for that."""
+        """Count the newest version as if it had been published this many times; wakes those that wait for it."""
         with self._changed:
             self._publications = max(self._publications, publications)
             self._changed.notify_all()

@@ -130,7 +130,7 @@ class UnrollQueue:
         self._waiting -= dropped
         self._dropped += dropped
         for item in too_old:
-            # Who read a part of the head before is done: batches are settled in order.
+            # The reader of the head's former slots is done: batches are settled in order.
             item.release()
         # Actors that wait in ``put`` have room now, whether or not this ``take`` gets a batch.
         self._changed.notify_all()
@@ -208,4 +208,4 @@ class UnrollQueue:
 
 
 def _nothing() -> None:
-    """What was loaded belongs to nobody else."""
+    """What was loaded has no other owner."""

@@ -12,7 +12,7 @@ from machina.config import Config, Episodes, Seed
 
 
 class EvalOptions(Config):
-    """Score a run: exactly this many full episodes per task, on environments and seeds of their own."""
+    """Score a run: exactly this many full episodes per task, on fresh environments with seeds of their own."""
 
     run: Positional[Path] = Field(description="Run directory.")
     episodes: Episodes = Field(default=30, description="Episodes per task.")

@@ -30,10 +30,10 @@ def run(arguments: list[str]) -> int:
             "MODULE:ID": "an environment of your own, registered with gymnasium by MODULE",
             "pettingzoo:ID": "any PettingZoo id: pettingzoo:classic/tictactoe-v3, …",
             "MODULE": "a PettingZoo module: mpe2.simple_spread_v3, …",
-            "MODULE:env": "a PettingZoo environment of your own; MODULE:parallel_env one of simultaneous moves",
+            "MODULE:env": "a PettingZoo environment of your own; MODULE:parallel_env for simultaneous moves",
         }
         | {name: f"game: {game.summary}" for name, game in GAMES.items()}
-        | {name: f"toy with {len(tasks)} task(s), its best return known" for name, tasks in TOY_TASKS.items()}
+        | {name: f"toy with {len(tasks)} task(s) and a known best return" for name, tasks in TOY_TASKS.items()}
         | own
     )
     print("  games: " + ", ".join(ATARI57))

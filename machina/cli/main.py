@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _failed(message: str, code: int) -> int:
-    with suppress(OSError):  # who reads it may be gone, its disk full
+    with suppress(OSError):  # its reader may be gone, its disk full
         print(f"machina: {message}", file=sys.stderr)
     return code
 

@@ -14,7 +14,7 @@ from machina.config import Config, Seed
 class ReportOptions(Config):
     """Put pictures, tables and a film of a run on one page, `report/report.md`.
 
-    For a league: ratings, a table of every snapshot against every other, who was met how often, and a film of the
+    For a league: ratings, a table of every snapshot against every other, how often each was met, and a film of the
     latest policy against the game's scripted player. For other runs: learning curves and scores.
     """
 

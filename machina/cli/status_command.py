@@ -20,9 +20,9 @@ SILENT_S = 30.0
 
 
 class StatusOptions(Config):
-    """Say how a run does: nodes, actors, learner ranks, queue, policy lag, throughput, faults.
+    """Show how a run is doing: nodes, actors, learner ranks, queue, policy lag, throughput, faults.
 
-    Of a league also its ratings and its opponent pool.
+    For a league also its ratings and its opponent pool.
     """
 
     run: Positional[Path] = Field(description="Run directory, on the machine where the run was started.")

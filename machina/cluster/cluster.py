@@ -195,7 +195,7 @@ def _join(modules: Sequence[str], options: dict[str, Any]) -> str:
     # Faults of actors are reported by the run, in its own words; Ray prints a page for each, whatever log_to_driver
     # says. Its debugger silences it like this too.
     ray._private.worker._worker_logs_enabled = False
-    # What a broken learner group still had under way is asked of nobody; Ray would print its traceback.
+    # What a broken learner group still had under way is not asked for; Ray would print its traceback.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if modules:
         options["runtime_env"] = {"py_modules": list(modules), "excludes": SHIPPED_WITHOUT}

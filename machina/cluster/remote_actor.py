@@ -43,7 +43,7 @@ class RemoteActor:
         self.state = "collecting"
 
     def status(self) -> ActorStatus:
-        """For those who watch."""
+        """What `machina status` shows."""
         heard = time.monotonic() - self.heard_at
         return ActorStatus(
             self.index, self.node, self.state, self.num_slots, self.restarts, heard, self.env_steps, self.speed

@@ -238,7 +238,8 @@ class League:
                 strict=True,
             )
         ]
-        shown = {snapshot.name for snapshot in self.pool.snapshots}  # who left the pool can't be played any more
+        shown = {snapshot.name for snapshot in self.pool.snapshots}  # snapshots that left the pool can't be played any
+        more
         ratings = [each for each in self.ratings.table() if each.name in shown or each.sigma == 0]
         return LeagueTable(
             pool_share=self._config.league.pool_share,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 ABORTING = (signal.SIGINT, signal.SIGTERM)
-"""Who sends a second one wants the end at once."""
+"""Whoever sends a second one wants the end at once."""
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def check_batch_fills(plan: RunPlan) -> None:
 def check_memory(plan: RunPlan) -> None:
     """Refuse a job that can't fit into this machine's free memory, as far as that can be known.
 
-    The nodes of a cluster that is joined have memory of their own, which nobody asks here.
+    The nodes of a cluster that is joined have memory of their own, which is not asked for here.
 
     Raises:
         UserError: with the forecast, and what to make smaller.

@@ -70,7 +70,7 @@ class SteadyStream:
 
 @contextmanager
 def steady_output() -> Iterator[None]:
-    """Let nobody's prints fail meanwhile, ours, a library's or an environment's."""
+    """Meanwhile no print fails: ours, a library's or an environment's."""
     former = sys.stdout, sys.stderr
     steady = SteadyStream(sys.stdout), SteadyStream(sys.stderr)
     sys.stdout, sys.stderr = (cast(TextIO, stream) for stream in steady)
