@@ -238,8 +238,7 @@ class League:
                 strict=True,
             )
         ]
-        shown = {snapshot.name for snapshot in self.pool.snapshots}  # snapshots that left the pool can't be played any
-        more
+        shown = {snapshot.name for snapshot in self.pool.snapshots}  # those that left it can't be played any more
         ratings = [each for each in self.ratings.table() if each.name in shown or each.sigma == 0]
         return LeagueTable(
             pool_share=self._config.league.pool_share,
