@@ -368,7 +368,7 @@ def _spec_of(
     can_drop: bool = False,
 ) -> EnvSpec:
     """The spec read off a small environment, which is closed; ``can_drop``: the user may give ``--drop-keys``."""
-    from machina.envs.actions import action_spec
+    from machina.envs.action_spaces import action_spec
     from machina.envs.declared import close_in_time
     from machina.envs.observations import observation_specs
 

@@ -16,16 +16,13 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 
 from machina.errors import UserError, nearest
-from machina.specs import ArraySpec, EnvSpec
+from machina.specs import NO_BOUND, ArraySpec, EnvSpec
 from machina.types import ACTION_MASK, OBSERVATION, Array, BoolArray
 
 AnySpace = spaces.Space[Any]
 
 MOST_CHOICES = 65_536
 """Of a one-hot array; with more it is a number, which a network can't distinguish from its neighbours."""
-
-NO_BOUND = float(np.finfo(np.float32).max)
-"""Floats as large as this stand for no bound: many environments write them for infinity."""
 
 WRAPPER_REMEDY = "turn it into one with a wrapper (--wrapper module:function)"
 """What can be done about a space where one agent is trained."""

@@ -12,7 +12,7 @@ from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from machina.envs.actions import checked_actions, native_actions, without_choice
+from machina.actions import checked_actions, native_actions, without_choice
 from machina.envs.declared import as_declared
 from machina.envs.observations import flat_observation
 from machina.envs.pictures import as_picture, remedy_for_opengl, stated_fps

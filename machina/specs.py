@@ -15,6 +15,10 @@ LONGEST_EPISODE = 108_000
 Atari's in the papers, were every frame a step."""
 
 
+NO_BOUND = float(np.finfo(np.float32).max)
+"""Floats as large as this stand for no bound: many environments write them for infinity."""
+
+
 class ArraySpec(BaseModel):
     """Shape and numpy dtype of one array, without time and batch axes; where its numbers lie, and how it is made."""
 

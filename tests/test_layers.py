@@ -67,6 +67,11 @@ def test_losses_need_torch_and_types_only() -> None:
     assert {name for name in own if not name.startswith("machina.losses")} <= {"machina.types", "machina.errors"}
 
 
+def test_acting_by_hand_needs_no_library_of_environments() -> None:
+    """What a policy's player needs on a machine that has no simulator."""
+    assert loaded_by("import machina.actions, machina.memory, machina.streams").isdisjoint(HEAVY)
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from machina.envs.actions import checked_actions, native_actions, without_choice
+from machina.actions import checked_actions, native_actions, without_choice
 from machina.envs.pictures import as_picture
 from machina.errors import RAISED, EnvironmentFaultError, UserError, environment_fault
 from machina.specs import EnvSpec

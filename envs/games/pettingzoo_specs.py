@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from machina.envs.actions import action_spec
+from machina.envs.action_spaces import action_spec
 from machina.envs.declared import close_in_time
 from machina.envs.games.pettingzoo_oddities import reading
 from machina.envs.games.teams import group, team_numbers

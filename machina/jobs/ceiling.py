@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
+from machina.actions import random_actions
 from machina.buffers.unrolls import UnrollBuffer
 from machina.config import cache_folder
-from machina.envs.actions import random_actions
 from machina.hardware import torch_threads
 from machina.launch.plan import RunPlan
 from machina.learner.sums import SINGLE_RANK

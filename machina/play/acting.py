@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from machina.envs.actions import native_actions, without_choice
+from machina.actions import native_actions, without_choice
 from machina.envs.declared import lossless
 from machina.envs.observations import flat_observation
 from machina.errors import EnvironmentFaultError, UserError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from machina.envs.actions import random_actions
+from machina.actions import random_actions
 from machina.specs import EnvSpec
 from machina.types import BEHAVIOUR_LOGITS, Array, CoreState, Unroll, where_slots
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from machina.envs.actions import action_spec, checked_actions, native_actions, random_actions, without_choice
+from machina.actions import checked_actions, native_actions, random_actions, without_choice
+from machina.envs.action_spaces import action_spec
 from machina.envs.builders import parse_environment
 from machina.envs.config import GymnasiumConfig
 from machina.errors import UserError

@@ -52,7 +52,8 @@ TESTS = {
         "envs/test_env_builders.py",
         "envs/test_workers.py::test_stacks_are_found_within_a_second_and_only_of_what_hangs",
     ],
-    "envs/actions.py": ["envs/test_actions.py", "envs/test_vector_adapter.py"],
+    "envs/action_spaces.py": ["envs/test_actions.py"],
+    "machina/actions.py": ["envs/test_actions.py", "envs/test_vector_adapter.py"],
     "machina/play/evaluation.py": ["play/test_evaluation_by_hand.py"],
     "machina/report/evaluation.py": ["report/test_evaluation.py"],
 }
