@@ -58,7 +58,7 @@ def window(root: Path, options: Options) -> float:
     """Env steps per second that a run of the checkout learns from.
 
     Raises:
-        SystemExit: the run failed, or wrote too few metrics to tell.
+        SystemExit: the run failed, or wrote too few metrics to compare.
     """
     with tempfile.TemporaryDirectory() as runs:
         command = [sys.executable, "-m", "machina", "train", options.algorithm, options.environment]

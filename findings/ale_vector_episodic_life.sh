@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# ale-py 0.12.1, AtariVectorEnv: episodic_life=True starts the whole game anew at every lost life. The usual wrappers of that
-# name only tell an end and play on with the lives that are left, so here the agent never sees the game beyond its first
+# ale-py 0.12.1, AtariVectorEnv: episodic_life=True restarts the whole game at every lost life. The usual wrappers of that
+# name only report an end and play on with the lives that are left, so here the agent never sees the game beyond its first
 # life, and returns are those of one life. life_loss_info=True is the option that plays on.
 #
 # Expected: terminated at a lost life, the next episode begins with one life fewer.

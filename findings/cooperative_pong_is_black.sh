@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # PettingZoo 1.27.0, butterfly/cooperative_pong-v6: made without a render_mode, as one does for training, every observation
-# is black. (pistonball-v6 likewise stands still.) The game and its rewards go on; the only sign is one warning that
+# is black. (pistonball-v6 freezes in the same way.) The game and its rewards continue; the only sign is one warning that
 # render() was called without a mode, by the game itself.
 #
 # Expected: observations do not depend on whether the game is shown.

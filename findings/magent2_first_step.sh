@@ -5,7 +5,7 @@
 # Expected: each agent plays the action that was given for it.
 # Cause:    step() cuts the list of actions by team_sizes, and reset() leaves these at 0 until rewards have been read.
 #
-# Output seen (battle, 6 against 6; red is told to stay, blue to move):
+# Output seen (battle, 6 against 6; red is to stay, blue to move):
 #   after reset: team_sizes [0, 0]
 #   step 1: 0 red and 0 blue agents moved
 #   step 2: 0 red and 6 blue agents moved
@@ -17,7 +17,7 @@ trap 'rm -rf "$folder"' EXIT
 PYGAME_HIDE_SUPPORT_PROMPT=1 "$folder/venv/bin/python" -W ignore - <<'PY'
 from magent2.environments import battle_v4
 
-STAY, MOVE = 6, 7  # of 21 actions: the middle of the 13 moves, and the one beside it
+STAY, MOVE = 6, 7  # of 21 actions: the middle of the 13 moves, and the one next to it
 env = battle_v4.parallel_env(map_size=16)
 env.reset(seed=1)
 game = env.unwrapped

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# PettingZoo 1.27.0, sisl/multiwalker-v9: an episode that is cut by max_cycles is told as terminated, not as truncated,
-# so a learner takes the value after the cut for 0. The neighbour sisl/pursuit-v5 tells its own cut as truncated.
+# PettingZoo 1.27.0, sisl/multiwalker-v9: an episode that is cut by max_cycles is reported as terminated, not as truncated,
+# so a learner takes the value after the cut for 0. The neighbour sisl/pursuit-v5 reports its own cut as truncated.
 #
 # Expected: the time limit sets truncated; terminated is for falls and for the end of the terrain.
 #

@@ -32,7 +32,7 @@ def signals_as_before() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def commands_end_with_their_test() -> Iterator[None]:
-    """A test that fails must not leave its command running beside the others."""
+    """A test that fails must not leave its command running alongside the others."""
     yield
     while STARTED:
         process = STARTED.pop()

@@ -16,7 +16,7 @@ class Ending(ParallelEnv):  # type: ignore[misc]
 
     metadata = {"name": "ending_v0", "render_modes": []}  # noqa: RUF012
     flags = True
-    """Whether the end is told by flags, too."""
+    """Whether flags report the end, too."""
     everybody = False
     """Whether observations, rewards and flags of all possible agents come in every step, whoever plays."""
     rllib = False
@@ -112,7 +112,7 @@ class Gone(Ending):
 
 
 class OnlyTheLivingSee(Ending):
-    """right_0 is hit in step 2: its flag and its -1 are told, what it sees is not. `cut`: a limit did it."""
+    """right_0 is hit in step 2: its flag and its -1 are returned, what it sees is not. `cut`: a limit did it."""
 
     cut = False
 
@@ -132,7 +132,7 @@ class CutUnseen(OnlyTheLivingSee):
 
 
 class Turns(AECEnv):  # type: ignore[misc]
-    """Two agents, three turns each, 1 a turn, told in `_cumulative_rewards` only; then both are terminated."""
+    """Two agents, three turns each, 1 a turn, in `_cumulative_rewards` only; then both are terminated."""
 
     metadata = {"name": "turns_v0", "render_modes": []}  # noqa: RUF012
 

@@ -75,7 +75,7 @@ def signal_at(
     monkeypatch: pytest.MonkeyPatch,
     learner: type[Learner] = ImpalaLearner,
 ) -> None:
-    """Send this process a real signal when the learner has made so many updates."""
+    """Send this process a real signal when the learner has made this many updates."""
     original = learner.update
 
     def update_and_send(self: Learner, batch: Unroll[Array], done: float) -> Learned:

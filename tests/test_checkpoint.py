@@ -297,7 +297,7 @@ def test_load_from_takes_a_run_or_a_checkpoint(run: RunDirectory) -> None:
 
 
 def test_a_runs_dir_that_leads_nowhere_is_no_name_that_is_taken(tmp_path: Path) -> None:
-    """Whoever looks for a free name would look for ever."""
+    """A search for a free name would never end."""
     (tmp_path / "runs").symlink_to(tmp_path / "unmounted")
     with pytest.raises(
         UserError, match=r"can't be created: '.*runs' is not a folder; choose another --runs-dir"

@@ -66,7 +66,7 @@ def test_an_answer_that_comes_as_its_caller_leaves_is_undone(
 
 
 class Stuck:
-    """An environment that hangs in what it is told to."""
+    """An environment that hangs where it is asked to."""
 
     never_hangs = False
 

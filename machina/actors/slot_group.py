@@ -1,5 +1,4 @@
-"""One group of slots: its environment, the memory of the players that act in it, and the unroll that is being
-filled."""
+"""One group of slots: its environment, the memory of its players, and the unroll that is being filled."""
 
 from __future__ import annotations
 

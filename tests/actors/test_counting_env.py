@@ -258,7 +258,7 @@ def test_versions_and_episodes_are_told(place: str, batches: list[Unroll[Array]]
 
 
 def test_a_run_of_an_algorithm_of_ones_own_goes_on(batches: list[Unroll[Array]], tmp_path: Path) -> None:
-    """What its learner keeps beside tensors is its own: here nothing."""
+    """What its learner keeps in addition to tensors is its own: here nothing."""
     run = train("inline", 1, 2, updates=2, runs_dir=tmp_path)
     assert machina.resume(run, total_frames=5 * BATCH * T).updates == 5
     assert len(batches) == 5

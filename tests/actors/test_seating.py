@@ -171,7 +171,7 @@ def test_every_game_is_told_as_it_was_played(teams: Sequence[int]) -> None:
     moments = group.run(200)
     told = list(group.seating.finished_games)
     expected = games_of(moments, teams)
-    assert len(told) - len(expected) in range(6)  # ends of the last step were not answered any more
+    assert len(told) - len(expected) in range(6)  # ends of the last step were not acted on any more
     assert [each._replace(probability=1.0) for each in told[: len(expected)]] == expected
     assert {each.probability for each in told if "u1" in each.players} == {0.25}
     assert {each.probability for each in told if "u2" in each.players} == {0.75}
@@ -253,7 +253,7 @@ def saved(group: Group) -> dict[str, Array]:
 
 def restored(state: dict[str, Array], opponents: PoolOpponents, seed: int) -> Group:
     group = Group(race_spec(), 6, opponents, seed)
-    group.seating.begin()  # as a group does before it learns that it goes on
+    group.seating.begin()  # as a group does before it learns that it continues
     group.race.set_state(state)
     entry = {key.removeprefix("entry/"): array for key, array in state.items() if key.startswith("entry/")}
     group.entry = StepResult(observation={"observation": state["observation"]}, **entry)

@@ -233,7 +233,7 @@ def test_foreign_slots_are_those_that_the_results_name_from_reset_to_end(played:
             expected = game.player_of(slot, played.spec) != PRESENT_SELF
             assert (foreign[game.opened : last, slot] == expected).all()
         assert game.result.length == game.ended - game.opened
-    # Of games that are not over no result tells, but their players stay too.
+    # Games that are not over have no result, but their players stay too.
     seats = len(played.spec.seats)
     game_over = done.reshape(len(done), -1, seats).all(axis=2).repeat(seats, axis=1)
     changes = foreign[1:] != foreign[:-1]
@@ -304,7 +304,7 @@ def test_logits_and_core_states_are_those_of_who_played(played: Played) -> None:
             if other != name:
                 told = mine & on_turn  # who waits is forbidden every action, whoever it is
                 apart = (stored[told] - answers.logits[told]).abs().amax(dim=1)
-                assert (apart > 1e-3).float().mean() > 0.9, "players can be told from one another"
+                assert (apart > 1e-3).float().mean() > 0.9, "players can be distinguished"
         for number, (batch, states) in enumerate(zip(played.batches, expected.core_states, strict=True)):
             rows = mine[number * T]
             for array, state in zip(batch.core_state, states, strict=True):

@@ -1,4 +1,4 @@
-"""Who plays blind is told so, once; who sees anything is not."""
+"""A run that plays blind says so, once; one that sees anything does not."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +93,7 @@ def test_games_that_are_too_short_to_tell_add_up(length: int) -> None:
 
 
 def test_what_differs_between_short_games_only_is_not_called_blind() -> None:
-    """A bandit shows who asks, and nothing that comes of an answer; it is not looked at for ever."""
+    """A bandit shows who asks, and nothing that comes of an answer; it is not watched indefinitely."""
     steps, said = looks(1, lambda game, _: game)
     assert said == ""
     assert steps - steps // 2 == MOST_STEPS

@@ -66,7 +66,7 @@ def test_two_groups_per_actor_when_there_are_slots_for_them(envs: int, actors: i
 def test_a_full_queue_always_holds_a_batch(batch_size: int, envs_per_task: int) -> None:
     most = capacity(assign_slots(spec_of(1), envs_per_task, 1), RuntimeConfig(), batch_size)
     largest = max(len(group) for actor in assign_slots(spec_of(1), envs_per_task, 1) for group in actor)
-    # An actor waits when its unrolls would not fit; the learner must be able to go on then.
+    # An actor waits when its unrolls would not fit; the learner must be able to continue then.
     assert most - largest + 1 >= batch_size
 
 

@@ -96,7 +96,7 @@ class Slot:
 
     def until_station(self, t: int) -> tuple[int, float, float]:
         """What comes after step ``t`` up to the next own turn, end or cut: where that is, the rewards up to there, and
-        whether the return goes on (1 or 0)."""
+        whether the return continues (1 or 0)."""
         k, gained, on = t + 1, float(self.reward[t + 1]), float(not self.stops[t + 1])
         while k < LENGTH and not self.done[k] and not self.on_turn[k]:
             k += 1
@@ -118,7 +118,7 @@ class Slot:
         return float(self.values[t] + delta + trace * (rest - self.values[k]))
 
     def advantage(self, t: int, lambda_: float) -> float:
-        """GAE of an own turn; of an entry off turn that of the next own one, as far as the return goes on."""
+        """GAE of an own turn; of an entry off turn that of the next own one, as far as the return continues."""
         if t == LENGTH or not self.counted[t]:
             return 0.0
         k, gained, on = self.until_station(t)

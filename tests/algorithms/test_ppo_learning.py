@@ -140,7 +140,7 @@ def test_what_does_not_count_changes_nothing() -> None:
 
 
 def test_nothing_to_learn_moves_nothing() -> None:
-    """Adam would go on where it went before."""
+    """Adam would keep moving in its former direction."""
     spec = spec_for(discrete(3), seats=tuple(Seat(agent=str(i), role=0, team=i) for i in range(2)))
     learner = make_learner(spec)
     batch = random_unroll(spec, 6, 4, seed=4)

@@ -73,7 +73,7 @@ def keep() -> None:
 
 
 def overwriting(item: Unroll[Array], released: list[int], index: int) -> Callable[[], None]:
-    """Does what an actor does with a released buffer: fills it anew."""
+    """Does what an actor does with a released buffer: fills it again."""
 
     def release() -> None:
         released.append(index)

@@ -77,7 +77,7 @@ def trained_originals(folder: Path) -> Originals:
     schedule = ("--snapshot-updates", "4", "--rating-games", "2", "--total-frames", "200", "--envs-per-task", "4")
     game = ("ppo", "connect_four", *batch, *schedule, "--checkpoint-minutes", "1e-9")
     league = train(folder, *game, "--name", "league")
-    for each in (plain, league):  # something to go on for
+    for each in (plain, league):  # something to continue for
         config = read_yaml(each / "config.yaml")
         config["total_frames"] += 40
         (each / "config.yaml").write_text(yaml.safe_dump(config))

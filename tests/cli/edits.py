@@ -40,7 +40,7 @@ def at(value: Any, path: Iterable[Any]) -> Any:
 
 
 def kind(value: Any) -> str:
-    """What a typed model tells apart; an integer is a number, too."""
+    """What a typed model distinguishes; an integer is a number, too."""
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, int | float):
@@ -61,7 +61,7 @@ def edited_values(draw: st.DrawFn, value: Any) -> tuple[Any, str]:
         return edited, f"removed {path}"
     if how == "add" and isinstance(parent, dict):
         parent["surplus"] = draw(st.sampled_from(OTHER_VALUES))
-        return edited, f"added surplus beside {path}"
+        return edited, f"added surplus next to {path}"
     old, new = parent[key], draw(st.sampled_from(OTHER_VALUES))
     if how == "wrap":
         new = [old]

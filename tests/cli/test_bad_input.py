@@ -203,7 +203,7 @@ def test_a_bad_checkpoint_is_named_and_the_one_before_is_taken(how: str, name: s
     answer = cli("resume", run)
     assert answer.code == 0
     assert str(newest) in answer.err
-    assert RunDirectory.open(run).latest().checkpoint.step == 60, "made anew"
+    assert RunDirectory.open(run).latest().checkpoint.step == 60, "made again"
 
 
 def test_a_run_without_a_good_checkpoint(cli: Command) -> None:

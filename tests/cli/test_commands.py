@@ -156,7 +156,7 @@ def test_a_run_may_start_from_another(with_value: bool, cli: Command) -> None:
     assert all(name in taken for name in value) == with_value
     assert not equal("value_head.weight") or with_value
     progress = RunDirectory.open(second).latest().checkpoint.values["progress"]
-    assert progress["env_steps"] == 40, "counters start anew"
+    assert progress["env_steps"] == 40, "counters start afresh"
 
 
 @pytest.mark.parametrize("place", ["inline", "local"])
@@ -203,7 +203,7 @@ def test_a_wrapper_acts_in_training_evaluation_and_film(cli: Command, monkeypatc
     out = cli.good("watch", run)
     assert f"return {low:g}" in out or f"return {high:g}" in out
     assert yaml.safe_load((run / "config.yaml").read_text())["wrapper"] == "own_wrapper:bonus"
-    # A wrapper may hold state of its own, so episodes start anew; the wrapper acts again.
+    # A wrapper may hold state of its own, so episodes start afresh; the wrapper acts again.
     drop_checkpoints_after(run, 0)
     assert "no usable checkpoint" in cli.refused("resume", run)
 

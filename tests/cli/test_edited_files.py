@@ -70,7 +70,7 @@ def check_state(originals: Originals, data: st.DataObject) -> None:
         write_json(file, after)
         refit(file.parent)
         for command in acting(path):
-            compared = command[0] != "inspect"  # which is told of no run that the checkpoint would have to fit
+            compared = command[0] != "inspect"  # which knows of no run that the checkpoint would have to fit
             check(command, what, must_refuse=of_another_shape(plain(before, compared), plain(after, compared)))
 
 

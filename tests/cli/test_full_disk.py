@@ -98,7 +98,7 @@ def test_a_run_that_can_t_even_begin(tmp_path: Path) -> None:
 def test_a_league_goes_on_without_its_table_or_its_snapshots(
     width: int, refused: str, times: int, snapshots: int, tmp_path: Path
 ) -> None:
-    """Small snapshots have room, their table soon has none, which is told once; large ones have none at all."""
+    """Small snapshots have room, their table soon has none, which is reported once; large ones have none at all."""
     net = ("--config", "defaults", "--torso", "mlp", "--hidden-sizes", str(width), "--minibatches", "2")
     batch = (*TINY, "--envs-per-task", "8", "--unroll-length", "16", "--batch-size", "16", "--epochs", "1")
     schedule = ("--snapshot-updates", "1", "--rating-games", "2", "--total-frames", "2560")
@@ -166,7 +166,7 @@ def test_old_checkpoints_make_room_for_the_newest(saved: tuple[RunDirectory, Sma
 
 
 def test_the_last_good_checkpoint_makes_no_room(saved: tuple[RunDirectory, SmallDisk]) -> None:
-    """Before the new one is complete there would be none to go on from; a bad one goes, however new it is."""
+    """Before the new one is complete there would be none to continue from; a bad one goes, however new it is."""
     run, disk = saved
     bad = store.checkpoint_paths(run.checkpoints)[-1]
     (bad / "model.safetensors").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Who comes from another trainer is told what its options are called here."""
+"""Options of other trainers lead to what they are called here."""
 
 from __future__ import annotations
 

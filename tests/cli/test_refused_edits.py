@@ -123,7 +123,7 @@ def test_what_must_not_be_accepted(
             assert len(done.err.splitlines()) == 1, done.err
             assert done.code == 2 or "passed over" in done.err
             if done.code == 0:
-                break  # it went on, and has a newer one now
+                break  # it continued, and has a newer one now
 
 
 def edit_config(path: Path, **changes: Any) -> None:

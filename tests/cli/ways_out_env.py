@@ -48,7 +48,7 @@ gymnasium.register("Slow-v0", "ways_out_env:Plain", kwargs={"step_s": 0.1})
 
 
 class SlowStart(Plain):
-    """Takes a second to be built, but for the first one, which only tells its spaces."""
+    """Takes a second to be built, but for the first one, which only shows its spaces."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -85,12 +85,12 @@ class Job:
             time.sleep(0.1)
 
     def wait_for_actors(self, number: int) -> None:
-        """Wait until so many actors have produced, and the learner has learned and said so."""
+        """Wait until this many actors have produced, and the learner has learned and said so."""
         self.wait(lambda status: status["updates"] > 0 and num_producing(status) == number, START_S)
         when(lambda: bool((self.run.path / "metrics.jsonl").read_text(encoding="utf-8")), 30)
 
     def wait_for_replacement(self, number: int, restarts: int, seconds: float) -> float:
-        """Wait until as many actors as before produce, after so many restarts in all."""
+        """Wait until as many actors as before produce, after this many restarts in all."""
 
         def recovered(status: dict[str, Any]) -> bool:
             total = sum(actor["restarts"] for actor in status["actors"])
@@ -132,7 +132,7 @@ class Job:
     def end(self, seconds: float = 90.0) -> None:
         """Wait for the run's own end, which must be a good one."""
         self.output, err = self.process.communicate(timeout=seconds)
-        # Ray tells of objects that were lost with a node, in a line that nothing silences.
+        # Ray reports objects that were lost with a node, in a line that nothing silences.
         lines = [line for line in err.splitlines() if ":info_message:" not in line]
         assert (self.process.returncode, lines) == (0, []), (self.output, err)
         last = last_metrics(self.run.path)

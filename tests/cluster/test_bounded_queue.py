@@ -21,7 +21,8 @@ AHEAD = 2
 """Batches with the learner: one is learned while the next is fetched."""
 
 MOST_QUEUED = {
-    # An actor's threads hand a group over; its process a round of both groups, and collects another beside the queue.
+    # An actor's threads hand a group over; its process a round of both groups, and collects another on top of the
+    # queue.
     "inline": BATCH_SIZE - 1 + SLOTS,
     "local": BATCH_SIZE - 1 + SLOTS // 2,
     "ray": BATCH_SIZE - 1 + SLOTS + SLOTS,

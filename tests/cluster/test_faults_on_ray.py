@@ -1,6 +1,7 @@
-"""Faults of a run in the place ``ray``: it goes on by itself, or ends with a good checkpoint, and nothing is uncounted.
+"""Faults of a run in the place ``ray``: it continues by itself, or ends with a good checkpoint, and nothing is
+uncounted.
 
-What each fault costs stands in docs/reliability.md; `pytest -m cluster -s` prints it anew.
+What each fault costs is in docs/reliability.md; `pytest -m cluster -s` prints it again.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def test_a_node_that_dies_under_a_busy_actor_holds_nobody_up(nodes: Cluster, tmp
 
 @pytest.mark.parametrize("processes", [False, True])
 def test_faults_of_an_environment(processes: bool, nodes: Cluster, tmp_path: Path) -> None:
-    """One after another in one run; where it hangs stands in the log, whether it runs beside its actor or in it."""
+    """One after another in one run; where it hangs is in the log, whether it runs in its actor's process or its own."""
     job = start_job(
         tmp_path, *cluster_options(nodes), "--actors", "2", "--step-timeout-s", "3", "--processes", str(processes)
     )

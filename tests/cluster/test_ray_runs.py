@@ -102,7 +102,7 @@ def test_a_run_survives_the_death_of_a_node(two_nodes: Cluster, tmp_path: Path) 
         name="run",
     )
     killer.join()
-    assert "status" in seen, "the node was killed and the run went on"
+    assert "status" in seen, "the node was killed and the run continued"
     assert_account_is_exact(run.status())
     assert run.status().faults == 0, "an actor that leaves with its node is no fault"
     assert outcome.env_steps > seen["env_steps"]

@@ -1,4 +1,4 @@
-"""Environments that start programs, tell infos of all kinds, draw from global generators, and die."""
+"""Environments that start programs, return infos of all kinds, draw from global generators, and die."""
 
 import multiprocessing
 import os

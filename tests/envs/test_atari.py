@@ -168,7 +168,7 @@ def test_video_shows_the_screen_of_the_same_episode() -> None:
 
 
 class Hung:
-    """Pong, Breakout and Seaquest, two slots each, where one game's emulator waits for ever in ``step``."""
+    """Pong, Breakout and Seaquest, two slots each, where one game's emulator waits indefinitely in ``step``."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, game: int, *, one_slot_ended: bool) -> None:
         self.tasks = AtariTasks(["pong", "breakout", "seaquest"], [0, 1, 2] * 2, AtariConfig(), 1, full=True)
@@ -217,7 +217,7 @@ def test_a_hung_game_is_replaced(hung: Hung) -> None:
     assert not entry.life_lost.any()
     frames, before = entry.observation["observation"], hung.last.observation["observation"]
     assert np.array_equal(frames[[0, 3]], before[[0, 3]])
-    assert np.array_equal(frames[[1, 2, 4, 5], :3], before[[1, 2, 4, 5], 1:]), "the other games went on"
+    assert np.array_equal(frames[[1, 2, 4, 5], :3], before[[1, 2, 4, 5], 1:]), "the other games continued"
     assert hung.env.waiting_for == "pong,breakout,seaquest"
 
     entry = hung.env.step(np.full(6, FIRE))
@@ -251,7 +251,7 @@ def test_a_hung_game_of_which_one_slot_was_due_for_a_reset(monkeypatch: pytest.M
     later = hung.env.step(np.full(6, FIRE))
     assert not (later.truncated | later.terminated | later.life_lost)[[due, cut]].any()
     stacks_later = later.observation["observation"]
-    assert np.array_equal(stacks_later[due, :3], stacks[due, 1:]), "its new episode goes on"
+    assert np.array_equal(stacks_later[due, :3], stacks[due, 1:]), "its new episode continues"
     assert not stacks_later[cut, :3].any(), "a reset step"
     hung.env.close()
 

@@ -63,7 +63,7 @@ class Emulator:
         self.screens = [self.screen()]
 
     def step(self, action: ale_py.Action, frames: int = 4) -> float:
-        """The reward of an action that is held for so many frames."""
+        """The reward of an action that is held for this many frames."""
         self.screens, reward = [], 0.0
         while len(self.screens) < frames and not self.ale.game_over():
             reward += self.ale.act(action)
@@ -159,7 +159,7 @@ def test_an_episode_opens_with_none_to_noop_max_noops(game: str, most: int) -> N
 
 
 def test_the_cap_counts_the_frames_that_were_played() -> None:
-    """101 frames are 25 steps and one of a single frame; the game goes on, so it is a truncation."""
+    """101 frames are 25 steps and one of a single frame; the game continues, so it is a truncation."""
     env = make(",".join(GAMES), [0, 1], frame_cap=101, noop_max=7)
     env.reset([1, 2])
     for _ in range(2):

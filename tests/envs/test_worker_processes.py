@@ -131,7 +131,7 @@ def kept(env: VectorEnv) -> VectorEnv:
 @pytest.mark.parametrize("processes", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_infos_that_nobody_reads_are_not_merged(kind: str, processes: bool) -> None:
-    """Neither do they fail nor cost a step: episodes of eight go on as without infos."""
+    """Neither do they fail nor cost a step: episodes of eight continue as without infos."""
     env = make(f"Told_{kind}", 4, processes)
     try:
         env.reset(range(4))

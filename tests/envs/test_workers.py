@@ -1,4 +1,4 @@
-"""Worker processes: where they hang is told, and none of them outlives its environment or its parent."""
+"""Worker processes: where they hang is reported, and none of them outlives its environment or its parent."""
 
 import inspect
 import os

@@ -36,7 +36,7 @@ def test_a_hang_stops_the_film_and_says_where(tmp_path: Path, monkeypatch: pytes
 def test_an_environment_that_can_t_be_built_in_time_is_told_as_other_faults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`machina report` leaves the film out then, and goes on."""
+    """`machina report` leaves the film out then, and continues."""
     run = machina.train("impala", "catch", "defaults", name="run", runs_dir=tmp_path, **SMALL, total_frames=40)
 
     def hang(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""A user's environments, each with another kind of observation that tells the right action."""
+"""A user's environments, each with another kind of observation that shows the right action."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class Room(Guess):
 
 
 class Doors(Guess):
-    """Of four doors one is open, and its number the answer, which the mask alone tells; `where` it lies."""
+    """Of four doors one is open, and its number the answer, which the mask alone shows; `where` it lies."""
 
     def __init__(self, where: str) -> None:
         self.where = where

@@ -153,7 +153,7 @@ def flags(options: dict[str, Any]) -> list[str]:
 
 
 def test_a_killed_league_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGKILL in the place `local`, while games are played and rated beside the learner."""
+    """SIGKILL in the place `local`, while games are played and rated while the learner works."""
     schedules = {"clip_final": 0.0, "entropy_cost_final": 0.0, "team_spirit_final": 1.0}
     options = {**SMALL_LEAGUE, **OPTIONS, **schedules, "place": "local", "total_frames": 1_000_000}
     where = {
@@ -209,7 +209,7 @@ def test_a_killed_league_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch
     loaded = [load() for load in seen["view"].parameters]
     assert [row["sha256"] for row in pool] == [sha256(flat) for flat in loaded]
 
-    # And it went on with it: nothing of the pool was changed, more came.
+    # And it continued with it: nothing of the pool was changed, more came.
     after = table(path)
     kept = after["snapshots"][: len(pool)]
     for row, former in zip(kept, pool, strict=True):

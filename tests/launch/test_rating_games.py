@@ -1,4 +1,4 @@
-"""Rating games and matches whose environment fails: the run continues and says so; nothing waits for ever."""
+"""Rating games and matches whose environment fails: the run continues and says so; nothing waits indefinitely."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def train(folder: Path, **options: Any) -> Path:
 
 
 def at_update(update: int, do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do something when the learner has made so many updates."""
+    """Do something when the learner has made this many updates."""
     original = PPOLearner.update
 
     def update_and_do(self: PPOLearner, batch: Unroll[Array], done: float) -> Learned:
@@ -79,7 +79,7 @@ def rated(run: Path) -> list[str]:
 
 
 def notices(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What was told of rating games."""
+    """What was reported of rating games."""
     return [line for line in capsys.readouterr().out.splitlines() if "faulty_game" in line and "u0000" in line]
 
 

@@ -159,7 +159,7 @@ def test_what_a_resumed_run_loses_is_counted(
     finished = load_checkpoint(last_checkpoint(path))
     assert finished.values["progress"]["unrolls_lost"] == at_hand
     for name, count in drawn.items():
-        assert int(finished.tensors["plane"][name]) > count >= 5, "the action streams go on"
+        assert int(finished.tensors["plane"][name]) > count >= 5, "the action streams continue"
         assert int(finished.tensors["plane"][name.replace("drawn", "restarts")]) == 1, "with other episodes"
     again = machina.resume(path)
     assert again.updates == UPDATES

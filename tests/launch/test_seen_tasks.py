@@ -56,7 +56,7 @@ def test_a_room_is_seen_without_its_texts(tmp_path: Path) -> None:
 
 
 def test_what_a_policy_was_trained_on_decides_what_it_does(tmp_path: Path) -> None:
-    """The direction alone tells the answer: one-hot it is learned at once."""
+    """The direction alone shows the answer: one-hot it is learned at once."""
     run = train("Room", tmp_path, "ppo", **LEARNING, total_frames=8_000, drop_keys=(*DROPPED, "image"))
     assert evaluate_run(run, 10).score > 7
 
@@ -85,7 +85,7 @@ def test_bytes_are_read_as_the_same_numbers_of_another_dtype(tmp_path: Path) -> 
 @pytest.mark.parametrize("environment", ["DoorsObservation", "DoorsInfos", "DoorsUnfinished"])
 @pytest.mark.parametrize("processes", [False, True])
 def test_masks_hold_wherever_they_are(environment: str, processes: bool, tmp_path: Path) -> None:
-    """Nothing but the mask tells the open door."""
+    """Nothing but the mask shows the open door."""
     use = {} if environment == "DoorsObservation" else {"info_mask": "use"}
     run = train(environment, tmp_path, processes=processes, envs_per_task=2, **use)
     assert evaluate_run(run, 3).score == 8

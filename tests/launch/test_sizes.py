@@ -1,4 +1,4 @@
-"""What is told of a job's sizes before it starts."""
+"""What is found out about a job's sizes before it starts."""
 
 from __future__ import annotations
 

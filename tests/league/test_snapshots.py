@@ -72,7 +72,7 @@ def test_a_missing_file_is_named(store: SnapshotStore) -> None:
 
 
 def test_nothing_is_overwritten(store: SnapshotStore) -> None:
-    # The run was killed after it made u000007, goes on from before and makes another one.
+    # The run was killed after it made u000007, continues from before it and makes another one.
     before = store.save(7, 28, parameters_of(1))
     written = store.file(before).stat().st_mtime_ns
     after = store.save(7, 28, parameters_of(2))
@@ -83,7 +83,7 @@ def test_nothing_is_overwritten(store: SnapshotStore) -> None:
 
 
 def test_a_damaged_file_is_written_anew(store: SnapshotStore) -> None:
-    """A run that goes on from before it could never pass the update at which it made it."""
+    """A run that continues from before it could never pass the update at which it made it."""
     snapshot = store.save(7, 28, parameters_of(1))
     store.file(snapshot).write_bytes(b"\0" * 100)
     assert store.save(7, 28, parameters_of(1)) == snapshot

@@ -43,7 +43,8 @@ ANCHORS = [
 
 
 def content(count: int, rated: int | None = None) -> dict[str, Any]:
-    """``league.json`` of so many snapshots, each a point stronger than the one before; the later the more probable."""
+    """``league.json`` of this many snapshots, each a point stronger than the one before; the later the more
+    probable."""
     total = math.fsum(math.exp(0.1 * i) for i in range(count))
     snapshots = [
         {

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Equivalent(NamedTuple):
-    """A wrong line that no test can tell from the right one."""
+    """A wrong line that no test can distinguish from the right one."""
 
     file: str
     line: int

@@ -2,7 +2,7 @@
 
 Every wrong line is written into a copy of the tree; a process that has imported torch and the other libraries forks,
 imports the copy and runs the module's tests until one fails. Time-outs and errors at import count as caught. What can't
-be told from the right line is listed with the reason in ``equivalent.yaml`` and does not count.
+be distinguished from the right line is listed with the reason in ``equivalent.yaml`` and does not count.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ LIBRARIES = (
     "tyro",
     "yaml",
 )
-"""What the tests import beside torch; imported once, before the forks."""
+"""What the tests import in addition to torch; imported once, before the forks."""
 
 FAST = "not test_learns"
 """Tests that learn a task catch what others catch, in many times their time."""
 
 LEAST_TIMEOUT_S = 60.0
 TIMEOUT_FACTOR = 10.0
-"""A wrong line may take so many times as long as the right one; other work on the machine must not decide."""
+"""A wrong line may take this many times as long as the right one; other work on the machine must not decide."""
 
 GOAL = 0.95
 

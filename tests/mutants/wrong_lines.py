@@ -23,7 +23,7 @@ ARGUMENTS_LEFT_ALONE = {
     "non_blocking": "copies to a GPU without waiting",
     "device": "where there is no GPU every tensor is on the CPU; `make test-gpu` looks at the rest",
 }
-"""Arguments, by keyword or by the name of what is given, that no test on a CPU can tell from others, and why."""
+"""Arguments, by keyword or by the name of what is given, that no test on a CPU can distinguish from others, and why."""
 
 NEVER_RUN = (cst.Annotation, cst.Import, cst.ImportFrom, cst.Raise)
 """Nodes whose parts aren't changed: annotations are not evaluated, and errors' texts are for people; that they are

@@ -288,7 +288,7 @@ def test_the_user_is_told_what_is_read(spec: EnvSpec, line: str) -> None:
     ],
 )
 def test_small_planes_are_flattened_unless_kernels_fit(spec: EnvSpec, convolutions: int) -> None:
-    """connect_four, magent's battle, and a camera beside an action mask."""
+    """connect_four, magent's battle, and a camera with an action mask."""
     config = NetworkConfig()
     if convolutions == 2:
         config = NetworkConfig(filters=(8, 16), kernels=(3, 3), strides=(1, 1), hidden_sizes=(32,))

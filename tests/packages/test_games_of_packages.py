@@ -43,7 +43,7 @@ def test_the_limit_of_multiwalker_is_no_termination(form: str) -> None:
         entry = env.reset([1] * 3)
         turns = 0
         while not (entry.terminated | entry.truncated).all():
-            # Who stands still stands for 40 steps; who moves at random falls.
+            # A walker that does not move stands for 40 steps; one that moves at random falls.
             actions = generator.uniform(-1, 1, (3, 4)) if terminated else np.zeros((3, 4))
             entry = env.step(actions.astype(np.float32))
             turns += 1

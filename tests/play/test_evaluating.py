@@ -256,7 +256,7 @@ def test_games_are_played_whole_and_every_role_has_its_episodes(game: str, episo
 
 @pytest.mark.parametrize("episodes", [1, 8, 30])
 def test_the_episodes_of_a_game_are_games(episodes: int) -> None:
-    """Eight workers of one role share each game's reward: so many games, not so many agents of one game."""
+    """Eight workers of one role share each game's reward: this many games, not this many agents of one game."""
     factory = parse_environment(SHARED, GameConfig())
     policy = SampledPolicy(NetworkConfig(hidden_sizes=(4,)), factory.spec, "cpu", "float32")
     result = evaluate(factory, policy, [0], episodes, seed=1, run="r", env_steps=0)

@@ -262,7 +262,7 @@ def test_a_game_is_one_episode_of_each_role(tasks: tuple[int, ...], episodes: in
 
 
 def test_an_agent_that_never_plays_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If it is asked for, after so many games in a row; one game of its own starts the count anew."""
+    """If it is asked for, after this many games in a row; one game of its own restarts the count."""
     with pytest.raises(RunFailedError, match=r"agent 'c' had no step in 100 games"):
         run(Ladders(GAME, lambda slot, _: 2 * (slot % 3 < 2)), (1,), 1)
     monkeypatch.setattr(evaluation, "ABSENT_GAMES", 3)

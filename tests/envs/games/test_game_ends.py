@@ -32,7 +32,7 @@ def make(kind: str, num_games: int = 1) -> SlotEnv:
 
 
 def play(env: SlotEnv, steps: int) -> list[tuple[list[float], list[bool]]]:
-    """Rewards and ends of so many steps; nothing here is ever truncated."""
+    """Rewards and ends of this many steps; nothing here is ever truncated."""
     num_slots = len(env.task_ids)
     env.reset([1] * num_slots)
     entries = [env.step(np.zeros(num_slots, np.int64)) for _ in range(steps)]

@@ -79,7 +79,7 @@ def same(one: StepResult, other: StepResult) -> bool:
 
 def test_connect_four_goes_on_from_its_state() -> None:
     env, again = make("connect_four", 3), make("connect_four", 3)
-    assert env.get_state() is None, "there is no entry to go on from"
+    assert env.get_state() is None, "there is no entry to continue from"
     players = Players(env, ["random"])
     entry = env.reset(range(6))
     for _ in range(31):

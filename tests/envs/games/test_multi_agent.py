@@ -133,7 +133,7 @@ def test_max_steps_truncate_those_who_still_play() -> None:
 
 
 class Scored(ParallelGames):
-    """Whose score is not the reward; also told of agents that are out, and at a reset step."""
+    """Whose score is not the reward; also for agents that are out, and at a reset step."""
 
     score = 2.0
 

@@ -133,7 +133,7 @@ def test_a_seed_of_knights_and_archers_is_a_whole_game() -> None:
         entries = [env.reset([5] * 4), *(env.step(np.full(4, 5)) for _ in range(50))]
         return np.stack([entry.observation[OBSERVATION] for entry in entries])
 
-    assert np.array_equal(seen(), seen()), "the clock of the zombies begins anew"
+    assert np.array_equal(seen(), seen()), "the clock of the zombies restarts"
 
 
 ATARI = sorted(name for name in pettingzoo.parallel_registry if name.startswith("atari/"))
