@@ -37,18 +37,18 @@ class Fault(NamedTuple):
 
 
 class UnrollSink(Protocol):
-    """Where an actor's full unrolls go: the queue, or what carries them there."""
+    """Where an actor's full unrolls go: the buffer, or what carries them there."""
 
     def put(self, handover: Handover) -> None: ...
 
 
 class Actor:
-    """Collects one unroll per group and round, and hands it to the queue.
+    """Collects one unroll per group and round, and hands it to the buffer.
 
     Args:
         policy: the behaviour policy; it acts for all groups.
         groups: built by the caller, so that it chooses how environments are stepped.
-        queue: where full unrolls go.
+        sink: where full unrolls go.
         on_fault: called for every environment that failed, before it is replaced; may raise to stop the run.
         ordered: order unrolls by round and slot instead of arrival (lock-step mode).
         opponents: other players in the groups' games.
@@ -58,7 +58,7 @@ class Actor:
         self,
         policy: Policy,
         groups: Sequence[SlotGroup],
-        queue: UnrollSink,
+        sink: UnrollSink,
         on_fault: Callable[[Fault], None],
         ordered: bool,
         opponents: Opponents | None = None,
@@ -66,7 +66,7 @@ class Actor:
         self._policy = policy
         self.opponents = opponents
         self.groups = groups
-        self._queue = queue
+        self._sink = sink
         self._on_fault = on_fault
         self._ordered = ordered
         self._policy_version = -1
@@ -95,7 +95,7 @@ class Actor:
 
         Raises:
             RunFailedError: an environment's replacement failed as well, or ``on_fault`` gave up.
-            QueueClosedError: the run is stopping.
+            BufferClosedError: the run is stopping.
         """
         try:
             return self._continue(parameters, deadline)
@@ -167,7 +167,7 @@ class Actor:
             unroll, release = group.finish_unroll()
             order = self.rounds << 32 | int(group.slots[0]) if self._ordered else None
             with self.shares.measure("waiting"):
-                self._queue.put(Handover(unroll, len(group.slots), self._policy_version, release, order))
+                self._sink.put(Handover(unroll, len(group.slots), self._policy_version, release, order))
             self.env_steps += group.filled * len(group.slots)
         return group.full
 

@@ -46,7 +46,7 @@ class ActorBuilder:
     Args:
         setup: of the run.
         make_stepper: decides how environments are stepped.
-        queue: where the actors' unrolls go.
+        sink: where the actors' unrolls go.
         on_fault: called for every environment that failed; may raise to stop the run.
         in_order: one group after the other, so that those that share the process's random generators repeat.
     """
@@ -55,14 +55,14 @@ class ActorBuilder:
         self,
         setup: ActorSetup,
         make_stepper: Callable[[SlotEnv], Stepper],
-        queue: UnrollSink,
+        sink: UnrollSink,
         on_fault: Callable[[Fault], None],
         in_order: bool = False,
     ) -> None:
         self._setup = setup
         self._in_order = in_order
         self._make_stepper = make_stepper
-        self._queue = queue
+        self._sink = sink
         self._on_fault = on_fault
         self._lock = threading.Lock()
         self._building = threading.Lock()
@@ -94,7 +94,7 @@ class ActorBuilder:
         failures = [failure for group in groups if (failure := group.exception()) is not None]
         if not failures:
             built = [group.result() for group in groups]
-            return Actor(policy, built, self._queue, self._on_fault, ordered=self._setup.lock_step, opponents=opponents)
+            return Actor(policy, built, self._sink, self._on_fault, ordered=self._setup.lock_step, opponents=opponents)
         for group in groups:
             if group.exception() is None:
                 group.result().close()

@@ -1,6 +1,6 @@
 """The place ``ray``: actors in the processes of a Ray cluster.
 
-The driver asks every idle actor for a round and hands references to its unrolls to the queue; the arrays go from the
+The driver asks every idle actor for a round and hands references to its unrolls to the buffer; the arrays go from the
 actor's object store to the learner's. An actor has one round under way at most, and gets none that would leave more
 than ``queue_unrolls`` and a round of every actor waiting for the learner.
 """
