@@ -52,7 +52,7 @@ class Config(BaseModel):
 
 
 class AlgorithmConfig(Config):
-    """What every algorithm on the unroll queue has in common."""
+    """What the configurations of all algorithms have in common."""
 
     unroll_length: int = Field(default=20, ge=1, le=1_000_000, description="T: env steps per unroll.")
     batch_size: int | None = Field(

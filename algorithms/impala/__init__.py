@@ -1,1 +1,1 @@
-"""IMPALA (arXiv 1802.01561): actor-critic with V-trace on an unroll queue."""
+"""IMPALA (arXiv 1802.01561): actor-critic with V-trace."""
