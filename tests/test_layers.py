@@ -49,6 +49,16 @@ def test_every_room_has_a_layer() -> None:
     assert rooms == {room for layer in enforced_layers() for room in layer}
 
 
+def test_few_modules_know_ray() -> None:
+    """They are those that the document names."""
+    files = [path for path in (ROOT / "machina").glob("*/*.py") if not path.parent.is_symlink()]
+    know = {
+        path for path in files if re.search(r"^\s*(import|from) ray\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    outside = {f"{path.parent.name}/{path.stem}" for path in know if path.parent.name != "cluster"}
+    assert outside == {"launch/places", "launch/ray_cluster"}
+
+
 def test_algorithms_know_no_environment_no_ray_and_no_command_line() -> None:
     modules = loaded_by(
         "import machina.algorithms.impala.builder, machina.algorithms.impala_popart.config, machina.losses.vtrace"
