@@ -78,7 +78,7 @@ def flat(tree: dict[str, object], prefix: str = "") -> dict[str, object]:
     return result
 
 
-def test_a_file_of_one_s_own(tmp_path: Path) -> None:
+def test_a_file_of_your_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("algorithm: impala\n")
     assert find_configuration(str(file)) == file

@@ -114,7 +114,7 @@ def test_inline_a_hang_is_a_fault(hangs: str) -> None:
     stepper.close()
 
 
-def test_a_close_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_close_that_hangs_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(stepping, "CLOSE_TIMEOUT_S", 0.05)
     monkeypatch.setattr(declared, "CLOSE_TIMEOUT_S", 0.05)
     env = Stuck("close")

@@ -238,7 +238,7 @@ def test_reset_steps_are_masked_and_termination_is_a_zero_discount(
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_versions_and_episodes_are_told(place: str, batches: list[Unroll[Array]], tmp_path: Path) -> None:
+def test_versions_and_episodes_are_reported(place: str, batches: list[Unroll[Array]], tmp_path: Path) -> None:
     envs, updates = 5, 40
     path = train(place, 1, envs, updates, tmp_path, log_seconds=1e-6)
     for update, batch in enumerate(batches):
@@ -257,7 +257,7 @@ def test_versions_and_episodes_are_told(place: str, batches: list[Unroll[Array]]
     assert last["queue/learned"] == updates * BATCH
 
 
-def test_a_run_of_an_algorithm_of_ones_own_goes_on(batches: list[Unroll[Array]], tmp_path: Path) -> None:
+def test_a_run_of_an_algorithm_of_your_own_continues(batches: list[Unroll[Array]], tmp_path: Path) -> None:
     """What its learner keeps in addition to tensors is its own: here nothing."""
     run = train("inline", 1, 2, updates=2, runs_dir=tmp_path)
     assert machina.resume(run, total_frames=5 * BATCH * T).updates == 5

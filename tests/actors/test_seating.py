@@ -166,7 +166,7 @@ def game_opens(former: StepResult, seats: int) -> BoolArray:
 
 
 @pytest.mark.parametrize("teams", [TWO_TEAMS, THREE_TEAMS])
-def test_every_game_is_told_as_it_was_played(teams: Sequence[int]) -> None:
+def test_every_game_is_reported_as_it_was_played(teams: Sequence[int]) -> None:
     group = begun(teams, 5, pool_opponents(view_of((0.25, 0.75), pool_share=0.5)))
     moments = group.run(200)
     told = list(group.seating.finished_games)
@@ -263,7 +263,7 @@ def restored(state: dict[str, Array], opponents: PoolOpponents, seed: int) -> Gr
     return group
 
 
-def test_games_in_progress_go_on_exactly() -> None:
+def test_games_in_progress_continue_exactly() -> None:
     """Two groups share the actor's opponents, whose memory is always full."""
     view = view_of((0.1, 0.2, 0.3, 0.2, 0.2), pool_share=0.9)
     opponents = pool_opponents(view, capacity=2)

@@ -268,7 +268,7 @@ def own_episodes(played: Played) -> list[Episode]:
     return found
 
 
-def assert_own_episodes_are_told(played: Played) -> None:
+def assert_own_episodes_are_reported(played: Played) -> None:
     expected, told = sorted(own_episodes(played)), sorted(played.episodes)
     assert len(expected) > 20
     assert [(each.task_id, each.length) for each in told] == [(each.task_id, each.length) for each in expected]
@@ -276,14 +276,14 @@ def assert_own_episodes_are_told(played: Played) -> None:
 
 
 def test_episodes_are_those_that_the_policy_played(played: Played) -> None:
-    assert_own_episodes_are_told(played)
+    assert_own_episodes_are_reported(played)
 
 
 @pytest.mark.parametrize("case", ["connect_four", "deaths, lstm"])
 def test_of_games_that_are_all_against_the_pool_one_side_is_counted(case: str, tmp_path: Path) -> None:
     played = play(case, tmp_path, pool_share=1.0)
     assert all(game.players.count(PRESENT_SELF) == 1 for game in played.results)
-    assert_own_episodes_are_told(played)
+    assert_own_episodes_are_reported(played)
     if case == "connect_four":  # where both sides end at once
         assert len(played.episodes) == len(played.results)
 

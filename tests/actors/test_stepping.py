@@ -142,7 +142,7 @@ def test_inline_only_arithmetic_is_stepped_without_a_deadline(name: str, config:
     assert [thread == threading.get_ident() for thread in threads] == [steps_here]
 
 
-def test_a_thread_steps_beside_the_caller_and_passes_faults_on() -> None:
+def test_a_thread_steps_alongside_the_caller_and_passes_faults_on() -> None:
     env = Sluggish(raises_at=3)
     stepper = ThreadStepper(env, fault_at_hang)
     stepper.reset([1], 5)
@@ -193,7 +193,7 @@ def test_processes_that_hang_stand_for_the_thread_that_waits_for_them(envs: list
     stepper.close()
 
 
-def test_a_hang_with_recovery_is_reported_and_the_run_goes_on(envs: list[Sluggish]) -> None:
+def test_a_hang_with_recovery_is_reported_and_the_run_continues(envs: list[Sluggish]) -> None:
     env = Sluggish(hangs_at=2, recovers=True)
     envs.append(env)
     reports: list[str] = []

@@ -338,7 +338,7 @@ def test_the_optimiser_is_built_from_the_options(optimizer: str) -> None:
     assert len(group["params"]) == len(list(learner.model.network.parameters()))
 
 
-def test_what_is_not_finite_within_an_epoch_is_told() -> None:
+def test_what_is_not_finite_within_an_epoch_is_reported() -> None:
     """The batch's own sums are finite here, its ratios are not."""
     learner = PPOLearner(PPOConfig(), GAME, "cpu", "float32", 0, SINGLE_RANK)
     before = learner.flat_parameters()

@@ -299,7 +299,7 @@ def test_status_shows_how_a_run_did_and_scale_leaves_a_wish(cli: Command) -> Non
 
 
 @pytest.mark.parametrize("place", ["inline", "local"])
-def test_a_place_that_cannot_be_scaled_says_so_and_goes_on(place: str, cli: Command) -> None:
+def test_a_place_that_cannot_be_scaled_says_so_and_continues(place: str, cli: Command) -> None:
     """The wish is there before the run's first look, a second after its start."""
     run = cli.runs / "run"
 

@@ -33,7 +33,7 @@ def options(*more: str) -> tuple[str, ...]:
     return ("train", "impala", "catch", *TINY, *SMALL_NET, *schedule, *more)
 
 
-def test_a_run_goes_on_without_its_periodic_checkpoints(tmp_path: Path) -> None:
+def test_a_run_continues_without_its_periodic_checkpoints(tmp_path: Path) -> None:
     process = start(*options("--checkpoint-minutes", "1e-9"), cwd=tmp_path, preexec_fn=lambda: limit(MODEL_BYTES))
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1
@@ -95,7 +95,7 @@ def test_a_run_that_can_t_even_begin(tmp_path: Path) -> None:
     ],
     ids=["table", "snapshots"],
 )
-def test_a_league_goes_on_without_its_table_or_its_snapshots(
+def test_a_league_continues_without_its_table_or_its_snapshots(
     width: int, refused: str, times: int, snapshots: int, tmp_path: Path
 ) -> None:
     """Small snapshots have room, their table soon has none, which is reported once; large ones have none at all."""

@@ -150,7 +150,7 @@ def test_other_learning_options_are_accepted(originals: Originals) -> None:
         assert newest(path).name == f"{300:012d}"
 
 
-def test_a_damaged_request_is_told_and_the_run_goes_on(originals: Originals) -> None:
+def test_a_damaged_request_is_reported_and_the_run_continues(originals: Originals) -> None:
     with edited_copy(originals.plain, originals.copies) as path:
         directory = RunDirectory.open(path)
         (path / "scale.json").write_text('{"actors": "many"}')

@@ -116,7 +116,7 @@ def test_a_reader_that_goes_away_is_no_error(arguments: list[str], tmp_path: Pat
 
 
 @pytest.mark.parametrize("errors", ["apart", "with it"])
-def test_a_run_goes_on_without_a_reader(errors: str, tmp_path: Path) -> None:
+def test_a_run_continues_without_a_reader(errors: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {} if errors == "apart" else {"stderr": subprocess.STDOUT}
     command = ("train", "impala", "catch", *ENDLESS, "--place", "inline", "--minutes", "0.1")
     process = start(*command, cwd=tmp_path, **options)

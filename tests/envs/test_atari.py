@@ -67,7 +67,7 @@ def test_actions_out_of_range_never_reach_the_emulator() -> None:
     env.close()
 
 
-def test_what_is_built_is_told() -> None:
+def test_what_is_built_is_reported() -> None:
     told: list[int] = []
     parse_environment("pong,breakout", AtariConfig()).make([0, 1, 1, 1, 0], progress=told.append).close()
     assert told == [2, 3]

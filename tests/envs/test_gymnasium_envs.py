@@ -257,7 +257,7 @@ except UserError as error:
 """
 
 
-def test_a_library_that_can_not_draw_is_told() -> None:
+def test_a_library_that_can_not_draw_is_reported() -> None:
     # In a process of its own: what draws is chosen once, when mujoco is imported.
     variables = {**os.environ, "MUJOCO_GL": "glfw", "DISPLAY": ""}
     command = [sys.executable, "-c", GLFW_WITHOUT_DISPLAY]

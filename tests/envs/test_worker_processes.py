@@ -198,7 +198,7 @@ def test_a_mask_that_comes_with_the_first_step_is_not_passed_over(processes: boo
         ("own", r"environment 'started_tasks:Dying_own-v0': step raised OwnError: 1 is not 2 \(.*:\d+\)"),
     ],
 )
-def test_the_end_of_a_worker_is_told(kind: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_end_of_a_worker_is_reported(kind: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
     env = make(f"Dying_{kind}")
     try:
         env.reset([0, 1])
@@ -211,12 +211,12 @@ def test_the_end_of_a_worker_is_told(kind: str, message: str, capfd: pytest.Capt
     assert capfd.readouterr().err == ""
 
 
-def test_a_constructor_that_fails_everywhere_is_told() -> None:
+def test_a_constructor_that_fails_everywhere_is_reported() -> None:
     with pytest.raises(UserError, match=r"Dying_file-v0' can't be built: FileNotFoundError: .*level\.txt"):
         make("Dying_file")
 
 
-def test_a_constructor_that_fails_in_a_worker_is_told(
+def test_a_constructor_that_fails_in_a_worker_is_reported(
     tmp_path: Path, register: Callable[..., str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The second slot finds the licence taken; in the parent, which reads the spaces, it was free."""
@@ -253,7 +253,7 @@ machina.train("ppo", "started_tasks:Told_visited-v0", total_frames=64, envs_per_
 """
 
 
-def test_a_program_without_a_guard_is_told(tmp_path: Path) -> None:
+def test_a_program_without_a_guard_is_reported(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(NO_GUARD)
     ended = subprocess.run(

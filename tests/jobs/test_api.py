@@ -86,7 +86,7 @@ def test_bad_options(options: dict[str, Any], message: str, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_environment_of_one_s_own(tmp_path: Path) -> None:
+def test_an_environment_of_your_own(tmp_path: Path) -> None:
     machina.register_environment("guess", guesses)
     with pytest.raises(machina.UserError, match="'guess' is taken"):
         machina.register_environment("guess", guesses)
@@ -164,7 +164,7 @@ def test_an_observation_of_other_numbers_than_the_policy_was_trained_on_is_refus
             policy.act(wrong)
 
 
-def test_a_network_of_one_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machina.register_network("tiny", tiny)
     options = {key: value for key, value in SMALL.items() if key != "hidden_sizes"} | {"total_frames": 200}
     models = []
@@ -199,7 +199,7 @@ class PatientConfig(ImpalaConfig):
     gamma: float = 0.999
 
 
-def test_an_algorithm_of_one_s_own(tmp_path: Path) -> None:
+def test_an_algorithm_of_your_own(tmp_path: Path) -> None:
     machina.register_algorithm("patient", "IMPALA that looks far ahead", PatientConfig, build)
     with pytest.raises(machina.UserError, match="algorithm 'patient' exists already"):
         machina.register_algorithm("patient", "again", PatientConfig, build)

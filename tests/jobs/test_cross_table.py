@@ -59,7 +59,7 @@ def test_only_what_is_missing_is_played(league: Path, tmp_path: Path) -> None:
     assert more.games[0][1] == 6, "what was played counts"
 
 
-def test_a_snapshot_made_anew_plays_again(league: Path, tmp_path: Path) -> None:
+def test_a_snapshot_made_again_plays_again(league: Path, tmp_path: Path) -> None:
     players, file = RunPlayers(league), tmp_path / "cross_table.json"
     cross_play(players, chosen(players, 1), 2, 0, file)
     content = json.loads(file.read_text())

@@ -33,7 +33,7 @@ def test_a_hang_stops_the_film_and_says_where(tmp_path: Path, monkeypatch: pytes
     assert not list(run.path.glob("videos/*"))
 
 
-def test_an_environment_that_can_t_be_built_in_time_is_told_as_other_faults(
+def test_an_environment_that_can_t_be_built_in_time_is_reported_as_other_faults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`machina report` leaves the film out then, and continues."""

@@ -215,6 +215,6 @@ def test_teams_are_named_by_their_agents(game: str, labels: list[str]) -> None:
     assert team_labels(game_factory(game, GameConfig()).spec) == labels
 
 
-def test_teams_of_several_names_are_told_name_by_name() -> None:
+def test_teams_of_several_names_are_given_name_by_name() -> None:
     spec = game_factory("magent2.environments.combined_arms_v6", GameConfig(teams="red*,blue*")).spec
     assert team_labels(spec) == ["redmelee_0–44, redranged_0–35", "bluemelee_0–44, blueranged_0–35"]

@@ -57,7 +57,7 @@ def train(environment: str, runs_dir: Path, **options: Any) -> machina.jobs.api.
 
 @pytest.mark.parametrize("place", ["inline", "local"])
 @pytest.mark.parametrize("fault", MESSAGES)
-def test_the_run_goes_on_with_another_environment(
+def test_the_run_continues_with_another_environment(
     fault: str, place: str, register: Register, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train(register(fault), tmp_path, place=place)

@@ -124,7 +124,7 @@ def test_the_table_and_the_metrics_follow_the_games(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "stop_at"), [({}, 6), (ODD, 7)])
-def test_a_stopped_league_goes_on_bit_for_bit(
+def test_a_stopped_league_continues_bit_for_bit(
     options: dict[str, Any], stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the games under way, their opponents, and the opponents' core states; after 3 of 6 snapshots."""
@@ -152,7 +152,7 @@ def flags(options: dict[str, Any]) -> list[str]:
     return words
 
 
-def test_a_killed_league_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_league_continues_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL in the place `local`, while games are played and rated while the learner works."""
     schedules = {"clip_final": 0.0, "entropy_cost_final": 0.0, "team_spirit_final": 1.0}
     options = {**SMALL_LEAGUE, **OPTIONS, **schedules, "place": "local", "total_frames": 1_000_000}
@@ -245,7 +245,7 @@ def damaged(content: bytes) -> Iterator[bytes | None]:
     yield None
 
 
-def test_a_league_goes_on_without_a_damaged_snapshot(
+def test_a_league_continues_without_a_damaged_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The others are drawn as if it had never been there; its results still rate those that it met."""

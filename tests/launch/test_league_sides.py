@@ -21,7 +21,7 @@ OPTIONS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("environment", "sides"), [("mpe2.simple_speaker_listener_v4", 0), ("mpe2.simple_adversary_v3", 2)]
 )
-def test_teams_that_get_the_same_are_told_once(
+def test_teams_that_get_the_same_are_reported_once(
     environment: str, sides: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machina.train("ppo", environment, "defaults", runs_dir=tmp_path, name="run", **OPTIONS)

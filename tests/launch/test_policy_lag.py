@@ -43,7 +43,7 @@ def test_what_is_learned_is_young_and_little_is_dropped(lag: int, actors: int, t
 
 
 @pytest.mark.parametrize("lag", [0, 1])
-def test_ranks_that_are_an_update_ahead_keep_the_bound_and_nobody_waits_for_ever(lag: int, tmp_path: Path) -> None:
+def test_ranks_that_are_an_update_ahead_keep_the_bound_and_nobody_waits_indefinitely(lag: int, tmp_path: Path) -> None:
     options = SMALL | {"batch_size": 8, "envs_per_task": 8 * (lag + 1), "total_frames": 4_000}
     run = machina.train(
         "ppo", "catch", "defaults", runs_dir=tmp_path, name="run", max_policy_lag=lag, learners=2, **options
@@ -53,7 +53,7 @@ def test_ranks_that_are_an_update_ahead_keep_the_bound_and_nobody_waits_for_ever
 
 
 @pytest.mark.parametrize("place", ["inline", "local"])
-def test_a_batch_is_one_unroll_of_every_slot_unless_said_otherwise(place: str, tmp_path: Path) -> None:
+def test_a_batch_is_one_unroll_of_every_slot_unless_stated_otherwise(place: str, tmp_path: Path) -> None:
     """Else the same slots would be too old in every round, and never be learned from."""
     options = SMALL | {"place": place, "envs_per_task": 24}
     del options["batch_size"]

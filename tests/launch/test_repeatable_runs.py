@@ -55,7 +55,7 @@ def test_same_seed_same_run(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("stop_at", [1, UPDATES // 2])
-def test_a_stopped_run_goes_on_bit_for_bit(
+def test_a_stopped_run_continues_bit_for_bit(
     case: str, stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(case, tmp_path, "whole")
@@ -78,7 +78,7 @@ def test_the_queue_s_leftovers_are_in_the_checkpoint(tmp_path: Path) -> None:
     assert tensors["plane/queue/reward"].shape == (SMALL["unroll_length"] + 1, 2)
 
 
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_killed_run_continues_bit_for_bit(tmp_path: Path) -> None:
     """SIGKILL at an arbitrary moment: the last checkpoint is good, and what follows from it is what would have been."""
     options = {"total_frames": 5 * FRAMES, "keep_checkpoints": 10_000}
     case = "counting, lstm, popart"

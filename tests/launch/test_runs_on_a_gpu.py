@@ -37,7 +37,7 @@ def test_catch_is_learned(runtime: dict[str, Any], tmp_path: Path) -> None:
     assert machina.evaluate(run.path, episodes=200, seed=1).mean_returns["catch"] >= 0.85
 
 
-def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(tmp_path / "whole", place="inline", total_frames=6_400)
     with monkeypatch.context() as patch:
         signal_at(5, signal.SIGTERM, patch, PPOLearner)

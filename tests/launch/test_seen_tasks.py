@@ -114,7 +114,7 @@ def test_a_mask_in_infos_is_refused_and_both_remedies_work(place: str, tmp_path:
     assert evaluate_run(tmp_path / "ignore" / "DoorsInfos", 8).score < 6
 
 
-def test_a_registered_environment_is_told_what_it_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registered_environment_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("machina.envs.builders.ENVIRONMENTS", dict(ENVIRONMENTS))
     register_environment("doors", doors)
     env = parse_environment("doors", GymnasiumConfig.__base__()).make([0])  # type: ignore[misc]

@@ -242,7 +242,7 @@ def test_saved_games_hold_their_opponents_again_in_the_same_order() -> None:
     assert memory.fetched == [3, 4, 2]
 
 
-def test_saved_games_that_can_not_go_on_are_refused() -> None:
+def test_saved_games_that_can_not_continue_are_refused() -> None:
     opponents, _ = opponents_of(1, 0.5, 0.5)
     with pytest.raises(UserError, match="'u7' plays a saved game but is not in the pool"):
         opponents.hold("u7")

@@ -82,7 +82,7 @@ def test_nothing_is_overwritten(store: SnapshotStore) -> None:
     assert torch.equal(store.load(after), parameters_of(2))
 
 
-def test_a_damaged_file_is_written_anew(store: SnapshotStore) -> None:
+def test_a_damaged_file_is_written_again(store: SnapshotStore) -> None:
     """A run that continues from before it could never pass the update at which it made it."""
     snapshot = store.save(7, 28, parameters_of(1))
     store.file(snapshot).write_bytes(b"\0" * 100)

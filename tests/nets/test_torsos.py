@@ -273,7 +273,7 @@ def test_the_dtype_alone_changes_nothing(shape: tuple[int, ...], dtype: str) -> 
         ),
     ],
 )
-def test_the_user_is_told_what_is_read(spec: EnvSpec, line: str) -> None:
+def test_the_user_sees_what_is_read(spec: EnvSpec, line: str) -> None:
     assert read(spec, NetworkConfig()).describe(spec) == line
 
 

@@ -171,7 +171,7 @@ def test_seeds_are_the_evaluations_own() -> None:
     assert uniforms[0] == uniforms[1] != uniforms[2]
 
 
-def test_memory_starts_anew_with_every_episode() -> None:
+def test_memory_starts_afresh_with_every_episode() -> None:
     """The first entry after an end comes after a reset step, whose action is ignored."""
     policy = Counting()
     run(Ladders(), (0, 1), 40, policy)
@@ -197,7 +197,7 @@ def test_progress_counts_episodes() -> None:
     assert told == [(done, 140) for done in range(1, 141)]
 
 
-def test_progress_is_told_from_time_to_time_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_from_time_to_time_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
     for every, more in ((0.0, 8), (1e6, 0)):
         monkeypatch.setattr(evaluation, "TOLD_EVERY_S", every)

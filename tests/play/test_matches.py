@@ -90,7 +90,7 @@ def test_equal_players_draw_and_a_repeated_match_is_the_same() -> None:
     assert one.games != other.games
 
 
-def test_draws_of_a_limit_are_told_from_those_of_the_rules() -> None:
+def test_draws_of_a_limit_are_distinguished_from_those_of_the_rules() -> None:
     players = [RulePlayer(name, random_player(discrete(7))) for name in ("one", "other")]
     short = play_match(parse_environment("connect_four", GameConfig(max_steps=6)), players, 4, seed=1)
     assert [game.cut for game in short.games] == [True] * 4
@@ -138,7 +138,7 @@ def test_a_policy_meets_a_scripted_player() -> None:
     assert {name for game in result.games for name in game.players} == {"u1", "random"}
 
 
-def test_progress_is_told_and_a_match_can_be_stopped() -> None:
+def test_progress_is_reported_and_a_match_can_be_stopped() -> None:
     told: list[tuple[int, int]] = []
     factory = RaceFactory(race_spec())
     play_match(factory, [always(WALK), always(RUN)], 30, 1, progress=lambda done, of: told.append((done, of)))

@@ -77,7 +77,7 @@ def same(one: StepResult, other: StepResult) -> bool:
     )
 
 
-def test_connect_four_goes_on_from_its_state() -> None:
+def test_connect_four_continues_from_its_state() -> None:
     env, again = make("connect_four", 3), make("connect_four", 3)
     assert env.get_state() is None, "there is no entry to continue from"
     players = Players(env, ["random"])
@@ -104,7 +104,7 @@ def test_connect_four_goes_on_from_its_state() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in GAMES if name != "connect_four"])
-def test_other_games_begin_anew(name: str) -> None:
+def test_other_games_restart(name: str) -> None:
     env = make(name)
     env.reset(range(len(env.spec.seats)))
     assert env.get_state() is None
