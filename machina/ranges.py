@@ -1,4 +1,4 @@
-"""The values that an option of numbers may have, read off its pydantic field."""
+"""The values that an option of numbers may have, read from its pydantic field."""
 
 from __future__ import annotations
 

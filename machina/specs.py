@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from machina.types import NO_ACTION, OBSERVATION, Array, IntArray
 
 LONGEST_EPISODE = 108_000
-"""Env steps after which an episode without a limit of its own is taken for one that never ends: the half hour that caps
+"""Env steps after which an episode without a limit of its own counts as one that never ends: the half hour that caps
 Atari's in the papers, were every frame a step."""
 
 

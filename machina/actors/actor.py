@@ -33,7 +33,7 @@ class Fault(NamedTuple):
     counts: bool = True
     """Against max_restarts; an actor that leaves with its node does not."""
     is_remark: bool = False
-    """Nothing was replaced; the user should know all the same."""
+    """Nothing was replaced; the user should know nevertheless."""
 
 
 class UnrollSink(Protocol):

@@ -16,7 +16,7 @@ from machina.waiting import stack_of, within
 Job = Callable[[], Any]
 
 STEP_TIMEOUT_S = 5.0
-"""How long a running step is waited for before the environment is closed all the same."""
+"""How long a running step is waited for before the environment is closed anyway."""
 
 RESET_TIMEOUT_PER_SLOT_S = 2.0
 """A reset plays no-ops in every environment; with hundreds of them on busy cores it takes minutes."""

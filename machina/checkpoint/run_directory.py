@@ -291,7 +291,7 @@ class RunDirectory:
         """The number of actors asked for since the last call; None without a request.
 
         Raises:
-            UserError: the file is damaged; it is removed all the same.
+            UserError: the file is damaged; it is removed anyway.
         """
         file = self.path / SCALE
         try:

@@ -291,7 +291,7 @@ class Trainer:
             self._look_around()
 
     def _look_around(self) -> None:
-        """Say how the run is doing, and hear whether it is to be scaled."""
+        """Say how the run is doing, and see whether it is to be scaled."""
         self._run.write_status(self._status())
         self._view.league = self._hook.table()
         try:

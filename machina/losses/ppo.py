@@ -23,7 +23,7 @@ def clipped_policy_loss(log_probs: Tensor, behaviour_log_probs: Tensor, advantag
 
     Args:
         log_probs: ``[...]``, of the actions taken under the target policy. A step that is not to count needs a finite
-            ratio all the same: an infinite one times a weight of 0 is NaN in the gradient.
+            ratio nevertheless: an infinite one times a weight of 0 is NaN in the gradient.
         behaviour_log_probs: ``[...]``, under the policy that acted; held constant.
         advantages: ``[...]``, held constant.
         clip: epsilon; 0.2 in the paper's Table 3, 0.1 in its Table 5.
