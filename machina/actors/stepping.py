@@ -6,14 +6,14 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from machina.errors import EnvironmentFaultError
 from machina.interfaces import SlotEnv
 from machina.types import Array, IntArray, StepResult
 from machina.waiting import stack_of, within
 
-Job = Callable[[], Any]
+Job = Callable[[], "StepResult | None"]
 
 STEP_TIMEOUT_S = 5.0
 """How long a running step is waited for before the environment is closed anyway."""
@@ -62,7 +62,7 @@ class ThreadStepper:
 
     def _start_thread(self) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[StepResult | BaseException | None] = queue.SimpleQueue()
         self._thread = threading.Thread(
             target=_serve, args=(self._jobs, self._answers), name=f"step {self.env.spec.name}", daemon=True
         )
@@ -71,8 +71,7 @@ class ThreadStepper:
     def reset(self, seeds: Sequence[int], timeout_s: float) -> StepResult:
         """Start an episode in every slot."""
         self._jobs.put(lambda: self.env.reset(seeds))
-        entry: StepResult = self._answer(timeout_s)
-        return entry
+        return self._answer(timeout_s)
 
     def send(self, actions: IntArray) -> None:
         """Start a step."""
@@ -85,19 +84,9 @@ class ThreadStepper:
             EnvironmentFaultError: the environment raised, or hung and could not replace its stuck part; then the
                 error's ``details`` say where it hangs.
         """
-        entry: StepResult = self._answer(timeout_s)
-        return entry
+        return self._answer(timeout_s)
 
-    def draw(self, timeout_s: float) -> Array:
-        """The environment's picture, see ``SlotEnv.render``; raises as ``receive`` does.
-
-        Here too, because a graphics library may belong to the thread that first drew with it.
-        """
-        self._jobs.put(self.env.render)
-        picture: Array = self._answer(timeout_s)
-        return picture
-
-    def _answer(self, timeout_s: float) -> Any:
+    def _answer(self, timeout_s: float) -> StepResult:
         try:
             answer = self._answers.get(timeout=timeout_s)
         except queue.Empty:
@@ -120,7 +109,7 @@ class ThreadStepper:
         self._jobs.put(None)
         self._start_thread()
 
-    def _recover(self, timeout_s: float) -> Any:
+    def _recover(self, timeout_s: float) -> StepResult | BaseException | None:
         self._leave_thread()
         self._jobs.put(self.env.recover)
         try:
@@ -200,7 +189,7 @@ def fault_at_hang(culprit: str) -> None:
     raise EnvironmentFaultError(culprit)
 
 
-def _serve(jobs: queue.SimpleQueue[Job | None], answers: queue.SimpleQueue[Any]) -> None:
+def _serve(jobs: queue.SimpleQueue[Job | None], answers: queue.SimpleQueue[StepResult | BaseException | None]) -> None:
     """The stepping thread: run each job, reply with its result or with what it raised."""
     while (job := jobs.get()) is not None:
         try:

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from machina.actors.stepping import (
-    RESET_TIMEOUT_PER_SLOT_S,
-    ThreadStepper,
-    build_env,
-    build_timeout_s,
-    fault_at_hang,
-)
+from machina.actors.stepping import RESET_TIMEOUT_PER_SLOT_S, ThreadStepper, build_env, fault_at_hang
 from machina.interfaces import EnvFactory, SlotEnv
 from machina.specs import EnvSpec
 from machina.types import Array, StepResult
@@ -70,8 +64,8 @@ class TimedEnv:
         return self._env.set_state(state)
 
     def render(self) -> Array:
-        """A picture, drawn in as much time as building takes: the first may import libraries; raises as ``reset``."""
-        return self._stepper.draw(build_timeout_s(self._timeout_s))
+        """A picture, drawn in the caller's thread: a graphics library may crash where a thread that it drew in ends."""
+        return self._env.render()
 
     @property
     def render_fps(self) -> float | None:

@@ -1,4 +1,4 @@
-"""An environment that notes which threads use it, and whose picture may hang."""
+"""An environment that notes which threads use it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from gymnasium import spaces
 
 users: dict[str, set[int]] = {"step": set(), "render": set()}
 """Threads of each call."""
-hold = threading.Event()
-"""Set: pictures are drawn at once; else they wait for it."""
 
 
 class Drawing(gymnasium.Env[Any, Any]):
@@ -33,7 +31,6 @@ class Drawing(gymnasium.Env[Any, Any]):
 
     def render(self) -> Any:
         users["render"].add(threading.get_ident())
-        hold.wait()
         return np.full((4, 6, 3), 200, np.uint8)
 
 

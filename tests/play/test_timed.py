@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import drawing_env
 import numpy as np
-import pytest
 
 from machina.envs.builders import parse_environment
 from machina.envs.config import GymnasiumConfig, ToyConfig
-from machina.errors import EnvironmentFaultError
 from machina.interfaces import EnvFactory, SlotEnv
-from machina.play import timed
 from machina.play.timed import TimedFactory
 
 
@@ -26,31 +22,16 @@ def drawing() -> SlotEnv:
     return env
 
 
-def test_pictures_are_drawn_where_steps_are_made() -> None:
-    """Graphics libraries keep something for each thread, and this one lets go of it."""
-    drawing_env.hold.set()
+def test_pictures_are_drawn_in_the_caller_s_thread() -> None:
+    """Where the thread that steps drew them, multiwalker's library crashed as that thread ended."""
     env = drawing()
     try:
         env.step(np.zeros(1, np.int64))
         assert env.render().shape == (4, 6, 3)
         assert env.render_fps == 12
-        assert drawing_env.users["render"] == drawing_env.users["step"] != {threading.get_ident()}
+        assert drawing_env.users["render"] == {threading.get_ident()} != drawing_env.users["step"]
     finally:
         env.close()
-
-
-def test_a_picture_that_never_comes_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timed, "build_timeout_s", lambda _: 0.2)
-    drawing_env.hold.clear()
-    env = drawing()
-    begun = time.monotonic()
-    try:
-        with pytest.raises(EnvironmentFaultError, match=r"^environment 'drawing_env:Drawing-v0': no answer for 0.2 s$"):
-            env.render()
-    finally:
-        drawing_env.hold.set()
-        env.close()
-    assert time.monotonic() - begun < 3
 
 
 def test_it_passes_on_what_the_environment_has() -> None:
