@@ -21,6 +21,8 @@ from machina.algorithms.ppo.builder import build as build_ppo
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
 from machina.algorithms.ppo.metrics import BatchSums, StepSums, batch_metrics, step_metrics
+from machina.algorithms.pqn.config import PQNConfig
+from machina.algorithms.reward_config import RewardConfig
 from machina.buffers.buffer import BufferSizes
 from machina.buffers.unrolls import slice_slots
 from machina.learner.minibatches import Share, minibatches, share_of
@@ -71,12 +73,35 @@ PPO: dict[str, Any] = POPART | {
     "popart_beta": 0.01,
 }
 
+PQN: dict[str, Any] = {
+    "unroll_length": 32,
+    "epochs": 2,
+    "minibatches": 32,
+    "learning_rate": 2.5e-4,
+    "learning_rate_final": None,
+    "gamma": 0.99,
+    "q_lambda": 0.65,
+    "max_grad_norm": 10.0,
+    "epsilon": 1.0,
+    "epsilon_final": 0.001,
+    "exploration_share": 0.1,
+    "epsilon_spread": 0.0,
+    "reward_clip": "auto",
+    "policy_lag_bound": 1,
+    "passes": 2,
+}
+
 
 @pytest.mark.parametrize(
     ("config", "published"),
-    [(ImpalaConfig(), IMPALA), (ImpalaPopArtConfig(), IMPALA | {"popart": True}), (PPOConfig(), PPO)],
+    [
+        (ImpalaConfig(), IMPALA),
+        (ImpalaPopArtConfig(), IMPALA | {"popart": True}),
+        (PPOConfig(), PPO),
+        (PQNConfig(), PQN),
+    ],
 )
-def test_defaults_are_those_of_the_papers(config: ActorCriticConfig, published: dict[str, Any]) -> None:
+def test_defaults_are_those_of_the_papers(config: RewardConfig, published: dict[str, Any]) -> None:
     assert {name: getattr(config, name) for name in published} == published
 
 
@@ -89,7 +114,7 @@ def within(low: float, high: float, low_too: bool = True) -> tuple[list[float], 
 SHARE, DECAY = ([0.0, 1.0], [-1e-9, 1.00001]), ([0.0, 0.9999], [-1e-9, 1.0])
 DISCOUNT = ([1e-9, 1.0], [0.0, 1.00001])
 COST, RATE, EPSILON = within(0, 1000), within(0, 100, low_too=False), within(1e-30, 1000)
-RANGES: dict[type[ActorCriticConfig], dict[str, tuple[list[Any], list[Any]]]] = {
+RANGES: dict[type[RewardConfig], dict[str, tuple[list[Any], list[Any]]]] = {
     ImpalaConfig: {
         "batch_size": ([1, 10**6], [0, 10**6 + 1]),
         "learning_rate": RATE,
@@ -127,6 +152,20 @@ RANGES: dict[type[ActorCriticConfig], dict[str, tuple[list[Any], list[Any]]]] = 
         "team_spirit_final": SHARE,
         "popart_beta": DISCOUNT,
     },
+    PQNConfig: {
+        "unroll_length": ([1, 10**6], [0, 10**6 + 1]),
+        "epochs": ([1, 1000], [0, 1001]),
+        "minibatches": ([1, 10**9], [0, 10**9 + 1]),
+        "learning_rate": RATE,
+        "learning_rate_final": within(0, 100),
+        "gamma": DISCOUNT,
+        "q_lambda": SHARE,
+        "max_grad_norm": within(0, 1e12, low_too=False),
+        "epsilon": SHARE,
+        "epsilon_final": SHARE,
+        "exploration_share": SHARE,
+        "epsilon_spread": within(0, 100),
+    },
     ActorCriticConfig: {
         "popart_beta": DISCOUNT,
         "popart_sigma_min": ([1e-12], [0.99e-12, 1e12 + 0.5]),
@@ -136,7 +175,7 @@ RANGES: dict[type[ActorCriticConfig], dict[str, tuple[list[Any], list[Any]]]] = 
 
 
 @pytest.mark.parametrize(("config", "option"), [(config, option) for config in RANGES for option in RANGES[config]])
-def test_every_number_has_its_range(config: type[ActorCriticConfig], option: str) -> None:
+def test_every_number_has_its_range(config: type[RewardConfig], option: str) -> None:
     taken, refused = RANGES[config][option]
     for value in taken:
         assert getattr(config.model_validate({option: value}), option) == value
@@ -156,10 +195,11 @@ def test_popart_s_bounds_and_clips_may_meet_where_they_work() -> None:
     assert PPOConfig().policy_lag_bound == 1
 
 
-def test_batches_too_small_for_the_minibatches() -> None:
-    recurrent = PPOConfig.model_validate({"minibatches": 4, "unroll_length": 3, "network": {"lstm_size": 1}})
+@pytest.mark.parametrize("kind", [PPOConfig, PQNConfig])
+def test_batches_too_small_for_the_minibatches(kind: type[PPOConfig] | type[PQNConfig]) -> None:
+    recurrent = kind.model_validate({"minibatches": 4, "unroll_length": 3, "network": {"lstm_size": 1}})
     recurrent.check_batch(4)
-    plain = PPOConfig(minibatches=6, unroll_length=3)
+    plain = kind(minibatches=6, unroll_length=3)
     plain.check_batch(2)
     for config, size, what in ((recurrent, 3, "unrolls, which an LSTM needs whole;"), (plain, 1, "env steps;")):
         with pytest.raises(Exception, match=f"minibatches={config.minibatches}: a batch has 3 {what} use at most 3"):

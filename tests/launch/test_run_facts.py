@@ -27,6 +27,20 @@ from machina.launch.plan import plan_run
             "clipped to [-1, 1]; value targets normalized by PopArt",
         ),
         (
+            "pqn",
+            "CartPole-v1",
+            {},
+            "mlp of 4 inputs: observation 4; layer normalisation",
+            "as the environment gives them",
+        ),
+        (
+            "pqn",
+            "pong,breakout",
+            {"minibatches": 8, "network": {"layer_norm": False, "lstm_size": 16, "task_heads": True}},
+            "shallow: observation 4x84x84 (CHW, divided by 255); then an LSTM of 16; a head for each of 2 tasks",
+            "clipped to [-1, 1]",
+        ),
+        (
             "ppo",
             "catch",
             {"network": {"network_name": "mine:net"}},
