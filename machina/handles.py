@@ -105,7 +105,7 @@ class ProcessHandle:
         self._pipe, theirs = context.Pipe()
         # Functions that a script registered travel by value; the standard pickle knows only names.
         recipe = cloudpickle.dumps((prepare, make))
-        self.process = context.Process(target=_serve, args=(recipe, threads, theirs), name=name, daemon=True)
+        self.process = context.Process(target=_serve, args=(recipe, name, threads, theirs), name=name, daemon=True)
         self.process.start()
         theirs.close()
 
@@ -140,7 +140,7 @@ class ProcessHandle:
         self._pipe.close()
 
 
-def _serve(recipe: bytes, threads: int, pipe: Connection) -> None:
+def _serve(recipe: bytes, name: str, threads: int, pipe: Connection) -> None:
     """An object's process: answer calls until the caller is gone."""
     from machina.hardware import tune_process
 
@@ -161,14 +161,14 @@ def _serve(recipe: bytes, threads: int, pipe: Connection) -> None:
                 made = make()
             answer = getattr(made, method)(*arguments)
         except BaseException as error:
-            answer = as_answer(error)
+            answer = as_answer(error, name)
         pipe.send_bytes(cloudpickle.dumps(answer))
 
 
-def as_answer(error: BaseException) -> Exception:
-    """What the caller gets for what a method raised."""
+def as_answer(error: BaseException, name: str) -> Exception:
+    """What the caller gets for what a method of the object with this name raised."""
     if isinstance(error, UserError | RunFailedError | HandleFaultError):
         return error
     if isinstance(error, RanksBrokenError):
         return HandleFaultError(str(error))
-    return stopped("the learner", error)
+    return stopped(name, error)

@@ -256,7 +256,7 @@ class RayHandle:
         try:
             result = ray.get(answer)
         except ray.exceptions.RayTaskError as error:
-            raise as_answer(error.cause if isinstance(error.cause, Exception) else error) from error
+            raise as_answer(error.cause if isinstance(error.cause, Exception) else error, self.name) from error
         except ray.exceptions.RayError as error:
             line = str(error).strip().partition("\n")[0]
             raise HandleFaultError(f"{self.name} died ({type(error).__name__}: {line})", died=True) from error

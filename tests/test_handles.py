@@ -1,0 +1,84 @@
+"""Mailboxes to any object: calls are answered in their order, in this thread and from another process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from machina.errors import RunFailedError, UserError
+from machina.handles import Handle, HandleFaultError, InlineHandle, ProcessHandle
+
+
+class Counter:
+    """Something with a state."""
+
+    def __init__(self, start: int) -> None:
+        self._count = start
+
+    def add(self, *numbers: int) -> int:
+        self._count += sum(numbers)
+        return self._count
+
+    def process(self) -> int:
+        return os.getpid()
+
+    def refuse(self) -> None:
+        raise UserError("count=7: too many; use 6")
+
+    def fail(self) -> None:
+        raise ZeroDivisionError("of nothing")
+
+    def die(self) -> None:
+        os._exit(3)
+
+
+def nothing() -> None:
+    """No preparation."""
+
+
+def inline() -> Handle:
+    return InlineHandle(lambda: Counter(10), "counter")
+
+
+def in_process() -> Handle:
+    return ProcessHandle(nothing, lambda: Counter(10), "counter", threads=1)
+
+
+def answer(handle: Handle) -> object:
+    assert handle.has_answered(60)
+    return handle.answer()
+
+
+@pytest.mark.parametrize("make", [inline, in_process])
+def test_calls_are_answered_in_their_order(make: Callable[[], Handle]) -> None:
+    handle = make()
+    try:
+        for numbers in ((1,), (2, 3), ()):
+            handle.call("add", *numbers)
+        assert [answer(handle) for _ in range(3)] == [11, 16, 16]
+        handle.call("process")
+        assert (answer(handle) == os.getpid()) == (make is inline)
+    finally:
+        handle.kill()
+
+
+def test_what_a_method_raises_in_another_process_is_raised_here() -> None:
+    handle = in_process()
+    try:
+        handle.call("refuse")
+        with pytest.raises(UserError, match=r"^count=7: too many; use 6$"):
+            answer(handle)
+        handle.call("fail")
+        with pytest.raises(RunFailedError, match=r"counter stopped: ZeroDivisionError: of nothing") as caught:
+            answer(handle)
+        assert "in fail" in caught.value.details
+        handle.call("add", 1)
+        assert answer(handle) == 11, "it lives on"
+        handle.call("die")
+        with pytest.raises(HandleFaultError, match=r"^counter ended with exit code 3$") as fault:
+            answer(handle)
+        assert fault.value.died
+    finally:
+        handle.kill()
