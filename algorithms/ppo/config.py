@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from machina.algorithms.actor_critic.config import ActorCriticConfig
-from machina.errors import UserError
+from machina.algorithms.minibatch_config import MinibatchConfig
 
 
-class PPOConfig(ActorCriticConfig):
+class PPOConfig(ActorCriticConfig, MinibatchConfig):
     """Defaults are those of the paper's tables for Atari (arXiv 1707.06347, T5), unless a field says otherwise.
 
     Fields whose name ends in ``_final`` are reached linearly over the run's total frames; None keeps the start.
@@ -71,25 +71,3 @@ class PPOConfig(ActorCriticConfig):
     popart_beta: float = Field(
         default=0.01, gt=0, le=1, description="PopArt's step size, per unroll of the task; unrolls are long here."
     )
-
-    @property
-    def passes(self) -> int:
-        """The epochs."""
-        return self.epochs
-
-    @property
-    def policy_lag_bound(self) -> int:
-        """Ratios are clipped, not corrected: what is much older falls outside the clip and teaches nothing."""
-        return 1
-
-    def check_batch(self, batch_size: int) -> None:
-        """Every minibatch needs something to learn from.
-
-        Raises:
-            UserError: more minibatches than there are parts.
-        """
-        recurrent = self.network.lstm_size > 0
-        most = batch_size if recurrent else batch_size * self.unroll_length
-        if self.minibatches > most:
-            what = "unrolls, which an LSTM needs whole" if recurrent else "env steps"
-            raise UserError(f"minibatches={self.minibatches}: a batch has {most} {what}; use at most {most}")

@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import Field
 
+from machina.algorithms.minibatch_config import MinibatchConfig
 from machina.algorithms.reward_config import RewardConfig
-from machina.errors import UserError
 from machina.nets.config import QNetworkConfig
 
 
-class PQNConfig(RewardConfig):
+class PQNConfig(RewardConfig, MinibatchConfig):
     """Defaults are those of the published code for Atari (arXiv 2407.04811), unless a field says otherwise.
 
     Fields whose name ends in ``_final`` are reached linearly; None keeps the start.
@@ -51,25 +51,3 @@ class PQNConfig(RewardConfig):
         "clipped for Atari games, as in the published code.",
     )
     network: QNetworkConfig = QNetworkConfig()
-
-    @property
-    def passes(self) -> int:
-        """The epochs."""
-        return self.epochs
-
-    @property
-    def policy_lag_bound(self) -> int:
-        """Nothing corrects for the policy that acted; one update lets actors and learner work at the same time."""
-        return 1
-
-    def check_batch(self, batch_size: int) -> None:
-        """Every minibatch needs something to learn from.
-
-        Raises:
-            UserError: more minibatches than there are parts.
-        """
-        recurrent = self.network.lstm_size > 0
-        most = batch_size if recurrent else batch_size * self.unroll_length
-        if self.minibatches > most:
-            what = "unrolls, which an LSTM needs whole" if recurrent else "env steps"
-            raise UserError(f"minibatches={self.minibatches}: a batch has {most} {what}; use at most {most}")
