@@ -238,12 +238,16 @@ def own_state(checkpoint: Checkpoint, config: AnyRunConfig, spec: EnvSpec) -> Sa
         )
     theirs, ours = _flat(state.identity, state.protocol), _flat(identity_of(config, spec), spec.protocol)
     for name in {**ours, **theirs}:
-        if theirs.get(name) != ours.get(name):
+        if theirs.get(name, _ABSENT) != ours.get(name, _ABSENT):
             raise UserError(
-                f"checkpoint '{checkpoint.path}': {name} is {_shown(theirs.get(name))}, by the run's config.yaml "
-                f"{_shown(ours.get(name))}; put it back, or start another run with --init-from"
+                f"checkpoint '{checkpoint.path}': {name} is {_shown(theirs, name)}, by the run's config.yaml "
+                f"{_shown(ours, name)}; put it back, or start another run with --init-from"
             )
     return state
+
+
+_ABSENT = object()
+"""Unlike any value that a file can hold; None is one."""
 
 
 def _flat(identity: Identity, protocol: Protocol) -> dict[str, Any]:
@@ -260,8 +264,10 @@ def _flat(identity: Identity, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
+def _shown(compared: dict[str, Any], name: str) -> str:
+    if name not in compared:
+        return "absent"
+    text = repr(compared[name])
     return text if len(text) < 200 else f"{text[:200]}…"
 
 

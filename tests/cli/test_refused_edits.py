@@ -71,6 +71,13 @@ def give_another_format(checkpoint: Path, _: Originals) -> None:
     write_json(checkpoint / "manifest.json", {**manifest, "format_version": 2})
 
 
+def without_observation_divisor(checkpoint: Path, _: Originals) -> None:
+    state = json.loads((checkpoint / "state.json").read_text())
+    assert state["identity"]["network"].pop("observation_divisor") is None
+    write_json(checkpoint / "state.json", state)
+    refit(checkpoint)
+
+
 ALL = ("eval", "resume", "inspect")
 REFUSED: list[tuple[str, Callable[[Path, Originals], None], tuple[str, ...], str]] = [
     ("weights of another run", take_from_another("model.safetensors"), ALL, "is of another checkpoint"),
@@ -90,7 +97,13 @@ REFUSED: list[tuple[str, Callable[[Path, Originals], None], tuple[str, ...], str
     ),
     ("another run's name", edit_state(identity={"run": "mine"}), ("eval", "resume"), "the run's name is 'mine'"),
     ("another algorithm", edit_state(identity={"algorithm": "ppo"}), ("eval", "resume"), "algorithm is 'ppo'"),
-    ("another network", edit_state(identity={"network": {}}), ("eval", "resume"), "network.torso is None"),
+    ("another network", edit_state(identity={"network": {}}), ("eval", "resume"), "network.torso is absent"),
+    (
+        "a part of the network that is None",
+        without_observation_divisor,
+        ("eval", "resume"),
+        "network.observation_divisor is absent, by the run's config.yaml None",
+    ),
     ("no updates", edit_state(learner={}, progress={"updates": 3}), ALL, "learner.updates=10 is more than"),
     (
         "text for a count",

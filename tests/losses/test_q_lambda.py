@@ -78,8 +78,23 @@ def test_ends_cuts_and_lost_lives_stop_what_they_should(seed: int) -> None:
         assert got[t, b].item() == pytest.approx(value_of(t, b))
 
 
-def test_targets_carry_no_gradient_and_wrong_shapes_are_refused() -> None:
+def test_targets_carry_no_gradient() -> None:
     rewards, max_q = numbers(3)
     assert not endless(rewards, max_q.requires_grad_(), 0.5).requires_grad
-    with pytest.raises(ValueError, match=r"max_q has shape"):
-        endless(rewards, max_q[:-1], 0.5)
+
+
+def test_shapes_that_would_broadcast_are_refused() -> None:
+    rewards, max_q = numbers(3)
+    good = {
+        "rewards": rewards,
+        "continues": torch.ones(T, B),
+        "max_q": max_q,
+        "mask": torch.ones(T, B, dtype=torch.bool),
+    }
+    for name, tensor in good.items():
+        for wrong in (tensor[:, :1], tensor[:-1]):
+            with pytest.raises(ValueError, match=r"has shape"):
+                q_lambda_returns(**{**good, name: wrong}, gamma=GAMMA, lambda_=0.5)
+    flat = {name: tensor[:, 0] for name, tensor in good.items()}
+    with pytest.raises(ValueError, match=r"2"):
+        q_lambda_returns(**flat, gamma=GAMMA, lambda_=0.5)
