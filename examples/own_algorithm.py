@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +20,7 @@ from torch.optim import Adam
 import machina
 from machina.algorithms.actor_critic.algorithm import ActorCriticAlgorithm, trained_network
 from machina.algorithms.actor_critic.config import ActorCriticConfig
+from machina.errors import UserError
 from machina.interfaces import Ranks
 from machina.learner.base_learner import BaseLearner, linear
 from machina.losses.actor_critic import policy_gradient_loss, value_loss
@@ -33,8 +35,9 @@ from machina.types import Array, Learned, Unroll
 
 
 class A2CConfig(ActorCriticConfig):
-    """Every field is an option of the command line and of configuration files."""
+    """Every field is an option of the command line and of configuration files; so are those that are inherited."""
 
+    popart: Literal[False] = Field(default=False, description="Value targets are not normalized here.")
     unroll_length: int = Field(default=8, ge=1, le=1_000_000, description="T: env steps per unroll.")
     learning_rate: float = Field(default=1e-3, gt=0, le=100, description="Step size of Adam; linear to 0 over the run.")
     gamma: float = Field(default=0.99, gt=0, le=1, description="Discount per env step.")
@@ -62,6 +65,8 @@ class A2CLearner(BaseLearner[PolicyNetwork]):
             ranks,
         )
         super().__init__(spec, model, precision)
+        if spec.seats:
+            raise UserError(f"environment {spec.name!r}: a2c learns for one agent; use ppo")
         self.config = config
         self._distribution = distribution_of(spec.action)
 
@@ -74,8 +79,9 @@ class A2CLearner(BaseLearner[PolicyNetwork]):
         with self.precision.autocast(self.device):
             output = model.network(inputs, unroll.core_state)
         own, values = model.values_of(output.values, unroll.task_id)
+        rewards = steps.rewards.clamp(-1, 1) if config.clips_rewards(self.spec) else steps.rewards
         advantages, targets = gae(
-            steps.rewards, steps.continues, values[:-1], values[-1], steps.mask, config.gamma, config.gae_lambda
+            rewards, steps.continues, values[:-1], values[-1], steps.mask, config.gamma, config.gae_lambda
         )
         log_probs = self._distribution.log_probs(output.logits[:-1], steps.actions)
         per_step = torch.stack(
@@ -91,7 +97,8 @@ class A2CLearner(BaseLearner[PolicyNetwork]):
         loss = counted[0] + config.value_cost * counted[1] - config.entropy_cost * counted[2]
         loss.backward()  # type: ignore[no-untyped-call]
         sums = torch.cat([counted.detach(), count[None]]).double()
-        model.add_up_over_ranks([sums])  # with the gradients: now every rank has those of the whole batch
+        filter_sums = model.filter_sums(inputs, steps.mask)
+        model.add_up_over_ranks([sums, filter_sums])  # with the gradients: now every rank has those of the whole batch
         policy, value, entropy, total = sums.tolist()
         for parameter in model.trained:
             if parameter.grad is not None:
@@ -100,6 +107,7 @@ class A2CLearner(BaseLearner[PolicyNetwork]):
         finite = math.isfinite(policy + value + entropy) and math.isfinite(norm.item())
         if finite:
             model.step(linear(config.learning_rate, 0.0, done), config.max_grad_norm, norm)
+            model.update_filter(filter_sums)
         self.updates += 1
         metrics = {"policy_loss": policy, "value_loss": value, "entropy": entropy}
         shown = {f"learner/{name}": number / max(1.0, total) for name, number in metrics.items()}

@@ -46,7 +46,8 @@ class RanksBrokenError(Exception):
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A hint such as ``; did you mean 'pong'?``, or nothing when no known name is close."""
-    matches = difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)
+    by_lower = {each.lower(): each for each in known}
+    matches = [by_lower[each] for each in difflib.get_close_matches(name.lower(), list(by_lower), n=count, cutoff=0.6)]
     if not matches:
         return ""
     return "; did you mean " + " or ".join(repr(match) for match in matches) + "?"

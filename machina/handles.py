@@ -6,6 +6,7 @@ to its ranks this way.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -108,6 +109,8 @@ class ProcessHandle:
         self.process = context.Process(target=_serve, args=(recipe, name, threads, theirs), name=name, daemon=True)
         self.process.start()
         theirs.close()
+        # At the end of a program, multiprocessing sends SIGTERM, which the process ignores, and waits for ever.
+        atexit.register(self.process.kill)
 
     def call(self, method: str, *arguments: Any) -> None:
         """Send the call; an object that is dead is found out by ``answer``."""
@@ -135,6 +138,7 @@ class ProcessHandle:
 
     def kill(self) -> None:
         """End the process."""
+        atexit.unregister(self.process.kill)
         self.process.kill()
         self.process.join(5)
         self._pipe.close()
@@ -144,8 +148,8 @@ def _serve(recipe: bytes, name: str, threads: int, pipe: Connection) -> None:
     """An object's process: answer calls until the caller is gone."""
     from machina.hardware import tune_process
 
-    # Ctrl-C in the terminal, or its end, reaches every process; the caller says when to stop.
-    for number in (signal.SIGINT, signal.SIGHUP):
+    # Ctrl-C, the terminal's end and what `timeout` or a batch system sends reach every process; the caller says when.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     tune_process(threads)
     made: object | None = None
@@ -162,7 +166,10 @@ def _serve(recipe: bytes, name: str, threads: int, pipe: Connection) -> None:
             answer = getattr(made, method)(*arguments)
         except BaseException as error:
             answer = as_answer(error, name)
-        pipe.send_bytes(cloudpickle.dumps(answer))
+        try:
+            pipe.send_bytes(cloudpickle.dumps(answer))
+        except OSError:
+            os._exit(0)
 
 
 def as_answer(error: BaseException, name: str) -> Exception:

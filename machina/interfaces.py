@@ -253,6 +253,8 @@ class LearningFacts(NamedTuple):
     """How observations are read."""
     rewards: str
     """What is done with them before they are learned from."""
+    exploration: str = ""
+    """How actors come to other actions than the best; empty where the policy that is learned is sampled from."""
 
 
 class Algorithm(Protocol):
@@ -270,7 +272,8 @@ class Algorithm(Protocol):
             precision: ``auto``, ``float32`` or ``bfloat16``.
             explores: whether it collects data; else it does what it has learned to be best, as in evaluations, films
                 and matches. What is learned as a distribution is sampled from in both cases.
-            num_slots: of the whole run, or of the evaluation: the range of ``ActorInput.slots``.
+            num_slots: of the run as configured. Actors that join a cluster's run later, and those that don't explore,
+                may have higher ``ActorInput.slots``.
         """
         ...
 

@@ -219,7 +219,7 @@ class Learned(NamedTuple):
 
     metrics: dict[str, float]
     skipped: bool = False
-    """Something was not finite, and the parameters are as before."""
+    """Something was not finite; of the optimiser's steps, only those before it were made."""
     passes: float = 1.0
     """Times that each step of the batch was learned from."""
     lost: int = 0

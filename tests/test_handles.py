@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -82,3 +85,32 @@ def test_what_a_method_raises_in_another_process_is_raised_here() -> None:
         assert fault.value.died
     finally:
         handle.kill()
+
+
+def test_what_ends_all_processes_of_a_terminal_does_not_end_the_object() -> None:
+    """``timeout`` and batch systems send SIGTERM to a whole group; the caller decides when its objects end."""
+    handle = in_process()
+    try:
+        handle.call("process")
+        process = answer(handle)
+        assert isinstance(process, int)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(process, number)
+        handle.call("add", 1)
+        assert answer(handle) == 11
+    finally:
+        handle.kill()
+
+
+def test_a_program_that_forgets_an_object_ends_all_the_same() -> None:
+    program = (
+        "from machina.handles import ProcessHandle\n"
+        "if __name__ == '__main__':\n"
+        "    handle = ProcessHandle(list, list, 'list', threads=1)\n"
+        "    handle.call('copy')\n"
+        "    assert handle.has_answered(60)\n"
+        "    print(handle.answer())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
+    assert not done.stderr

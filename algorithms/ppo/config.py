@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from machina.algorithms.actor_critic.config import ActorCriticConfig
-from machina.algorithms.minibatch_config import MinibatchConfig
+from machina.algorithms.epochs.config import MinibatchConfig
 
 
 class PPOConfig(ActorCriticConfig, MinibatchConfig):

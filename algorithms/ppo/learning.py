@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -10,11 +11,11 @@ from torch import Tensor
 from torch.optim import Adam
 
 from machina.algorithms.actor_critic.algorithm import trained_network
+from machina.algorithms.epochs.learning import MinibatchLearner
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.metrics import BatchSums, StepSums, batch_metrics, step_metrics
 from machina.interfaces import Ranks
-from machina.learner.base_learner import BaseLearner, linear
-from machina.learner.minibatches import chunk_items, flat_steps, minibatches, share_of
+from machina.learner.base_learner import linear
 from machina.losses.actor_critic import value_loss
 from machina.losses.alignment import Steps, aligned
 from machina.losses.gae import gae
@@ -23,7 +24,7 @@ from machina.losses.team_spirit import team_spirit_rewards
 from machina.nets.distributions import distribution_of
 from machina.nets.network import NetworkInput, NetworkOutput, PolicyNetwork
 from machina.nets.precision import resolve_device
-from machina.nets.unroll_tensors import columns_of, network_input, steps_of, to_device
+from machina.nets.unroll_tensors import network_input, to_device
 from machina.specs import EnvSpec
 from machina.types import BEHAVIOUR_LOGITS, Array, Learned, Unroll
 
@@ -65,10 +66,8 @@ class Packed(NamedTuple):
         return self.actions[steps], Samples(*self.numbers[:, steps].unbind())
 
 
-class PPOLearner(BaseLearner[PolicyNetwork]):
-    """Gradients are means over the steps of a minibatch: sums over this rank's steps, divided by the number of steps on
-    all ranks, so that what the ranks add up is the gradient of the whole minibatch.
-    """
+class PPOLearner(MinibatchLearner[PolicyNetwork]):
+    """Clipped policy and value losses; see ``MinibatchLearner``."""
 
     def __init__(
         self,
@@ -87,9 +86,8 @@ class PPOLearner(BaseLearner[PolicyNetwork]):
             seed,
             ranks,
         )
-        super().__init__(spec, model, precision)
+        super().__init__(spec, model, precision, config, seed)
         self.config = config
-        self.seed = seed
         self._distribution = distribution_of(spec.action)
 
     def scheduled_at(self, done: float) -> Scheduled:
@@ -119,7 +117,6 @@ class PPOLearner(BaseLearner[PolicyNetwork]):
         unroll = to_device(batch, self.device)
         steps = aligned(unroll)
         inputs = network_input(unroll, steps.first, steps.previous_actions, self.spec)
-        share = share_of(unroll.reward.shape[1], model.ranks, self.device)
         samples, sums, statistics = self._samples(unroll, steps, inputs, scheduled)
         filter_sums = model.filter_sums(inputs, steps.mask)
         if model.ranks.size > 1:
@@ -130,19 +127,8 @@ class PPOLearner(BaseLearner[PolicyNetwork]):
         epochs: float | None = None
         if finite:
             samples = self._normalized(samples, unroll.task_id, totals, statistics)
-            parts = list(
-                minibatches(
-                    share,
-                    len(steps.mask),
-                    self.config.epochs,
-                    self.config.minibatches,
-                    bool(unroll.core_state),
-                    self.seed,
-                    self.updates,
-                )
-            )
             packed = Packed(steps.actions.flatten(0, 1), torch.stack(samples))
-            epochs = self._learn(packed, inputs, unroll, parts, scheduled, metrics)
+            epochs = self._learn(packed, inputs, unroll, scheduled, metrics)
             finite = epochs is not None
             model.update_filter(filter_sums)
         metrics |= {
@@ -201,13 +187,9 @@ class PPOLearner(BaseLearner[PolicyNetwork]):
 
     def _values(self, inputs: NetworkInput, core_state: tuple[Tensor, ...]) -> Tensor:
         """``[T + 1, B, num_tasks]``: what the value heads return before the update."""
-        entries, num_slots = inputs.reward.shape
-        values = torch.zeros(entries, num_slots, self.spec.num_tasks, device=self.device)
-        for slots in torch.split(torch.arange(num_slots, device=self.device), self._chunk(entries)):
-            if len(slots):  # else a rank without a share of this batch
-                values[:, slots] = self._forward(
-                    columns_of(inputs, slots, entries), tuple(each[slots] for each in core_state)
-                ).values
+        values = torch.zeros(*inputs.reward.shape, self.spec.num_tasks, device=self.device)
+        for slots, output in self._outputs(inputs, core_state):
+            values[:, slots] = output.values
         return values
 
     def _normalized(self, samples: Samples, task_id: Tensor, totals: BatchSums, statistics: Tensor) -> Samples:
@@ -233,93 +215,51 @@ class PPOLearner(BaseLearner[PolicyNetwork]):
         packed: Packed,
         inputs: NetworkInput,
         unroll: Unroll[Tensor],
-        parts: list[Tensor],
         scheduled: Scheduled,
         metrics: dict[str, float],
     ) -> float | None:
         """The optimiser's steps; fills in ``metrics`` and returns the epochs made, None if something was not finite."""
-        num_slots = unroll.reward.shape[1]
-        items = [part.to(self.device) for part in parts]
-        flat = [flat_steps(each, num_slots, len(packed.actions)) if unroll.core_state else each for each in items]
-        counted, acted = Samples(*packed.numbers.double())[-2:]
-        counts = torch.stack([torch.stack([acted[steps].sum(), counted[steps].sum()]) for steps in flat])
-        if self.model.ranks.size > 1:
-            self.model.ranks.add_up([counts])
-        done: list[StepSums] = []
-        made: list[tuple[float, float]] = []
+        counted = Samples(*packed.numbers.double())
+        made = self._optimiser_steps(
+            inputs,
+            unroll.core_state,
+            torch.stack([counted.acted, counted.counted]),
+            scheduled.learning_rate,
+            self.config.max_grad_norm,
+            functools.partial(self._loss, packed, inputs.task_id[0], scheduled),
+            num_shown=len(StepSums._fields) - 1,
+        )
+        sums: list[StepSums] = []
+        counts: list[list[float]] = []
         per_epoch = self.config.minibatches
         shown: dict[str, float] = {}
-        for index, found in enumerate(counts.tolist()):
-            steps = (max(found[0], 1.0), max(found[1], 1.0))
-            sums = self._step(packed, inputs, unroll.core_state, items[index], steps, scheduled, learns=any(found))
-            if sums is None:
+        for step in made:
+            if step.sums is None:
                 return None
-            done.append(sums)
-            made.append(steps)
-            if (index + 1) % per_epoch:
+            sums.append(StepSums(*step.sums))
+            counts.append(step.counts)
+            if len(sums) % per_epoch:
                 continue
-            shown = step_metrics(done, made, per_epoch, self.config.value_cost)
+            shown = step_metrics(sums, counts, per_epoch, self.config.value_cost)
             if self.config.target_kl is not None and shown["learner/kl"] > self.config.target_kl:
                 break
         metrics |= shown
-        return len(done) / per_epoch
+        return len(sums) / per_epoch
 
-    def _step(
+    def _loss(
         self,
         packed: Packed,
-        inputs: NetworkInput,
-        core_state: tuple[Tensor, ...],
-        items: Tensor,
-        counts: tuple[float, float],
+        task_id: Tensor,
         scheduled: Scheduled,
-        *,
-        learns: bool,
-    ) -> StepSums | None:
-        """One step of the optimiser; None if it was not finite and not made.
-
-        Without anything that ``learns``, Adam would keep moving in its former direction; then the step is left out.
-        """
-        model = self.model
-        model.zero_grad()
-        sums = torch.zeros(len(StepSums._fields) - 1, dtype=torch.float64, device=self.device)
-        entries = len(inputs.reward) - 1
-        for chunk in torch.split(items, self._chunk(entries if core_state else 1)):
-            if len(chunk):
-                loss, parts = self._losses(packed, inputs, core_state, chunk, counts, scheduled)
-                loss.backward()  # type: ignore[no-untyped-call]
-                sums += parts
-        model.add_up_over_ranks([sums])
-        grad_norm = model.grad_norm()
-        numbers = StepSums(*torch.cat([sums, grad_norm[None]]).tolist())
-        if not all(math.isfinite(number) for number in numbers):
-            return None
-        if learns:
-            model.step(scheduled.learning_rate, self.config.max_grad_norm, grad_norm)
-        return numbers
-
-    def _losses(
-        self,
-        packed: Packed,
-        inputs: NetworkInput,
-        core_state: tuple[Tensor, ...],
-        items: Tensor,
-        counts: tuple[float, float],
-        scheduled: Scheduled,
+        output: NetworkOutput,
+        steps: Tensor,
+        counts: list[float],
     ) -> tuple[Tensor, Tensor]:
-        """Loss of some items, divided by the minibatch's counts, and ``[5]`` sums that are shown."""
-        num_slots = inputs.reward.shape[1]
-        if core_state:
-            output = self._forward(
-                columns_of(inputs, items, entries=len(inputs.reward) - 1), tuple(each[items] for each in core_state)
-            )
-            flat = flat_steps(items, num_slots, len(packed.actions))
-            task_id = inputs.task_id[0, items]
-        else:
-            output = self._forward(steps_of(inputs, items), ())
-            flat, task_id = items, inputs.task_id[0, items % num_slots]
-        actions, taken = packed.taken(flat)
+        """See ``machina.algorithms.epochs.learning.Loss``; counted are the steps acted on, and all that count."""
+        actions, taken = packed.taken(steps)
         parameters = output.logits.flatten(0, 1)
-        values = self.model.values_of(output.values, task_id)[0].flatten()
+        of_slots = task_id[steps[: output.values.shape[1]] % len(task_id)]
+        values = self.model.values_of(output.values, of_slots)[0].flatten()
         log_probs = self._distribution.log_probs(parameters, actions) * taken.acted
         log_ratios = log_probs - taken.behaviour_log_probs
         policy = clipped_policy_loss(log_probs, taken.behaviour_log_probs, taken.advantages, scheduled.clip)
@@ -338,11 +278,3 @@ class PPOLearner(BaseLearner[PolicyNetwork]):
         sums = sums.detach().clone()
         sums[1] = value_sum.detach()
         return loss, sums.double()
-
-    def _forward(self, inputs: NetworkInput, core_state: tuple[Tensor, ...]) -> NetworkOutput:
-        with self.precision.autocast(self.device):
-            output: NetworkOutput = self.model.network(inputs, core_state)
-        return output
-
-    def _chunk(self, entries: int) -> int:
-        return chunk_items(self.device, self.spec.observation_bytes, entries)

@@ -39,7 +39,7 @@ def batch_metrics(sums: BatchSums) -> dict[str, float]:
 
 
 def step_metrics(
-    done: Sequence[StepSums], counts: Sequence[tuple[float, float]], minibatches: int, value_cost: float
+    done: Sequence[StepSums], counts: Sequence[Sequence[float]], minibatches: int, value_cost: float
 ) -> dict[str, float]:
     """Means over the env steps of all minibatches; the KL divergence is that of the last epoch.
 

@@ -21,18 +21,20 @@ EPSILON = "epsilon"
 """Policy output: the share of random actions with which the entry was acted on, ``[...]`` float32."""
 
 
-def epsilons(config: PQNConfig, slots: IntArray, num_slots: int, done: float) -> FloatArray:
+def epsilons(config: PQNConfig, slots: IntArray, num_slots: int, num_tasks: int, done: float) -> FloatArray:
     """The share of random actions of each slot, ``[B]``.
 
     Args:
         config: has the schedule.
-        slots: ``[B]`` indices among all slots.
-        num_slots: N, of all slots.
+        slots: ``[B]`` indices among all slots; slot i plays task ``i % num_tasks``, and every task has the same shares.
+        num_slots: of all tasks, as configured; those beyond begin again with the first share.
+        num_tasks: among which they are divided.
         done: share of the run that lies behind.
     """
+    of_task = max(1, num_slots // num_tasks)
     of_schedule = 1.0 if config.exploration_share == 0 else min(1.0, done / config.exploration_share)
     base = linear(config.epsilon, config.epsilon_final, of_schedule)
-    exponents = 1 + config.epsilon_spread * slots / max(1, num_slots - 1)
+    exponents = 1 + config.epsilon_spread * (slots // num_tasks % of_task) / max(1, of_task - 1)
     return np.asarray(base**exponents, np.float32)
 
 
@@ -55,6 +57,7 @@ class EpsilonGreedyPolicy(NetworkPolicy[QNetwork]):
         self._config = config
         self._explores = explores
         self._num_slots = num_slots
+        self._num_tasks = spec.num_tasks
         self._done = 0.0
 
     def act(self, inputs: ActorInput) -> ActorOutput:
@@ -68,7 +71,7 @@ class EpsilonGreedyPolicy(NetworkPolicy[QNetwork]):
         action = actions.astype(np.int64)
         shares = np.zeros(len(action), np.float32)
         if self._explores:
-            shares = epsilons(self._config, inputs.slots, self._num_slots, self._done)
+            shares = epsilons(self._config, inputs.slots, self._num_slots, self._num_tasks, self._done)
             allowed = inputs.observation.get(ACTION_MASK)
             if allowed is None:
                 allowed = np.ones((len(action), output.q_values.shape[-1]), np.bool_)

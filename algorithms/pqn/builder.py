@@ -26,15 +26,7 @@ class PQNAlgorithm:
         return EpsilonGreedyPolicy(self.config, spec, device, precision, explores=explores, num_slots=num_slots)
 
     def make_learner(self, spec: EnvSpec, device: str, precision: str, seed: int, ranks: Ranks) -> PQNLearner:
-        """One of ``ranks`` that share every batch.
-
-        Raises:
-            UserError: a game of several agents.
-        """
-        if spec.seats:
-            raise UserError(
-                f"environment={spec.name!r}: pqn learns for one agent, this is a game of {len(spec.seats)}; use ppo"
-            )
+        """One of ``ranks`` that share every batch."""
         return PQNLearner(self.config, spec, device, precision, seed, ranks)
 
     def make_buffer(self, sizes: BufferSizes) -> UnrollQueue:
@@ -47,14 +39,29 @@ class PQNAlgorithm:
         return {MAX_Q: number, EPSILON: number}
 
     def describe(self, spec: EnvSpec) -> LearningFacts:
-        """How the network reads observations, and what is done with rewards."""
+        """How the network reads observations, what is done with rewards, and the schedule of epsilon.
+
+        Raises:
+            UserError: a game of several agents.
+        """
+        if spec.seats:
+            raise UserError(
+                f"environment {spec.name!r}: pqn learns for one agent, this is a game of {len(spec.seats)}; use ppo"
+            )
         network = self.config.network
         line = read(spec, network).describe(spec)
         line += "; layer normalisation" if network.layer_norm else ""
         line += f"; then an LSTM of {network.lstm_size}" if network.lstm_size else ""
         line += f"; a head for each of {spec.num_tasks} tasks" if network.task_heads and spec.num_tasks > 1 else ""
         rewards = "clipped to [-1, 1]" if self.config.clips_rewards(spec) else "as the environment gives them"
-        return LearningFacts(line, rewards)
+        return LearningFacts(line, rewards, _exploration(self.config))
+
+
+def _exploration(config: PQNConfig) -> str:
+    line = f"a random action with probability {config.epsilon:g}"
+    if config.epsilon_final != config.epsilon:
+        line += f", falling to {config.epsilon_final:g} over the first {100 * config.exploration_share:g}% of the run"
+    return line + ("; less in later slots" if config.epsilon_spread else "")
 
 
 def build(config: PQNConfig) -> PQNAlgorithm:

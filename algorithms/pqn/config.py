@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from machina.algorithms.minibatch_config import MinibatchConfig
+from machina.algorithms.epochs.config import MinibatchConfig
 from machina.algorithms.reward_config import RewardConfig
 from machina.nets.config import QNetworkConfig
 
@@ -42,8 +42,8 @@ class PQNConfig(RewardConfig, MinibatchConfig):
         default=0.0,
         ge=0,
         le=100,
-        description="alpha: slot i of N explores with epsilon ** (1 + alpha i / (N - 1)), as in Ape-X (arXiv "
-        "1803.00933, where it is 7); 0: all alike.",
+        description="alpha: slot i of the N of a task explores with epsilon ** (1 + alpha i / (N - 1)), as in Ape-X "
+        "(arXiv 1803.00933, where it is 7); 0: all alike.",
     )
     reward_clip: Literal["auto", "clip", "none"] = Field(
         default="auto",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -9,19 +10,19 @@ import torch
 from torch import Tensor
 from torch.optim import RAdam
 
+from machina.algorithms.epochs.learning import MinibatchLearner
 from machina.algorithms.pqn.acting import EPSILON, MAX_Q
 from machina.algorithms.pqn.config import PQNConfig
 from machina.interfaces import Ranks
-from machina.learner.base_learner import BaseLearner, linear
-from machina.learner.minibatches import chunk_items, flat_steps, minibatches, share_of
+from machina.learner.base_learner import linear
 from machina.learner.trained_network import TrainedNetwork
 from machina.losses.alignment import Steps, aligned
 from machina.losses.q_lambda import q_lambda_returns
 from machina.nets.build import build_q_network
 from machina.nets.network import NetworkInput
 from machina.nets.precision import resolve_device
-from machina.nets.q_network import QNetwork
-from machina.nets.unroll_tensors import columns_of, network_input, steps_of, to_device
+from machina.nets.q_network import QNetwork, QOutput
+from machina.nets.unroll_tensors import network_input, to_device
 from machina.specs import EnvSpec
 from machina.types import Array, Learned, Unroll
 
@@ -46,8 +47,8 @@ class Samples(NamedTuple):
     """0 where the step does not count, else the weight of its slot."""
 
 
-class PQNLearner(BaseLearner[QNetwork]):
-    """Gradients are means over the steps of a minibatch: sums over this rank's, divided by the count of all ranks."""
+class PQNLearner(MinibatchLearner[QNetwork]):
+    """Squared errors from Q(lambda) targets; see ``MinibatchLearner``."""
 
     def __init__(self, config: PQNConfig, spec: EnvSpec, device: str, precision: str, seed: int, ranks: Ranks) -> None:
         model = TrainedNetwork(
@@ -59,9 +60,8 @@ class PQNLearner(BaseLearner[QNetwork]):
             resolve_device(device),
             ranks,
         )
-        super().__init__(spec, model, precision)
+        super().__init__(spec, model, precision, config, seed)
         self.config = config
-        self.seed = seed
 
     def update(self, batch: Unroll[Array], done: float) -> Learned:
         """One update: the targets of the whole batch first, then epochs of minibatches.
@@ -79,7 +79,6 @@ class PQNLearner(BaseLearner[QNetwork]):
         unroll = to_device(batch, self.device)
         steps = aligned(unroll)
         inputs = network_input(unroll, steps.first, steps.previous_actions, self.spec)
-        share = share_of(unroll.reward.shape[1], model.ranks, self.device)
         samples, sums = self._samples(unroll, steps, inputs)
         filter_sums = model.filter_sums(inputs, steps.mask)
         if model.ranks.size > 1:
@@ -89,19 +88,10 @@ class PQNLearner(BaseLearner[QNetwork]):
         metrics = _batch_metrics(totals) | {"learner/learning_rate": rate}
         finite = all(math.isfinite(number) for number in totals)
         if finite:
-            parts = minibatches(
-                share,
-                len(steps.mask),
-                config.epochs,
-                config.minibatches,
-                bool(unroll.core_state),
-                self.seed,
-                self.updates,
-            )
-            finite = self._learn(samples, inputs, unroll.core_state, list(parts), rate, metrics)
+            finite = self._learn(samples, inputs, unroll.core_state, rate, metrics)
             model.update_filter(filter_sums)
         self.updates += 1
-        return Learned(metrics, skipped=not finite, passes=config.epochs)
+        return Learned(metrics, skipped=not finite, passes=config.epochs if finite else 0)
 
     @torch.no_grad()
     def _samples(self, unroll: Unroll[Tensor], steps: Steps, inputs: NetworkInput) -> tuple[Samples, Tensor]:
@@ -128,17 +118,13 @@ class PQNLearner(BaseLearner[QNetwork]):
 
         A feed-forward policy left those of the first T; a recurrent one must be run through them to reach the last.
         """
-        entries, num_slots = inputs.reward.shape
-        first = 0 if unroll.core_state else entries - 1
+        first = 0 if unroll.core_state else len(inputs.reward) - 1
         asked = NetworkInput(
             {key: each[first:] for key, each in inputs.observation.items()}, *(each[first:] for each in inputs[1:])
         )
         max_q = unroll.policy_outputs[MAX_Q].clone()
-        for slots in torch.split(torch.arange(num_slots, device=self.device), self._chunk(entries - first)):
-            if len(slots):  # else a rank without a share of this batch
-                core_state = tuple(each[slots] for each in unroll.core_state)
-                q_values = self._forward(columns_of(asked, slots, entries - first), core_state)
-                max_q[first:, slots] = q_values.max(dim=-1).values
+        for slots, output in self._outputs(asked, unroll.core_state):
+            max_q[first:, slots] = output.q_values.max(dim=-1).values
         return max_q
 
     def _learn(
@@ -146,86 +132,40 @@ class PQNLearner(BaseLearner[QNetwork]):
         samples: Samples,
         inputs: NetworkInput,
         core_state: tuple[Tensor, ...],
-        parts: list[Tensor],
         rate: float,
         metrics: dict[str, float],
     ) -> bool:
         """The optimiser's steps; fills in ``metrics`` and returns whether all was finite."""
-        num_slots = inputs.reward.shape[1]
-        items = [part.to(self.device) for part in parts]
-        flat = [flat_steps(each, num_slots, len(samples.actions)) if core_state else each for each in items]
-        counts = torch.stack([(samples.weights[steps] > 0).sum().double() for steps in flat])
-        if self.model.ranks.size > 1:
-            self.model.ranks.add_up([counts])
-        losses = q_values = norms = 0.0
-        for index, count in enumerate(counts.tolist()):
-            sums = self._step(samples, inputs, core_state, items[index], max(count, 1.0), rate, learns=count > 0)
-            if sums is None:
-                return False
-            loss, q_value, norm = sums
-            losses, q_values, norms = losses + loss, q_values + q_value, norms + norm
-        total = max(1.0, counts.sum().item())
+        made = list(
+            self._optimiser_steps(
+                inputs,
+                core_state,
+                (samples.weights > 0).double()[None],
+                rate,
+                self.config.max_grad_norm,
+                functools.partial(self._loss, samples),
+                num_shown=2,
+            )
+        )
+        sums = [step.sums for step in made if step.sums is not None]
+        if len(sums) < len(made):
+            return False
+        losses, q_values, norms = map(sum, zip(*sums, strict=True))
+        total = sum(step.counts[0] for step in made)
         metrics |= {
             "learner/q_loss": losses / total,
             "learner/q_value": q_values / total,
-            "learner/grad_norm": norms / len(parts),
+            "learner/grad_norm": norms / len(made),
         }
         return True
 
-    def _step(
-        self,
-        samples: Samples,
-        inputs: NetworkInput,
-        core_state: tuple[Tensor, ...],
-        items: Tensor,
-        count: float,
-        rate: float,
-        *,
-        learns: bool,
-    ) -> tuple[float, float, float] | None:
-        """One step of the optimiser: sums of losses and values, and the gradient's norm; None if not finite."""
-        model = self.model
-        model.zero_grad()
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for chunk in torch.split(items, self._chunk(len(inputs.reward) - 1 if core_state else 1)):
-            if len(chunk):
-                loss, shown = self._loss(samples, inputs, core_state, chunk)
-                (loss / count).backward()  # type: ignore[no-untyped-call]
-                sums += shown
-        model.add_up_over_ranks([sums])
-        grad_norm = model.grad_norm()
-        loss_sum, q_sum, norm = torch.cat([sums, grad_norm.to(sums)[None]]).tolist()
-        if not all(math.isfinite(number) for number in (loss_sum, q_sum, norm)):
-            return None
-        if learns:
-            model.step(rate, self.config.max_grad_norm, grad_norm)
-        return loss_sum, q_sum, norm
-
-    def _loss(
-        self, samples: Samples, inputs: NetworkInput, core_state: tuple[Tensor, ...], items: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Half the squared error, summed over some items, and ``[2]`` sums that are shown."""
-        steps = items
-        if core_state:
-            entries, num_slots = inputs.reward.shape
-            columns = columns_of(inputs, items, entries - 1)
-            q_values = self._forward(columns, tuple(each[items] for each in core_state))
-            steps = flat_steps(items, num_slots, len(samples.actions))
-        else:
-            q_values = self._forward(steps_of(inputs, items), ())
+    def _loss(self, samples: Samples, output: QOutput, steps: Tensor, counts: list[float]) -> tuple[Tensor, Tensor]:
+        """Half the squared error; see ``machina.algorithms.epochs.learning.Loss``."""
         actions, targets, weights = (each[steps] for each in samples)
-        own = q_values.flatten(0, 1).gather(-1, actions.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        own = output.q_values.flatten(0, 1).gather(-1, actions.clamp(min=0).unsqueeze(-1)).squeeze(-1)
         loss = (0.5 * (own - targets).square() * weights).sum()
-        counted = weights > 0
-        return loss, torch.stack([loss.detach(), torch.where(counted, own.detach(), 0.0).sum()]).double()
-
-    def _forward(self, inputs: NetworkInput, core_state: tuple[Tensor, ...]) -> Tensor:
-        """``[T, B, A]``."""
-        with self.precision.autocast(self.device):
-            return self.model.network(inputs, core_state).q_values
-
-    def _chunk(self, entries: int) -> int:
-        return chunk_items(self.device, self.spec.observation_bytes, entries)
+        q_values = torch.where(weights > 0, own.detach(), 0.0).sum()
+        return loss / counts[0], torch.stack([loss.detach(), q_values]).double()
 
 
 def _batch_metrics(sums: BatchSums) -> dict[str, float]:

@@ -56,6 +56,7 @@ class InlineActors(InProcessActors):
             for slots in self._slots:
                 self._actors.append(self._builder.build(slots, self._initial, self._store.latest().opponents))
                 if self._stopping.is_set():
+                    self._actors.pop().close()
                     break
             else:
                 self._refill_buffer(section(self._initial, "queue/"))

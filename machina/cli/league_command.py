@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from machina.cli.options import leading_names, parse, taken_option
+from machina.config import load_yaml
 from machina.envs.games.table import GAMES
 from machina.errors import UserError
-from machina.launch.configuration import AnyRunConfig, job_config
-from machina.registry import shipped_configurations
+from machina.launch.configuration import DEFAULTS, AnyRunConfig, job_config
+from machina.registry import find_configuration, shipped_configurations
 
 ALGORITHM = "ppo"
+"""Where no configuration names another."""
 
 SNAPSHOT_UPDATES = 100
 """Between snapshots where no configuration says it: 100,000 env steps with PPO's default batch."""
@@ -43,9 +45,12 @@ def run(arguments: list[str]) -> int:
 
 def _league_config(game: str | None, configuration: str | None) -> tuple[AnyRunConfig, str]:
     """The job's configuration; snapshots are taken also where the file doesn't ask for them."""
-    config, source = job_config(ALGORITHM, game, configuration)
+    algorithm = ALGORITHM
+    if configuration not in (None, DEFAULTS):
+        algorithm = load_yaml(find_configuration(configuration)).get("algorithm", ALGORITHM)
+    config, source = job_config(algorithm, game, configuration)
     if config.league.snapshot_updates is None:
-        config, source = job_config(ALGORITHM, game, configuration, league={"snapshot_updates": SNAPSHOT_UPDATES})
+        config, source = job_config(algorithm, game, configuration, league={"snapshot_updates": SNAPSHOT_UPDATES})
     return config, source
 
 

@@ -36,7 +36,7 @@ def run_session(
     tune_process(plan.machine.learner_threads)
     seed_shared_generators(plan.factory, plan.config.seed, 0 if checkpoint is None else checkpoint.step)
     view = RunView(
-        run_facts(plan, run, source),
+        run_facts(plan, run, source, 0 if checkpoint is None else checkpoint.step),
         plan.spec,
         plan.total_env_steps,
         plan.config.minutes,
@@ -58,11 +58,12 @@ def run_session(
             place.close()
 
 
-def run_facts(plan: RunPlan, run: RunDirectory, source: str) -> RunFacts:
-    """What a run's first lines say."""
+def run_facts(plan: RunPlan, run: RunDirectory, source: str, done_env_steps: int) -> RunFacts:
+    """What a run's first lines say, of which ``done_env_steps`` lie behind."""
     config, spec = plan.config, plan.spec
     frames = plan.total_env_steps * spec.frames_per_step
-    goals = [f"{frames:,} frames"]
+    behind = f" (schedules continue at {done_env_steps / plan.total_env_steps:.0%} of them)" if done_env_steps else ""
+    goals = [f"{frames:,} frames{behind}"]
     if config.minutes is not None:
         goals.append(f"{config.minutes:g} minutes")
     if config.until_return is not None:
@@ -84,4 +85,5 @@ def run_facts(plan: RunPlan, run: RunDirectory, source: str) -> RunFacts:
         rewards=learning.rewards,
         machine=plan.machine.line(),
         goal=" or ".join(goals),
+        exploration=learning.exploration,
     )

@@ -17,9 +17,9 @@ from machina.jobs.session import run_session
 from machina.launch.configuration import AnyRunConfig
 from machina.launch.ending import Outcome
 from machina.launch.plan import plan_run
-from machina.launch.saved_state import checkpoint_state
+from machina.launch.saved_state import SavedState, checkpoint_state
 from machina.launch.sizes import check_batch_fills, check_memory
-from machina.nets.config import NetworkConfig, TorsoConfig
+from machina.nets.config import NetworkConfig, QNetworkConfig, TorsoConfig
 from machina.nets.reading import read
 from machina.report.output import steady_output
 from machina.specs import EnvSpec
@@ -43,7 +43,7 @@ def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirector
     check_memory(plan)
     initial = None if config.init_from is None else checked(load_from(config.init_from))
     if initial is not None:
-        checkpoint_state(initial)
+        _check_initial(config, checkpoint_state(initial))
     config, run = _new_run(config)
     try:
         with run.held(), steady_output():
@@ -52,6 +52,24 @@ def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirector
         if not any(run.checkpoints.iterdir()):  # the name stays free for the corrected command
             shutil.rmtree(run.path)
         raise
+
+
+def _check_initial(config: AnyRunConfig, state: SavedState) -> None:
+    """Refuse to start from a network of another kind, which no option can make fit.
+
+    Raises:
+        UserError: it is, or value heads are asked for that there are none of.
+    """
+    network, theirs = getattr(config.algo, "network", None), state.identity.network
+    if not isinstance(network, TorsoConfig):
+        return
+    if theirs and theirs.keys() != network.model_dump().keys():
+        raise UserError(
+            f"init_from='{config.init_from}': a run of {state.identity.algorithm}, whose network is of another kind "
+            f"than that of {config.algorithm}; give a run of {config.algorithm}"
+        )
+    if config.init_value and isinstance(network, QNetworkConfig):
+        raise UserError("init_value: a Q-network has no value heads, its action values are taken anyway; leave it out")
 
 
 def _new_run(config: AnyRunConfig) -> tuple[AnyRunConfig, RunDirectory]:

@@ -46,6 +46,8 @@ def job_config(
     if not algorithm or not environment:
         raise UserError("name an algorithm and an environment, as in `machina train impala pong`; see machina list")
     where = f"configuration {configuration!r}" if configuration else DEFAULTS
+    if content.get("algorithm", algorithm) != algorithm:
+        where += f", which is of {content['algorithm']}"
     algorithm, environment = str(algorithm), str(environment)
     content = _overlaid(content, {**changes, "algorithm": algorithm, "environment": environment})
     return default_config(algorithm, environment, content, where), where

@@ -203,7 +203,20 @@ class TrainedNetwork(Generic[N]):
                     f"checkpoint: the optimizer's state of {name!r} is {', '.join(own[name]) or 'empty'}, this one "
                     f"needs {', '.join(expected)}; the optimizer's options must equal the run's"
                 )
-            self.optimizer.state[parameter] = {key: _restored(tensor, parameter) for key, tensor in own[name].items()}
+            self.optimizer.state[parameter] = {
+                key: self._restored(tensor, parameter) for key, tensor in own[name].items()
+            }
+
+    def _restored(self, tensor: Tensor, parameter: Tensor) -> Tensor:
+        """An optimiser tensor in its parameter's memory layout; Adam's counter where a new one would be.
+
+        Other counters than a fused Adam's are read on the CPU at every step.
+        """
+        if tensor.ndim == 0:
+            return tensor.to(parameter.device if self.optimizer.defaults.get("fused") else "cpu", copy=True)
+        restored = torch.empty_like(parameter)
+        restored.copy_(tensor)
+        return restored.detach()
 
     def load_initial(self, tensors: Mapping[str, Tensor], with_value: bool) -> None:
         """Start from another run's model; optimiser and counters stay new.
@@ -245,12 +258,3 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> Tensors:
 
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
-
-
-def _restored(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """An optimiser tensor on its parameter's device, in its memory layout unless it is Adam's scalar counter."""
-    if tensor.ndim == 0:
-        return tensor.to(parameter.device, copy=True)
-    restored = torch.empty_like(parameter)
-    restored.copy_(tensor)
-    return restored.detach()

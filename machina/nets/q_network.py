@@ -59,8 +59,9 @@ class QNetwork(Network[QOutput]):
             return QOutput(q_values, core_state)
 
     def masked(self, output: QOutput, allowed: Tensor) -> QOutput:
-        """Forbidden actions are never the best."""
-        return output._replace(q_values=masked(output.q_values, allowed))
+        """Forbidden actions are never the best, save where nothing is allowed, as after a limit's last step."""
+        nothing = ~allowed.any(dim=-1, keepdim=True)
+        return output._replace(q_values=masked(output.q_values, allowed | nothing))
 
     def cast_for_acting(self, dtype: torch.dtype) -> None:
         """Keep the torso's weights in ``dtype``; converting them costs as much as acting for a few slots."""

@@ -82,7 +82,8 @@ class LiveView:
         self._live: Live | None = None
         if not is_screen(self.console):
             for name, value in facts._asdict().items():
-                _print_plain(self.console, f"{name}: {value}")
+                if value:
+                    _print_plain(self.console, f"{name}: {value}")
 
     def __enter__(self) -> LiveView:
         return self

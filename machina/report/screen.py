@@ -33,6 +33,8 @@ class RunFacts(NamedTuple):
     rewards: str
     machine: str
     goal: str
+    exploration: str = ""
+    """Empty where nothing is to be said of it."""
 
 
 class TaskRow(NamedTuple):
@@ -256,6 +258,7 @@ def _head(facts: RunFacts, moment: RunMoment, width: int) -> list[Text]:
         _labelled("protocol", facts.protocol),
         _labelled("network", facts.network),
         _labelled("rewards", facts.rewards),
+        *([_labelled("exploration", facts.exploration)] if facts.exploration else []),
         _labelled("machine", facts.machine),
         _labelled("goal", facts.goal),
         _progress(moment, width),

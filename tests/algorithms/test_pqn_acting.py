@@ -47,7 +47,7 @@ def policy_of(
     spec: EnvSpec, done: float, *, explores: bool = True, slots: int = 8, **options: object
 ) -> EpsilonGreedyPolicy:
     config = PQNConfig.model_validate({"network": {"hidden_sizes": [16]}, **options})
-    policy = EpsilonGreedyPolicy(config, spec, "cpu", "float32", explores=explores, num_slots=slots)
+    policy = build(config).make_policy(spec, "cpu", "float32", explores=explores, num_slots=slots)
     learner = build(config).make_learner(spec, "cpu", "float32", 1, SINGLE_RANK)
     policy.load_parameters(learner.flat_parameters(), done)
     return policy
@@ -55,16 +55,22 @@ def policy_of(
 
 def test_epsilon_falls_over_its_share_of_the_run_and_stays() -> None:
     config = PQNConfig(epsilon=1.0, epsilon_final=0.2, exploration_share=0.5)
-    shares = [float(epsilons(config, np.array([3]), 8, done)[0]) for done in (0.0, 0.25, 0.5, 0.9, 1.2)]
+    shares = [float(epsilons(config, np.array([3]), 8, 1, done)[0]) for done in (0.0, 0.25, 0.5, 0.9, 1.2)]
     assert shares == pytest.approx([1.0, 0.6, 0.2, 0.2, 0.2])
-    assert epsilons(PQNConfig(exploration_share=0.0), np.array([0]), 1, 0.0) == pytest.approx([0.001])
+    assert epsilons(PQNConfig(exploration_share=0.0), np.array([0]), 1, 1, 0.0) == pytest.approx([0.001])
 
 
 def test_slots_differ_as_in_ape_x() -> None:
     """epsilon_i = 0.4 ** (1 + 7 i / (N - 1)), equation 1 of arXiv 1803.00933."""
     config = PQNConfig(epsilon=0.4, epsilon_final=0.4, epsilon_spread=7)
     expected = [0.4 ** (1 + 7 * i / 5) for i in range(6)]
-    assert epsilons(config, np.arange(6), 6, 0.3) == pytest.approx(expected)
+    assert epsilons(config, np.arange(6), 6, 1, 0.3) == pytest.approx(expected)
+    of_both_tasks = epsilons(config, np.arange(12), 12, 2, 0.3)
+    assert of_both_tasks[0::2] == pytest.approx(expected), "slots take tasks in turn, and each task is explored alike"
+    assert of_both_tasks[1::2] == pytest.approx(expected)
+    beyond = epsilons(config, np.arange(6, 9), 6, 1, 0.3)
+    assert beyond == pytest.approx(expected[:3]), "actors that came later begin again"
+    assert epsilons(config, np.arange(2), 2, 2, 0.3) == pytest.approx([0.4, 0.4]), "one slot for each task"
 
 
 def test_a_greedy_policy_takes_the_highest_value_whatever_it_draws() -> None:
@@ -120,7 +126,7 @@ def test_what_it_can_t_act_on_is_refused() -> None:
         policy_of(continuous, 0.0)
     seats = tuple(Seat(agent=str(seat), role=0, team=seat) for seat in range(2))
     with pytest.raises(UserError, match=r"pqn learns for one agent, this is a game of 2; use ppo"):
-        policy_of(SPEC.model_copy(update={"seats": seats, "tasks": ("one",)}), 0.0)
+        build(PQNConfig()).describe(SPEC.model_copy(update={"seats": seats, "tasks": ("one",)}))
 
 
 def test_each_task_has_a_head_of_its_own_if_asked_for() -> None:

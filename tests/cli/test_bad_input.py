@@ -174,7 +174,22 @@ def test_another_network_s_parameters(cli: Command) -> None:
     run = tiny_run(cli)
     cartpole = ("train", "impala", "CartPole-v1", *SMALL_NET, "--runs-dir", str(cli.runs), "--name", "other")
     assert "has shape" in cli.refused(*cartpole, "--init-from", run)
+    pqn = ("train", "pqn", "catch", *SMALL_NET, "--runs-dir", str(cli.runs), "--name", "other", "--minibatches", "2")
+    refused = cli.refused(*pqn, "--init-from", run)
+    assert f"init_from='{run}': a run of impala, whose network is of another kind than that of pqn; give" in refused
     assert not (cli.runs / "other").exists(), "the name stays free for the corrected command"
+    cli.good(*pqn, "--total-frames", "320")
+    again = (*pqn[:-3], "again", *pqn[-2:], "--init-from", str(cli.runs / "other"))
+    assert "init_value: a Q-network has no value heads" in cli.refused(*again, "--init-value")
+
+
+def test_a_configuration_of_another_algorithm(cli: Command) -> None:
+    refused = cli.refused("train", "pqn", "catch", "--config", "ppo_recall")
+    assert "configuration 'ppo_recall', which is of ppo" in refused
+    own = cli.folder / "own.yaml"
+    own.write_text("algorithm: pqn\nenvironment: connect_four\n")
+    assert "pqn learns for one agent, this is a game of 2" in cli.refused("league", "--config", own)
+    assert "unknown algorithm 'PQN'; did you mean 'pqn'" in cli.refused("train", "PQN", "catch")
 
 
 def damage(file: Path, how: str) -> None:

@@ -53,5 +53,30 @@ def test_how_observations_and_rewards_are_read(
     algorithm: str, environment: str, options: dict[str, Any], network: str, rewards: str, tmp_path: Path
 ) -> None:
     config, source = job_config(algorithm, environment, "defaults", algo=options)
-    facts = run_facts(plan_run(config), RunDirectory.create(tmp_path, "run", ""), source)
+    facts = run_facts(plan_run(config), RunDirectory.create(tmp_path, "run", ""), source, 0)
     assert (facts.network, facts.rewards) == (network, rewards)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "expected"),
+    [
+        ("ppo", {}, ""),
+        ("pqn", {}, "a random action with probability 1, falling to 0.001 over the first 10% of the run"),
+        ("pqn", {"epsilon": 0.1, "epsilon_final": 0.1}, "a random action with probability 0.1"),
+        (
+            "pqn",
+            {"epsilon": 0.4, "epsilon_final": 0.4, "epsilon_spread": 7.0},
+            "a random action with probability 0.4; less in later slots",
+        ),
+    ],
+)
+def test_how_it_explores_and_where_a_resumed_schedule_continues(
+    algorithm: str, options: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    """A schedule that is given more frames goes back: epsilon may rise again, and the first lines show it."""
+    config, source = job_config(algorithm, "catch", "defaults", algo=options, total_frames=200_000)
+    run = RunDirectory.create(tmp_path, "run", "")
+    new, resumed = (run_facts(plan_run(config), run, source, done) for done in (0, 50_000))
+    assert new.exploration == resumed.exploration == expected
+    assert new.goal == "200,000 frames"
+    assert resumed.goal == "200,000 frames (schedules continue at 25% of them)"

@@ -40,7 +40,7 @@ TESTS = {
     "algorithms/impala/": [*IMPALA, "algorithms/test_impala_learning.py"],
     "algorithms/impala_popart/": ["algorithms/test_options.py"],
     "algorithms/ppo/": [*PPO, "algorithms/test_ppo_learning.py"],
-    "algorithms/minibatch_config.py": ["algorithms/test_options.py"],
+    "algorithms/epochs/": [*PPO, *PQN, "algorithms/test_ppo_learning.py"],
     "algorithms/pqn/": [*PQN, "algorithms/test_options.py", "algorithms/test_two_ranks.py", "launch/test_run_facts.py"],
     "machina/learner/minibatches.py": [*PPO, *PQN, "algorithms/test_chunks.py", "algorithms/test_ppo_learning.py"],
     "machina/losses/q_lambda.py": ["losses/test_q_lambda.py"],

@@ -1,0 +1,1 @@
+"""Epochs of minibatches of a synchronous batch: what PPO and PQN have in common."""
