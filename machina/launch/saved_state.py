@@ -40,7 +40,7 @@ class Identity(SavedFile):
 
 
 class LearnerCounters(SavedFile):
-    """What the learners of the shipped algorithms keep in addition to tensors: their schedules are functions of it."""
+    """What the learners of the shipped algorithms keep beside tensors: the order of minibatches is a function of it."""
 
     updates: Count
 

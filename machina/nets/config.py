@@ -60,7 +60,9 @@ class TorsoConfig(Config):
         default=0, ge=0, le=MOST_UNITS, description="Units of an LSTM after the torso (256 in IMPALA); 0: feed-forward."
     )
     layer_norm: bool = Field(
-        default=False, description="Layer normalisation before every activation of the torso (arXiv 1607.06450)."
+        default=False,
+        description="Layer normalisation before every activation of the torso (arXiv 1607.06450); of images over "
+        "channels and places together.",
     )
     observation_filter: bool = Field(
         default=False,
@@ -109,6 +111,8 @@ class QNetworkConfig(TorsoConfig):
     """A Q-network: torso, optional LSTM, one number per action."""
 
     layer_norm: bool = Field(
-        default=True, description="Layer normalisation before every activation of the torso (arXiv 2407.04811)."
+        default=True,
+        description="Layer normalisation before every activation of the torso (arXiv 2407.04811); of images over "
+        "channels and places together, where the published code has channels only.",
     )
     task_heads: bool = Field(default=False, description="Each task has a head of its own; else all share one.")

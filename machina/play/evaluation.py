@@ -43,7 +43,7 @@ def evaluate(
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> EvaluationResult:
-    """Play ``episodes`` full episodes of every task with the stochastic policy.
+    """Play ``episodes`` full episodes of every task as they are shown: PQN greedily, others by their distribution.
 
     Every slot plays a number of episodes fixed beforehand, so that short episodes are not over-represented. Of a game
     for several agents this many whole games are played, and each gives every role one score: the mean return of the

@@ -139,3 +139,13 @@ def test_each_task_has_a_head_of_its_own_if_asked_for() -> None:
         heads = policy.network.q_head(features)[0].view(3, 4)
     torch.testing.assert_close(own, heads)
     assert not torch.allclose(own[0], own[1])
+
+
+def test_where_a_mask_allows_nothing_no_value_is_out_of_reach() -> None:
+    """As a game may leave its mask at the observation at which a limit cut the episode: targets bootstrap from it."""
+    allowed = np.zeros((3, 4), np.bool_)
+    allowed[1, 2] = True
+    outputs = act(policy_of(MASKED, 1.0, explores=False), 3, allowed).policy_outputs
+    assert (np.abs(outputs[MAX_Q]) < 10).all()
+    unmasked = act(policy_of(MASKED, 1.0, explores=False), 3, np.ones((3, 4), np.bool_)).policy_outputs
+    np.testing.assert_array_equal(outputs[MAX_Q][[0, 2]], unmasked[MAX_Q][[0, 2]])
