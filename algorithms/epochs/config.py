@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from machina.config import AlgorithmConfig
 from machina.errors import UserError
 from machina.nets.config import TorsoConfig
 
 
 class MinibatchConfig(AlgorithmConfig):
-    """Epochs of minibatches; each algorithm has defaults of its own."""
+    """Epochs of minibatches; each algorithm says how many by default."""
 
-    epochs: int = Field(default=1, ge=1, le=1000, description="Passes over each batch.")
-    minibatches: int = Field(
-        default=1, ge=1, le=10**9, description="Parts that every epoch splits a batch into, an optimiser step each."
-    )
+    epochs: int
+    minibatches: int
     network: TorsoConfig
 
     @property
