@@ -346,6 +346,19 @@ def merged(defaults: dict[str, Any], changes: dict[str, Any], where: str, path: 
     return result
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML's loaders keep the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for index, key in enumerate(scalars):
+            if any(key.value == other.value for other in scalars[:index]):
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} stands twice", problem_mark=key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a configuration file.
 
@@ -359,9 +372,12 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"configuration {str(path)!r} is not a text file") from error
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Loader)
     except Exception as error:  # it also lets through errors of int(), of dates, of its recursion
-        reason = str(error).splitlines()[0] if isinstance(error, yaml.YAMLError) else in_one_line(error)
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or in_one_line(error)
+        if mark is not None:
+            reason = f"line {mark.line + 1}, column {mark.column + 1}: {reason}"
         raise UserError(f"configuration {str(path)!r} is not valid YAML: {reason}") from error
     if not isinstance(content, dict):
         raise UserError(f"configuration {str(path)!r} must be a mapping of sections, got {type(content).__name__}")

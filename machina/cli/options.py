@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import Any, TypeVar
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -52,6 +54,7 @@ def parse(
         raise UserError(f"{_refusal(stop, boxes.getvalue(), model)}; see {program} --help") from stop
     if unknown:
         known = {f"--{name.replace('_', '-')}" for name in option_paths(model)}
+        _refuse_flag_with_value(model, arguments, unknown[0])
         name = unknown[0].split("=")[0]
         meant = [each for each in OTHER_NAMES.get(name.lstrip("-").replace("_", "-").lower(), ()) if each in known]
         hint = f"; did you mean {' or '.join(map(repr, meant))}?" if meant else nearest(name, sorted(known))
@@ -77,7 +80,52 @@ def _refusal(stop: SystemExit, boxes: str, model: type[BaseModel]) -> str:
     if len(sections) < 2:
         return boxes
     reason, _, _ = " ".join(sections[1]).partition(" Got errors:")  # of each type that an option may have
+    if wrong := _WRONG_KIND.match(reason):
+        option = wrong["option"].replace("-", "_")
+        return f"{option}={wrong['list'] or wrong['one']}: must be {_in_words(_annotation(model, option))}"
+    if reason.startswith("Missing from "):
+        reason = reason.split(":", 1)[0] + ": " + ", ".join(_MISSING.findall(reason))
     return reason.rstrip(". ")
+
+
+_WRONG_KIND = re.compile(r"Error parsing --(?P<option>[\w-]+): .*?(?:\[(?P<list>[^\[\]]*)\]|(?P<one>'.*'))\W*$")
+_MISSING = re.compile(r"(--[\w-]+|\b[A-Z]+\b) [^()]*?\(required\)")
+_WORDS = {int: "a whole number", float: "a number", str: "a name", Path: "a path", type(None): "None"}
+
+
+def _annotation(model: type[BaseModel], option: str) -> Any:
+    for section in option_paths(model).get(option, ()):
+        annotation = model.model_fields[section].annotation
+        assert isinstance(annotation, type)
+        model = annotation
+    return model.model_fields[option].annotation
+
+
+def _in_words(annotation: Any) -> str:
+    """What an option takes: ``a whole number or None``."""
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    of = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return " or ".join(map(str, of))
+    if get_origin(annotation) is Annotated:
+        return _in_words(of[0])
+    if get_origin(annotation) is tuple:
+        return f"{_in_words(of[0]).removeprefix('a ')}s"
+    return " or ".join(map(_in_words, of))
+
+
+def _refuse_flag_with_value(model: type[BaseModel], arguments: list[str], unknown: str) -> None:
+    """Say how a switch is turned off, where it was given a value.
+
+    Raises:
+        UserError: ``unknown`` follows a switch.
+    """
+    before = arguments[arguments.index(unknown) - 1] if unknown in arguments[1:] else ""
+    option = before.removeprefix("--").removeprefix("no-")
+    name = option.replace("-", "_")
+    if before.startswith("--") and name in option_paths(model) and _annotation(model, name) is bool:
+        raise UserError(f"{before} takes no value, got {unknown!r}; use --{option} or --no-{option}")
 
 
 def leading_names(arguments: list[str], most: int) -> tuple[list[str], list[str]]:
