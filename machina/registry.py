@@ -93,7 +93,11 @@ def algorithm_entry(name: str) -> AlgorithmEntry:
         UserError: there is none; names the nearest.
     """
     if name not in ALGORITHMS:
-        raise UserError(f"unknown algorithm {name!r}{nearest(name, ALGORITHMS) or '; known: ' + ', '.join(ALGORITHMS)}")
+        known = (
+            f"; known: {', '.join(ALGORITHMS)}; one of your own is known to the program that registers it, from which "
+        )
+        known += "machina.resume and machina.evaluate continue and score its runs"
+        raise UserError(f"unknown algorithm {name!r}{nearest(name, ALGORITHMS) or known}")
     return ALGORITHMS[name]
 
 

@@ -123,6 +123,8 @@ class RunDirectory:
             return run
         if path.is_dir():
             what = f"'{path}' is not a run directory: it has no {CONFIG}"
+        elif path.exists():
+            what = f"'{path}' is a file, not a run directory"
         else:
             what = f"run directory '{path}' does not exist"
         raise UserError(what + _nearest_run(path))

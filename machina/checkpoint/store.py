@@ -234,7 +234,7 @@ def latest_checkpoint(run_dir: Path) -> Latest:
             raise
         except UserError as error:
             warnings.append(f"{error}; passed over")
-    reason = "; ".join(warnings) if warnings else "it stopped before its first one; delete it, then train again"
+    reason = "; ".join(warnings) if warnings else "it stopped before its first one, or they were removed; train again"
     raise UserError(f"run '{run_dir}' has no usable checkpoint: {reason}")
 
 

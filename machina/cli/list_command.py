@@ -33,7 +33,10 @@ def run(arguments: list[str]) -> int:
             "MODULE:env": "a PettingZoo environment of your own; MODULE:parallel_env for simultaneous moves",
         }
         | {name: f"game: {game.summary}" for name, game in GAMES.items()}
-        | {name: f"toy with {len(tasks)} task(s) and a known best return" for name, tasks in TOY_TASKS.items()}
+        | {
+            name: f"toy with {len(tasks)} task{'s' * (len(tasks) > 1)} and a known best return"
+            for name, tasks in TOY_TASKS.items()
+        }
         | own
     )
     print("  games: " + ", ".join(ATARI57))

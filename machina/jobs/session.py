@@ -50,7 +50,8 @@ def run_session(
             trainer.learners.load_initial(initial.tensors["model"], plan.config.init_value)
         outcome = trainer.run()
         league = plan.config.league.snapshot_updates is not None
-        view.final(run.path, outcome.reason, trainer.episodes, league=league)
+        complete = outcome.env_steps >= plan.total_env_steps
+        view.final(run.path, outcome.reason, trainer.episodes, league=league, complete=complete)
         return outcome
     finally:
         view.close()
@@ -65,7 +66,7 @@ def run_facts(plan: RunPlan, run: RunDirectory, source: str, done_env_steps: int
     behind = f" (schedules continue at {done_env_steps / plan.total_env_steps:.0%} of them)" if done_env_steps else ""
     goals = [f"{frames:,} frames{behind}"]
     if config.minutes is not None:
-        goals.append(f"{config.minutes:g} minutes")
+        goals.append(f"{config.minutes:g} minute{'s' * (config.minutes != 1)}")
     if config.until_return is not None:
         goals.append(f"a mean return of {config.until_return:g}")
     tasks = f", {spec.num_tasks} {'roles' if spec.seats else 'tasks'}" if spec.num_tasks > 1 else ""
@@ -78,7 +79,7 @@ def run_facts(plan: RunPlan, run: RunDirectory, source: str, done_env_steps: int
     return RunFacts(
         name=str(run.path),
         algorithm=f"{config.algorithm} ({source})",
-        environment=f"{config.environment}{tasks}, {environments} environments, "
+        environment=f"{config.environment}{tasks}, {environments} environment{'s' * (environments > 1)}, "
         f"place {config.runtime.place}{generators}",
         protocol=", ".join(f"{name} {value}" for name, value in spec.protocol.items()) or "as the environment comes",
         network=learning.network,

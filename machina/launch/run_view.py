@@ -121,10 +121,10 @@ class RunView:
         """Show an event."""
         self.live.notice(text)
 
-    def final(self, run: Path, reason: str, episodes: EpisodeTracker, *, league: bool) -> None:
+    def final(self, run: Path, reason: str, episodes: EpisodeTracker, *, league: bool, complete: bool) -> None:
         """Show how the run ended, what it reached and where it lies."""
         self._end_startup()
-        self.live.final(run, reason, self.rows(episodes), league=league)
+        self.live.final(run, reason, self.rows(episodes), league=league, complete=complete)
 
     def close(self) -> None:
         """Give the terminal back."""

@@ -130,10 +130,13 @@ class LiveView:
         elif moment is not None and moment is not self._shown:
             self._print_line(moment)
 
-    def final(self, run: Path, reason: str, tasks: Sequence[TaskRow], *, league: bool = False) -> None:
+    def final(
+        self, run: Path, reason: str, tasks: Sequence[TaskRow], *, league: bool = False, complete: bool = False
+    ) -> None:
         """Close, then print why the run ended, its training returns and what can be done with it."""
         self.close()
-        for line in final_lines(self._facts, run, reason, tasks, self.console.width, league=league):
+        width = self.console.width
+        for line in final_lines(self._facts, run, reason, tasks, width, league=league, complete=complete):
             self.console.print(line, soft_wrap=True)
 
     def _print_line(self, moment: RunMoment) -> None:

@@ -169,9 +169,12 @@ def task_lines(tasks: Sequence[TaskRow], width: int, height: int | None, page: i
 
 
 def final_lines(
-    facts: RunFacts, run: Path, reason: str, tasks: Sequence[TaskRow], width: int, *, league: bool
+    facts: RunFacts, run: Path, reason: str, tasks: Sequence[TaskRow], width: int, *, league: bool, complete: bool
 ) -> list[Text]:
-    """What is printed when a run has ended: why, the training returns, where it lies, what can be done with it."""
+    """What is printed when a run has ended: why, the training returns, where it lies, what can be done with it.
+
+    A run whose schedule is ``complete`` continues only when it is given more.
+    """
     score = {"score": f"machina eval {run}"}
     if league:
         score = {"ratings": f"machina report {run}", "match": f"machina match {run} random"}
@@ -184,7 +187,7 @@ def final_lines(
         _labelled("run", str(run), "bold"),
     ]
     commands = {
-        "continue": f"machina resume {run}",
+        "continue": f"machina resume {run}{' --total-frames N' if complete else ''}",
         **score,
         "watch": f"machina watch {run}",
         "plot": f"machina plot {run}",

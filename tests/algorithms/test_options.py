@@ -76,7 +76,7 @@ PPO: dict[str, Any] = POPART | {
 PQN: dict[str, Any] = {
     "unroll_length": 32,
     "epochs": 2,
-    "minibatches": 32,
+    "minibatches": 32 * 16 // 128,  # of 128 environments there, of 16 here
     "learning_rate": 2.5e-4,
     "learning_rate_final": None,
     "gamma": 0.99,

@@ -86,6 +86,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("train", "impala", "pong,breakout", "--full-action-space", "False"), "full_action_space=False: several games"),
     (("resume", "nowhere"), "run directory 'nowhere' does not exist"),
     (("resume",), "Missing from machina resume"),
+    (("eval", __file__), "is a file, not a run directory"),
     (("eval", "."), "'.' is not a run directory: it has no config.yaml"),
     (("eval", "nowhere", "--episodes", "0"), "episodes=0: must be 1 to 1000000"),
     (("eval", "nowhere", "--episods", "3"), "unknown option '--episods'; did you mean '--episodes'"),
@@ -122,7 +123,9 @@ def test_refused(arguments: tuple[str, ...], expected: str, cli: Command) -> Non
         ("algorithm: 7\nenvironment: catch\n", "unknown algorithm '7'"),
         ("environment: catch\n", "name an algorithm and an environment"),
         ("- impala\n- catch\n", "must be a mapping of sections, got list"),
-        ("algorithm: [impala\n", "is not valid YAML"),
+        ("algorithm: [impala\n", "is not valid YAML: line 2, column 1: expected ',' or ']'"),
+        ("algorithm: impala\n\tenvironment: catch\n", "is not valid YAML: line 2, column 1: "),
+        ("algorithm: impala\nalgorithm: ppo\n", "is not valid YAML: line 2, column 1: 'algorithm' stands twice"),
         ("", "must be a mapping of sections, got NoneType"),
         ("\x00\x01", "is not valid YAML"),
     ],
@@ -231,7 +234,9 @@ def test_a_run_without_a_good_checkpoint(cli: Command) -> None:
         assert "has no usable checkpoint" in cli.refused(command, run)
     shutil.rmtree(run / "checkpoints")
     for command in ("eval", "watch", "resume", "inspect"):
-        assert "has no usable checkpoint: it stopped before its first one" in cli.refused(command, run)
+        assert "has no usable checkpoint: it stopped before its first one, or they were removed" in cli.refused(
+            command, run
+        )
     assert "has no usable checkpoint" in cli.refused(*CATCH, "--init-from", run, "--runs-dir", cli.runs)
     (run / "config.yaml").write_text("algorithm: impala\nenvironment: catch\nalgo: {gamma: 7}\n")
     assert f"{run / 'config.yaml'}: algo.gamma=7" in cli.refused("resume", run)

@@ -27,7 +27,9 @@ def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
 
 def test_resume_with_more_frames(cli: Command) -> None:
     run = cli.train("impala", "catch", *CATCH, "--total-frames", "400")
-    assert "the schedule is complete" in cli.good("resume", run)
+    ended = cli.good("resume", run)
+    assert "the schedule is complete" in ended
+    assert f"machina resume {run} --total-frames N" in ended
     assert RunDirectory.open(run).latest().checkpoint.step == 400
     assert "600 frames" in cli.good("resume", run, "--total-frames", "600")
     assert RunDirectory.open(run).latest().checkpoint.step == 600
