@@ -36,6 +36,8 @@ def run(arguments: list[str]) -> int:
 
     if not options.runs:
         raise UserError("plot needs at least one run directory: machina plot runs/NAME")
+    if options.out is not None and options.out.suffix != ".png":
+        raise UserError(f"out='{options.out}': pictures are PNG; give a name that ends in .png")
     directories = _usable(RunDirectory.open, options.runs)
     plottable = _usable(check_plottable, [each.path for each in directories])
     curves = options.out or RunDirectory(plottable[0]).report / "learning_curves.png"

@@ -87,7 +87,8 @@ class RunPlayers:
         """
         snapshots = {} if self.league is None else {row.name: row for row in self.league.snapshots}
         if name not in snapshots:
-            known = [BEST, *scripted_players(self.factory.spec), *snapshots]
+            best = [] if self.run.best() is None else [BEST]
+            known = [*best, *scripted_players(self.factory.spec), *snapshots]
             among = f"has no snapshot {name!r} among its {len(snapshots)}"
             if self.league is None:
                 among = f"is not a league and has no snapshot {name!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -175,9 +176,10 @@ def final_lines(
 
     A run whose schedule is ``complete`` continues only when it is given more.
     """
-    score = {"score": f"machina eval {run}"}
+    named = shlex.quote(str(run))
+    score = {"score": f"machina eval {named}"}
     if league:
-        score = {"ratings": f"machina report {run}", "match": f"machina match {run} random"}
+        score = {"ratings": f"machina report {named}", "match": f"machina match {named} random"}
     lines = [
         Text(f"{facts.algorithm} on {facts.environment}: {reason}", style="bold"),
         Text(f"training returns, mean of the latest episodes ({summary_of_returns(tasks)})"),
@@ -187,11 +189,11 @@ def final_lines(
         _labelled("run", str(run), "bold"),
     ]
     commands = {
-        "continue": f"machina resume {run}{' --total-frames N' if complete else ''}",
+        "continue": f"machina resume {named}{' --total-frames N' if complete else ''}",
         **score,
-        "watch": f"machina watch {run}",
-        "plot": f"machina plot {run}",
-        "curves": f"tensorboard --logdir {run}",
+        "watch": f"machina watch {named}",
+        "plot": f"machina plot {named}",
+        "curves": f"tensorboard --logdir {named}",
     }
     return lines + [_labelled(name, command, "cyan") for name, command in commands.items()]
 

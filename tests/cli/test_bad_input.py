@@ -91,6 +91,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("eval", "nowhere", "--episodes", "0"), "episodes=0: must be 1 to 1000000"),
     (("eval", "nowhere", "--episods", "3"), "unknown option '--episods'; did you mean '--episodes'"),
     (("watch", "nowhere"), "run directory 'nowhere' does not exist"),
+    (("plot", "nowhere", "--out", "x.jpg"), "out='x.jpg': pictures are PNG; give a name that ends in .png"),
     (("plot",), "plot needs at least one run directory"),
     (("plot", "nowhere"), "run directory 'nowhere' does not exist"),
     (("inspect", "nowhere"), "nowhere"),

@@ -171,7 +171,7 @@ def test_players_of_different_games_or_teams(league: Path, tmp_path: Path) -> No
     with pytest.raises(machina.UserError, match="with other observations, actions or teams"):
         machina.match([str(tictactoe), str(others)], games=2, seed=0)
     assert len(machina.match([str(tictactoe), f"{tictactoe}@random"], games=2, seed=0).games) == 2
-    with pytest.raises(machina.UserError, match="is not a league and has no snapshot 'u000009'; it has best, random"):
+    with pytest.raises(machina.UserError, match="is not a league and has no snapshot 'u000009'; it has random"):
         machina.match([f"{tictactoe}@u000009", "random"], games=2, seed=0)
 
 
