@@ -1,13 +1,16 @@
-"""End-to-end speed of a job against this machine's serial ceiling, in one run.
+"""End-to-end speed of a job against this machine's ceiling, in one run.
 
     python benchmarks/speed.py impala pong --seconds 60 --repeats 3
+    python benchmarks/speed.py pqn pong --pinned --changes env.envs_per_task=128 algo.minibatches=32
 
-Each repeat measures the parts alone (environment, acting, learning; all cores, the run's own batch sizes)
-and then the whole, so that both see the same machine. The table gives every repeat and the median.
+Each repeat measures the parts alone (environment, acting, learning, at the run's own batch sizes) and then the whole,
+so that both see the same machine. The ceiling is what the parts give one after the other: with all cores each, or
+``--pinned`` to one core each, times the number of cores. The table gives every repeat and the median.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -18,7 +21,7 @@ from tyro.conf import Positional
 
 from machina.cli.options import parse
 from machina.hardware import tune_process
-from machina.jobs.ceiling import measure_ceiling
+from machina.jobs.ceiling import Ceiling, measure_ceiling
 from machina.launch.configuration import job_config
 from machina.launch.learning_loop import LearningLoop
 from machina.launch.places import OneMachine
@@ -34,6 +37,7 @@ class Options(BaseModel):
     environment: Positional[str] = "pong"
     seconds: float = Field(default=60, gt=0, description="Length of each end-to-end window, in seconds.")
     repeats: int = Field(default=3, ge=1, description="Windows.")
+    pinned: bool = Field(default=False, description="Parts are measured on one core.")
     changes: tuple[str, ...] = Field(default=(), description="section.option=value, as in runtime.learner_threads=1")
 
 
@@ -52,9 +56,11 @@ def main() -> None:
     print(f"{'environment':>11} {'acting':>8} {'learning':>8} {'ceiling':>8} {'whole':>7} {'share':>6}")
     rows = []
     for _ in range(options.repeats):
-        ceiling = measure_ceiling(plan, seconds=min(10.0, options.seconds / 4))
+        seconds = min(10.0, options.seconds / 4)
+        parts = on_one_core(plan, seconds) if options.pinned else measure_ceiling(plan, seconds)
+        ceiling = parts.serial * (plan.machine.cores if options.pinned else 1)
         whole = end_to_end(plan, options.seconds)
-        rows.append((*ceiling, ceiling.serial, whole, whole / ceiling.serial))
+        rows.append((*parts, ceiling, whole, whole / ceiling))
         print_row(rows[-1])
     print("median")
     print_row(tuple(statistics.median(column) for column in zip(*rows, strict=True)))
@@ -63,6 +69,16 @@ def main() -> None:
 def print_row(row: tuple[float, ...]) -> None:
     environment, acting, learning, serial, whole, share = row
     print(f"{environment:11,.0f} {acting:8,.0f} {learning:8,.0f} {serial:8,.0f} {whole:7,.0f} {share:6.2f}", flush=True)
+
+
+def on_one_core(plan: RunPlan, seconds: float) -> Ceiling:
+    """The parts, pinned to one core."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        return measure_ceiling(plan._replace(machine=plan.machine._replace(cores=1)), seconds)
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def end_to_end(plan: RunPlan, seconds: float) -> float:
