@@ -1,7 +1,7 @@
 """Speed of this checkout against another one, in turns on one machine.
 
     git worktree add /tmp/before HEAD~1
-    python benchmarks/in_turns.py /tmp/before impala pong --seconds 30 --pairs 5 --options "--config defaults"
+    python benchmarks/in_turns.py /tmp/before impala pong --seconds 30 --pairs 5 --options="--config defaults"
 
 Each window is a run of ``machina train`` in that checkout; its speed is that of ``metrics.jsonl``, env steps that were
 learned from per second of wall time, after the first third of the window. Which checkout goes first alternates, so

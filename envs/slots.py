@@ -310,17 +310,18 @@ class GymnasiumSlots:
                 f"environment {self.spec.name!r}: {field} has shape {array.shape}, "
                 f"it must be {(self._num_slots, *shape)} ({self._num_slots} slots)"
             )
+        if array.dtype.kind not in "fc":  # integers and truth values are always finite
+            return array.astype(dtype, copy=False)
         with np.errstate(over="ignore", invalid="ignore"):
             cast = array.astype(dtype, copy=False)
-        if np.issubdtype(array.dtype, np.inexact):
-            # float64 holds finite numbers that float32 does not; integers hold no NaN.
-            finite = np.isfinite(cast if np.issubdtype(cast.dtype, np.inexact) else array)
-            if not finite.all():
-                slot = int(np.argmin(finite.reshape(self._num_slots, -1).all(axis=1)))
-                task = self.spec.tasks[int(self.task_ids[slot])]
-                raise EnvironmentFaultError(
-                    f"environment {self.spec.name!r}: {field} of slot {slot} (task {task!r}) is not finite"
-                )
+        # float64 holds finite numbers that float32 does not; integers hold no NaN.
+        finite = np.isfinite(cast if cast.dtype.kind in "fc" else array)
+        if not finite.all():
+            slot = int(np.argmin(finite.reshape(self._num_slots, -1).all(axis=1)))
+            task = self.spec.tasks[int(self.task_ids[slot])]
+            raise EnvironmentFaultError(
+                f"environment {self.spec.name!r}: {field} of slot {slot} (task {task!r}) is not finite"
+            )
         return cast
 
     def _fault(self, call: str, error: BaseException) -> EnvironmentFaultError:

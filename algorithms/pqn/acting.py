@@ -62,7 +62,7 @@ class EpsilonGreedyPolicy(NetworkPolicy[QNetwork]):
 
     def act(self, inputs: ActorInput) -> ActorOutput:
         """Act for B slots; see ``machina.interfaces.Policy``."""
-        with self._acting():
+        with self._on_own_stream(), torch.inference_mode(), self.precision.autocast(self.device):
             output = self.network(*self._entry(inputs))
             best = output.q_values[0].max(dim=-1)
             # One transfer for both.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -61,11 +61,6 @@ class NetworkPolicy(Generic[N]):
         with self._on_own_stream():
             load_flat(self.network, parameters)
 
-    @contextmanager
-    def _acting(self) -> Iterator[None]:
-        with self._on_own_stream(), torch.inference_mode(), self.precision.autocast(self.device):
-            yield
-
     def _entry(self, inputs: ActorInput) -> tuple[NetworkInput, tuple[Tensor, ...]]:
         """What the network reads, as one entry, and the core state."""
         entry = NetworkInput(
@@ -93,7 +88,7 @@ class SampledPolicy(NetworkPolicy[PolicyNetwork]):
 
     def act(self, inputs: ActorInput) -> ActorOutput:
         """Act for B slots; see ``machina.interfaces.Policy``."""
-        with self._acting():
+        with self._on_own_stream(), torch.inference_mode(), self.precision.autocast(self.device):
             output = self.network(*self._entry(inputs))
             parameters = output.logits[0]
             actions = self._distribution.sampled(parameters, self._tensor(inputs.uniforms))
