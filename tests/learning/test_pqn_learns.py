@@ -34,7 +34,7 @@ def train(environment: str, runs_dir: Path, **options: Any) -> TrainedRun:
 @pytest.mark.parametrize("runtime", [{"place": "inline"}, {"place": "local", "lock_step": True}, {"place": "local"}])
 def test_catch_is_learned(runtime: dict[str, Any], tmp_path: Path) -> None:
     """Best return 1, random -0.6; evaluation never explores, and epsilon is among the metrics."""
-    run = train("catch", tmp_path, total_frames=60_000, **QUICK, **runtime)
+    run = train("catch", tmp_path, total_frames=60_000, log_seconds=0.05, **QUICK, **runtime)
     assert machina.evaluate(run.path, episodes=200, seed=1).mean_returns["catch"] >= 0.9
     lines = read_metrics(run.path)
     shown = [line["actor/epsilon"] or 0 for line in lines if "actor/epsilon" in line]
