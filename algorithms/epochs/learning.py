@@ -21,7 +21,7 @@ N = TypeVar("N", bound=Network[Any])
 
 Loss = Callable[[Any, Tensor, list[float]], tuple[Tensor, Tensor]]
 """From the network's output for some steps, ``[n]`` their indices in the order ``t * B + slot``, and the counts of the
-whole minibatch: the loss, divided by these, and ``[k]`` float64 sums that are shown.
+whole minibatch, 1 at least: the loss, divided by these, and ``[k]`` float64 sums that are shown.
 """
 
 
@@ -33,7 +33,7 @@ class OptimiserStep(NamedTuple):
     the step was not made.
     """
     counts: list[float]
-    """Steps of the minibatch by each way of counting, 1 at least."""
+    """Steps of the minibatch by each way of counting."""
 
 
 class MinibatchLearner(BaseLearner[N]):
@@ -108,17 +108,17 @@ class MinibatchLearner(BaseLearner[N]):
         if ranks.size > 1:
             ranks.add_up([counts])
         for own, found in zip(items, counts.tolist(), strict=True):
-            at_least_one = [max(count, 1.0) for count in found]
-            sums = self._gradient(inputs, core_state, own, at_least_one, loss, num_shown)
+            divisors = [max(count, 1.0) for count in found]
+            sums = self._gradient(inputs, core_state, own, divisors, loss, num_shown)
             norm = self.model.grad_norm()
             numbers: list[float] = torch.cat([sums, norm.to(sums)[None]]).tolist()
             if not all(math.isfinite(number) for number in numbers):
-                yield OptimiserStep(None, at_least_one)
+                yield OptimiserStep(None, found)
                 return
             # Where nothing is learned, Adam would keep moving in its former direction.
             if any(found):
                 self.model.step(rate, max_grad_norm, norm)
-            yield OptimiserStep(numbers, at_least_one)
+            yield OptimiserStep(numbers, found)
 
     def _gradient(
         self,

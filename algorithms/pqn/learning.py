@@ -151,7 +151,7 @@ class PQNLearner(MinibatchLearner[QNetwork]):
         if len(sums) < len(made):
             return False
         losses, q_values, norms = map(sum, zip(*sums, strict=True))
-        total = sum(step.counts[0] for step in made)
+        total = max(1.0, sum(step.counts[0] for step in made))
         metrics |= {
             "learner/q_loss": losses / total,
             "learner/q_value": q_values / total,

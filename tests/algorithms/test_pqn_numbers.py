@@ -111,6 +111,8 @@ class PQNByHand:
                 sums["q"] += own
             norm = float(np.sqrt(sum((g**2).sum() for g in gradients.values())))
             sums["norm"] += norm
+            if not steps:
+                continue
             cut = min(1.0, config.max_grad_norm / norm)
             self.optimizer.step(self.weights, {name: cut * g for name, g in gradients.items()}, rate)
         self.updates += 1
@@ -139,6 +141,7 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "epochs": {"epochs": 4},
     "minibatches": {"epochs": 3, "minibatches": 4},
+    "minibatches of one step, which may not count": {"minibatches": T * B},
     "rewards clipped": {"reward_clip": "clip"},
     "a long gradient": {"max_grad_norm": 0.1},
     "another rate": {"learning_rate_final": 0.01},
