@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 from pydantic import BaseModel, Field
+from refusals import refusing
 from tyro.conf import Positional
 
 from machina.cli.options import parse
@@ -76,4 +77,4 @@ def window(root: Path, options: Options) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    refusing(main)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field
+from refusals import refusing
 from tyro.conf import Positional
 
 from machina.cli.options import parse
@@ -126,4 +127,4 @@ def output(command: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    refusing(main)

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from pydantic import BaseModel, Field
+from refusals import refusing
 
 from machina.cli.options import parse
 from machina.metrics import read_metrics
@@ -64,4 +65,4 @@ def speed(environment: str, way: tuple[str, ...], seconds: float) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    refusing(main)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, Field
+from refusals import refusing
 from tyro.conf import Positional
 
 from machina.algorithms.impala.config import ImpalaConfig
@@ -78,4 +79,4 @@ def record(plan: RunPlan, parameters: torch.Tensor, count: int) -> list[Unroll[A
 
 
 if __name__ == "__main__":
-    main()
+    refusing(main)

@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from pydantic import BaseModel, Field
+from refusals import refusing
 from tyro.conf import Positional
 
 from machina.cli.options import parse
@@ -119,4 +120,4 @@ def digests(root: Path, command: str, updates: int) -> list[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    refusing(main)

@@ -28,6 +28,7 @@ import torch
 from pydantic import BaseModel, Field
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as NodeAffinity
+from refusals import refusing
 from scale_model import Costs, Workload, print_sizes, told_apart
 
 from machina.actors.actor_builder import ActorSetup
@@ -423,4 +424,4 @@ def _kind(pid: int, own_node: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    refusing(main)

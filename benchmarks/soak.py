@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from pydantic import BaseModel, Field
+from refusals import refusing
 
 from machina.cli.options import parse
 
@@ -111,4 +112,4 @@ def draw(rows: list[tuple[float, dict[str, float]]], file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusing(main)

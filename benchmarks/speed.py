@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 from pydantic import BaseModel, Field
+from refusals import refusing
 from tyro.conf import Positional
 
 from machina.cli.options import parse
@@ -102,4 +103,4 @@ def end_to_end(plan: RunPlan, seconds: float) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    refusing(main)

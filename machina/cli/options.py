@@ -84,12 +84,15 @@ def _refusal(stop: SystemExit, boxes: str, model: type[BaseModel]) -> str:
         option = wrong["option"].replace("-", "_")
         return f"{option}={wrong['list'] or wrong['one']}: must be {_in_words(_annotation(model, option))}"
     if reason.startswith("Missing from "):
-        reason = reason.split(":", 1)[0] + ": " + ", ".join(_MISSING.findall(reason))
+        return f"missing: {', '.join(line.split()[0] for line in sections[1] if _REQUIRED.fullmatch(line))}"
+    if wrong := _NO_VALUE.match(reason):
+        return f"{wrong['option'] if wrong['option'].startswith('--') else wrong['option'].upper()} needs a value"
     return reason.rstrip(". ")
 
 
 _WRONG_KIND = re.compile(r"Error parsing --(?P<option>[\w-]+): .*?(?:\[(?P<list>[^\[\]]*)\]|(?P<one>'.*'))\W*$")
-_MISSING = re.compile(r"(--[\w-]+|\b[A-Z]+\b) [^()]*?\(required\)")
+_REQUIRED = re.compile(r"(--[\w-]+|[A-Z_]+|\{.*\})( [A-Z]+)?")
+_NO_VALUE = re.compile(r"Missing value for argument '(?P<option>[^']+)'")
 _WORDS = {int: "a whole number", float: "a number", str: "a name", Path: "a path", type(None): "None"}
 
 

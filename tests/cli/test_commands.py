@@ -64,10 +64,10 @@ def decoded_pictures(film: Path) -> int:
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_life_of_a_run(algorithm: str, environment: str, cli: Command) -> None:
-    options = ("--total-frames", frames(environment), "--checkpoint-minutes", "1e-9", "--keep-checkpoints", "99")
+    options = ["--total-frames", frames(environment), "--checkpoint-minutes", "1e-9", "--keep-checkpoints", "99"]
     if algorithm == "pqn":
         # At random, poles fall; a lucky greedy policy balances one for longer than these runs last.
-        options = (*options, "--epsilon-final", "1")
+        options += ["--epsilon-final", "1"]
     run = cli.train(algorithm, environment, *ENVIRONMENTS[environment], *options)
     assert read_metrics(run)[-1]["env_steps"] == STEPS
 
