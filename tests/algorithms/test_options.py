@@ -404,6 +404,7 @@ def test_the_algorithm_makes_its_parts(algorithm: str) -> None:
     learners = [built.make_learner(GAME, "cpu", "bfloat16", seed, SINGLE_RANK) for seed in (1, 2, 1)]
     assert isinstance(learners[0], kind)
     assert learners[0].config is built.config
+    assert all(learner.model.ranks is SINGLE_RANK for learner in learners)
     assert learners[0].precision.dtype == torch.bfloat16
     flat = [learner.flat_parameters() for learner in learners]
     assert torch.equal(flat[0], flat[2])
@@ -412,6 +413,14 @@ def test_the_algorithm_makes_its_parts(algorithm: str) -> None:
     assert policy.precision.dtype == torch.bfloat16
     policy.load_parameters(flat[0], done=0.0)
     assert [state.shape for state in policy.initial_core_state(2)] == [(2, 3), (2, 3)]
+
+
+def test_popart_is_built_from_the_options() -> None:
+    options = {"popart": True, "popart_beta": 0.25, "popart_sigma_min": 0.5, "popart_sigma_max": 2.0}
+    config = ImpalaConfig.model_validate({"network": LINEAR} | options)
+    popart = ImpalaLearner(config, GAME, "cpu", "float32", 0, SINGLE_RANK).model.popart
+    assert popart is not None
+    assert (popart.beta, popart.sigma_min, popart.sigma_max) == (0.25, 0.5, 2.0)
 
 
 def test_normalized_advantages_have_no_scale() -> None:

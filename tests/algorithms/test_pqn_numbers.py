@@ -222,3 +222,11 @@ def test_a_recurrent_network_makes_its_own_highest_values() -> None:
     one, two = recurrent(options), recurrent(options)
     assert one.update(batch, 0.0) == two.update(other, 0.0)
     assert torch.equal(one.flat_parameters(), two.flat_parameters())
+
+
+def test_targets_that_are_all_alike_leave_nothing_to_explain() -> None:
+    learner, _ = pair(q_lambda=0.0)
+    batch = batch_of(1)
+    alike = np.ones_like(batch.reward)
+    shown = learner.update(batch._replace(reward=alike, life_lost=np.ones_like(batch.life_lost)), 0.0).metrics
+    assert (shown["learner/explained_variance"], shown["learner/target"]) == (0.0, 1.0)

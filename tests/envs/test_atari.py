@@ -174,7 +174,8 @@ class Hung:
         self.tasks = AtariTasks(["pong", "breakout", "seaquest"], [0, 1, 2] * 2, AtariConfig(), 1, full=True)
         spec = parse_environment("pong,breakout,seaquest", AtariConfig()).spec
         self.env = GymnasiumSlots(self.tasks, spec, [0, 1, 2] * 2, life_losses=True)
-        self.last = self.env.reset(range(6))
+        # The largest that the emulator takes: the new game's own must not exceed them.
+        self.last = self.env.reset(range(2**31 - 6, 2**31))
         for _ in range(20):
             self.last = self.env.step(np.full(6, FIRE))
         if one_slot_ended:

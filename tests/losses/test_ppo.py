@@ -133,6 +133,8 @@ def test_the_kl_estimate_is_never_negative_and_exact_for_small_steps() -> None:
 def test_ratios_outside_the_clip() -> None:
     ratios = torch.tensor([[0.5, 0.79, 0.81], [1.0, 1.19, 1.21]])
     assert outside_clip(ratios.log(), CLIP).tolist() == [[True, True, False], [False, False, True]]
+    at_the_clip = torch.tensor([0.5, -0.5])
+    assert not any(outside_clip(each, abs(each.expm1().item())) for each in at_the_clip)
 
 
 def test_shapes_that_would_broadcast_are_refused() -> None:
