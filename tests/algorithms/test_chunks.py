@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from by_hand import LINEAR
 from unrolls import random_unroll
 
@@ -13,6 +14,7 @@ from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
+from machina.learner.minibatches import chunk_items
 from machina.learner.sums import SINGLE_RANK
 from machina.specs import ArraySpec, EnvSpec, discrete
 
@@ -74,3 +76,7 @@ def test_popart_s_scale_of_large_rewards_is_that_of_their_differences() -> None:
     popart = learner.model.popart
     assert popart is not None
     assert popart.sigma.item() == pytest.approx(reward[1:].astype(np.float64).std(), rel=1e-2)
+
+
+def test_a_gpu_takes_everything_at_once() -> None:
+    assert chunk_items(torch.device("cuda"), 4 * 84 * 84, entries=129) >= 100_000
