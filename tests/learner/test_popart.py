@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from machina.errors import UserError
 from machina.learner.popart import PopArt
 
 SCALES = [1e-3, 1e-1, 1.0, 1e2, 1e5]
@@ -171,3 +172,14 @@ def test_values_are_float32_and_statistics_float64() -> None:
     assert popart.normalized(torch.ones(2, 1), task_id).dtype == torch.float32
     popart.update(popart.statistics(torch.ones(2, 1), task_id, torch.ones(2, 1).bool()), nn.Linear(2, 1))
     assert popart.mu.dtype == popart.nu.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["mu", "nu"])
+def test_a_state_of_other_tasks_is_refused_by_name(name: str) -> None:
+    popart, state = PopArt(2), PopArt(2).state()
+    state[name] = torch.zeros(3).double()
+    with pytest.raises(UserError, match=rf"popart\.{name} has shape \(3,\), this network needs \(2,\)"):
+        popart.load_state(state)
+    del state[name]
+    with pytest.raises(UserError, match=rf"popart\.{name} is missing"):
+        popart.load_state(state)
