@@ -59,7 +59,7 @@ class MinibatchLearner(BaseLearner[N]):
     def _outputs(self, inputs: NetworkInput, core_state: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Any]]:
         """``[b]`` slots and the network's output for all their entries, until every slot had its turn.
 
-        None where a rank has no share of the batch.
+        Nothing where a rank has no share of the batch.
         """
         entries, num_slots = inputs.reward.shape
         for slots in torch.split(torch.arange(num_slots, device=self.device), self._chunk(entries)):
