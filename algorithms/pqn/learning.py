@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import RAdam
 
 from machina.algorithms.epochs.learning import MinibatchLearner
 from machina.algorithms.pqn.acting import EPSILON, MAX_Q
 from machina.algorithms.pqn.config import PQNConfig
 from machina.interfaces import Ranks
 from machina.learner.base_learner import linear
+from machina.learner.optimizers import FusedRAdam
 from machina.learner.trained_network import TrainedNetwork
 from machina.losses.alignment import Steps, aligned
 from machina.losses.q_lambda import q_lambda_returns
@@ -55,7 +55,7 @@ class PQNLearner(MinibatchLearner[QNetwork]):
             spec,
             build_q_network(spec, config.network, seed),
             config.network.observation_filter,
-            lambda parameters: RAdam(parameters, lr=config.learning_rate),
+            lambda parameters: FusedRAdam(parameters, config.learning_rate),
             None,
             resolve_device(device),
             ranks,

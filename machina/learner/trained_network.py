@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer, RAdam
+from torch.optim import Adam, Optimizer
 
 from machina.errors import UserError
 from machina.interfaces import Ranks
@@ -194,7 +194,7 @@ class TrainedNetwork(Generic[N]):
             if key in _NEVER_NEGATIVE and (tensor < 0).any():
                 raise UserError(f"checkpoint: the optimizer's {full_name!r} is negative; use another checkpoint")
             own[name][key] = tensor
-        adam = isinstance(self.optimizer, Adam | RAdam)
+        adam = isinstance(self.optimizer, Adam)
         for name, parameter in trained.items():
             expected = _ADAM if adam else self.optimizer.state[parameter].keys()
             # Adam knows nothing of a parameter that never had a gradient.

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from machina.learner.optimizers import RMSPropTF
+from machina.learner.optimizers import FusedRAdam, RMSPropTF
 
 LR, DECAY, EPSILON = 0.1, 0.9, 0.02
 
@@ -54,3 +54,32 @@ def test_default_constants_are_those_of_the_paper() -> None:
         "epsilon": 0.01,
         "momentum": 0.0,
     }
+
+
+def test_fused_radam_makes_the_steps_of_pytorchs() -> None:
+    """From the first, where the variance is unknown, with changing rates, small gradients and one that is missing."""
+    starts = [torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 4), torch.ones(2, dtype=torch.float64)]
+    own, theirs = ([start.clone().requires_grad_() for start in (*starts, starts[1])] for _ in range(2))
+    fused, plain = FusedRAdam(own, lr=1.0), torch.optim.RAdam(theirs, lr=1.0)
+    for step in range(12):
+        for optimizer, params in ((fused, own), (plain, theirs)):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1 / (1 + step)
+            for parameter, scale in zip(params[:2], (1.0, 1e-7), strict=True):
+                parameter.grad = scale * (parameter.detach() ** 2 - step % 3)
+            optimizer.step()
+        for mine, other in zip(own, theirs, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
+    assert torch.equal(own[2], starts[1]), "it never had a gradient"
+    assert (fused.param_groups[0]["lr"], fused.param_groups[0]["eps"]) == (0.1 / 12, 1e-8)
+
+
+def test_fused_radam_returns_the_loss_of_a_closure() -> None:
+    weight = torch.ones(1, requires_grad=True)
+
+    def loss() -> float:
+        weight.grad = torch.ones(1)
+        return 3.5
+
+    assert FusedRAdam([weight], lr=0.1).step(loss) == 3.5
+    assert weight.item() == pytest.approx(0.9)
