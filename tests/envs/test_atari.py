@@ -257,6 +257,23 @@ def test_a_hung_game_of_which_one_slot_was_due_for_a_reset(monkeypatch: pytest.M
     hung.env.close()
 
 
+def test_the_new_game_is_that_of_its_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    hung = Hung(monkeypatch, game=1, one_slot_ended=True)
+    due, cut = 1, 4
+    before = hung.tasks._seeds.copy()
+    entry = hung.env.recover()
+    assert entry is not None
+    seeds = hung.tasks._seeds
+    assert np.flatnonzero(seeds != before).tolist() == [due, cut]
+    assert hung.tasks._envs[1].ale.get_action_set() == hung.tasks._envs[0].ale.get_action_set(), "all 18 actions"
+    fresh, _ = make_game("breakout", 2, AtariConfig(), 1, full=True).reset(seed=seeds[[due, cut]])
+    assert np.array_equal(entry.observation["observation"][due], fresh[0])
+    frames, reward, *_ = hung.tasks.step(np.full(6, FIRE))
+    assert np.array_equal(frames[cut], fresh[1]), "a reset step"
+    assert reward[cut] == 0
+    hung.env.close()
+
+
 def test_a_thread_that_wakes_after_its_step_was_finished_touches_nothing(hung: Hung) -> None:
     generation = hung.tasks._generation
     finished = hung.env.recover()
