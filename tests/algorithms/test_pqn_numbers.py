@@ -35,7 +35,8 @@ def batch_of(seed: int) -> Unroll[Array]:
         MAX_Q: random.normal(size=(T + 1, B)).astype(np.float32),
         EPSILON: random.random((T + 1, B)).astype(np.float32),
     }
-    return random_unroll(SPEC, T, B, seed)._replace(policy_outputs=outputs)
+    weight = random.choice([0.5, 1.0, 2.0], B).astype(np.float32)
+    return random_unroll(SPEC, T, B, seed)._replace(policy_outputs=outputs, weight=weight)
 
 
 class RAdam:
@@ -104,10 +105,10 @@ class PQNByHand:
             for t, b in steps:
                 action = batch.action[t, b]
                 own = self.q_values(observation[t, b])[action]
-                error = (own - targets[t, b]) / max(1, len(steps))
+                error = batch.weight[b] * (own - targets[t, b]) / max(1, len(steps))
                 gradients["q_head.weight"][action] += error * observation[t, b]
                 gradients["q_head.bias"][action] += error
-                sums["loss"] += 0.5 * (own - targets[t, b]) ** 2
+                sums["loss"] += batch.weight[b] * 0.5 * (own - targets[t, b]) ** 2
                 sums["q"] += own
             norm = float(np.sqrt(sum((g**2).sum() for g in gradients.values())))
             sums["norm"] += norm
@@ -172,7 +173,7 @@ def test_a_weight_counts_in_the_loss_and_a_slot_of_weight_zero_not_at_all() -> N
     batch = batch_of(1)
     weight = np.ones(B, np.float32)
     weight[2] = 0
-    learner.update(batch._replace(weight=weight), 0.0)
+    assert not learner.update(batch._replace(weight=weight), 0.0).skipped
     spoilt = batch._replace(reward=batch.reward.copy(), weight=weight)
     spoilt.reward[:, 2] = 1e3
     other.update(spoilt, 0.0)
