@@ -6,7 +6,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # glibc's malloc.h
@@ -27,6 +27,16 @@ def available_cores() -> int:
     if quota == "max":
         return cores
     return max(1, min(cores, int(quota) // int(period)))
+
+
+def processor_vendor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """As the kernel names it, ``GenuineIntel`` or ``AuthenticAMD``; empty where it names none, as on ARM."""
+    with suppress(OSError):
+        for line in cpuinfo.read_text(encoding="ascii", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "vendor_id":
+                return value.strip()
+    return ""
 
 
 def tune_process(learner_threads: int) -> None:

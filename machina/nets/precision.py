@@ -7,10 +7,15 @@ from typing import NamedTuple
 import torch
 
 from machina.errors import UserError
+from machina.hardware import processor_vendor
 
 LEAST_OBSERVATION = 4096
 """Bytes of an observation from which on bfloat16 pays. Below, it gains little (8 % on boards of Connect Four) and may
 cost learning: 2 of 5 seeds of `recall` failed in bfloat16, none of 4 in float32 (docs/results.md)."""
+
+INTEL = "GenuineIntel"
+"""Its AVX-512 units multiply bfloat16 no faster than float32, and conversions come on top: PQN's learner on Pong made 495
+env steps/s in bfloat16, 715 in float32. Virtual machines may hide AMX and leave these."""
 
 
 class Precision(NamedTuple):
@@ -71,6 +76,8 @@ def _bfloat16_units(device: torch.device) -> tuple[bool, str]:
         return has_units, f"{name} has {'' if has_units else 'no '}bfloat16 units"
     capabilities = torch.cpu.get_capabilities()
     units = [unit for unit in ("amx_bf16", "avx512_bf16") if capabilities.get(unit)]
+    if units == ["avx512_bf16"] and processor_vendor() == INTEL:
+        return False, "the processor has Intel's avx512_bf16 without amx_bf16"
     if units:
         return True, f"the processor has bfloat16 units ({', '.join(units)})"
     return False, "the processor has no bfloat16 units"

@@ -13,7 +13,7 @@ from torch import nn
 from machina.buffers.unrolls import UnrollBuffer, to_arrays, unroll_bytes
 from machina.envs.builders import describe, parse_environment
 from machina.errors import UserError
-from machina.hardware import available_memory
+from machina.hardware import available_memory, processor_vendor
 from machina.launch.configuration import job_config
 from machina.launch.plan import plan_run
 from machina.launch.sizes import Forecast, check_batch_fills, check_memory, forecast
@@ -171,3 +171,12 @@ def test_free_memory_is_cut_by_control_groups(version: int, tmp_path: Path) -> N
     assert available_memory(groups, proc) == 6 * GIB, "of the group around it, without files that are only cached"
     (inner / limit).write_text(f"{GIB}\n")
     assert available_memory(groups, proc) == 0
+
+
+def test_the_processor_s_vendor(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    assert processor_vendor(cpuinfo) == ""
+    cpuinfo.write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")
+    assert processor_vendor(cpuinfo) == "", "as on ARM"
+    cpuinfo.write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel\t\t: 17\n")
+    assert processor_vendor(cpuinfo) == "AuthenticAMD"

@@ -16,6 +16,7 @@ def test_unknown_or_absent_devices_are_refused(name: str) -> None:
 
 
 def test_auto_takes_bfloat16_only_where_the_processor_has_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("machina.nets.precision.processor_vendor", lambda: "AuthenticAMD")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": False})
     chosen = resolve_precision("auto", CPU, IMAGE)
     assert chosen.dtype == torch.bfloat16
@@ -29,6 +30,16 @@ def test_auto_takes_bfloat16_only_where_the_processor_has_units(monkeypatch: pyt
     assert chosen.dtype == torch.float32
     assert "no bfloat16 units" in chosen.reason
     assert "slow" in resolve_precision("bfloat16", CPU, IMAGE).reason
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_intel_s_units_pay_with_amx_alone(amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("machina.nets.precision.processor_vendor", lambda: "GenuineIntel")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": amx})
+    chosen = resolve_precision("auto", CPU, IMAGE)
+    assert chosen.dtype == (torch.bfloat16 if amx else torch.float32)
+    assert ("without amx_bf16, where bfloat16 is slower" in chosen.reason) is not amx
+    assert ("slow" in resolve_precision("bfloat16", CPU, IMAGE).reason) is not amx
 
 
 def test_an_unknown_precision_is_refused() -> None:
