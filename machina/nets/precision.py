@@ -14,8 +14,8 @@ LEAST_OBSERVATION = 4096
 cost learning: 2 of 5 seeds of `recall` failed in bfloat16, none of 4 in float32 (docs/results.md)."""
 
 INTEL = "GenuineIntel"
-"""Its AVX-512 units multiply bfloat16 no faster than float32, and conversions come on top: PQN's learner on Pong made 495
-env steps/s in bfloat16, 715 in float32. Virtual machines may hide AMX and leave these."""
+"""Its AVX-512 units multiply bfloat16 no faster than float32, and conversions come on top: PQN's learner on Pong made
+495 env steps/s in bfloat16, 715 in float32. Virtual machines may hide AMX and leave these."""
 
 
 class Precision(NamedTuple):
