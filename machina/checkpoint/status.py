@@ -75,6 +75,13 @@ class Status(SavedFile):
         return max(0.0, now - self.since_boot_s) if boot == self.boot else None
 
     @model_validator(mode="after")
+    def _account_adds_up(self) -> Status:
+        whole, *terms = self.account.values()
+        if whole != sum(terms):
+            raise ValueError(f"account={self.account} does not add up")
+        return self
+
+    @model_validator(mode="after")
     def _both_lags_or_none(self) -> Status:
         if (self.policy_lag_mean is None) != (self.policy_lag_max is None):
             raise ValueError(f"policy_lag_mean={self.policy_lag_mean}, policy_lag_max={self.policy_lag_max}")
