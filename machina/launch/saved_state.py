@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
@@ -111,6 +112,13 @@ class SavedRatings(SavedFile):
 
     @model_validator(mode="after")
     def _of_known_players(self) -> SavedRatings:
+        met: Counter[str] = Counter()
+        for a, b, count in (*self.wins, *self.draws):
+            met.update({a: count, b: count})
+        for name, games in self.games.items():
+            # A game of several teams is one between each two of them.
+            if not 1 <= games <= met[name]:
+                raise ValueError(f"league.ratings.games: {games} of {name!r}, wins and draws tell of {met[name]}")
         for kind, rows in (("wins", self.wins), ("draws", self.draws)):
             pairs = [(a, b) for a, b, _ in rows]
             if len(set(pairs)) < len(pairs):

@@ -144,6 +144,20 @@ def edit_config(path: Path, **changes: Any) -> None:
     file.write_text(yaml.safe_dump({**read_yaml(file), **changes}))
 
 
+@pytest.mark.parametrize(("player", "games"), [("surplus", 3), ("surplus", 0), ("u000004", 10**6)])
+def test_games_that_wins_and_draws_do_not_tell_of(player: str, games: int, originals: Originals) -> None:
+    with edited_copy(originals.league, originals.copies) as path:
+        file = newest(path) / "state.json"
+        state = json.loads(file.read_text())
+        assert "u000004" in state["league"]["ratings"]["games"]
+        state["league"]["ratings"]["games"][player] = games
+        write_json(file, state)
+        refit(file.parent)
+        done = run("inspect", file.parent)
+        assert done.code == 2
+        assert f"league.ratings.games: {games} of {player!r}, wins and draws tell of" in done.err
+
+
 def test_a_configuration_of_other_tasks_is_refused(originals: Originals) -> None:
     games = ("pong,breakout", "--frame-cap", "40", "--envs-per-task", "2", "--filters", "4", "4", "4", *SMALL_NET)
     path = train(originals.copies, "impala", *games, "--total-frames", "160", "--name", "games")
