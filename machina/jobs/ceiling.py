@@ -33,6 +33,9 @@ CEILINGS = "ceilings.json"
 
 Rate = Annotated[float, Field(gt=0, le=1e100)]
 
+Rating = Callable[[Callable[[], int]], float]
+"""Measures work that returns how many env steps it did: env steps per second."""
+
 
 class Ceiling(NamedTuple):
     """Env steps per second of each part alone, at the run's own batch sizes."""
@@ -55,20 +58,27 @@ class Ceiling(NamedTuple):
 _FILE = TypeAdapter(dict[str, Ceiling])
 
 
-def measure_ceiling(plan: RunPlan, seconds: float = SECONDS_PER_PART) -> Ceiling:
+def measure_ceiling(
+    plan: RunPlan, seconds: float = SECONDS_PER_PART, of_windows: Callable[[list[float]], float] = max
+) -> Ceiling:
     """Measure and remember the ceiling of a job; takes three times ``seconds`` and the environments' start.
 
-    Each part's rate is that of the best of ``WINDOWS``: another job takes cores for a while, and nothing makes a part
-    faster than it is. What was measured on a busy machine never replaces a higher ceiling.
+    Each part's rate is the best of its ``WINDOWS``, or what ``of_windows`` makes of them: another job takes cores for a
+    while, and nothing makes a part faster than it is. What was measured on a busy machine never replaces a higher
+    ceiling.
     """
+
+    def rate(work: Callable[[], int]) -> float:
+        return of_windows(_rates(work, seconds))
+
     busy = load_per_core() > BUSY
     with torch_threads(plan.machine.cores):
         slots = plan.slots()[0][0]
         task_ids = [plan.spec.task_of(int(slot)) for slot in slots]
         ceiling = Ceiling(
-            _environment(plan, task_ids, seconds),
-            _acting(plan, len(slots), seconds),
-            _learning(plan, seconds),
+            _environment(plan, task_ids, rate),
+            _acting(plan, len(slots), rate),
+            _learning(plan, rate),
         )
     file = cache_folder() / CEILINGS
     known, key = _known_ceilings(), _key(plan)
@@ -118,23 +128,24 @@ def _key(plan: RunPlan) -> str:
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _rate(work: Callable[[], int], seconds: float) -> float:
-    """Env steps per second of ``work``, which returns how many it did, in the best of several windows.
+def _rates(work: Callable[[], int], seconds: float) -> list[float]:
+    """Env steps per second of ``work``, which returns how many it did, in each of several windows.
 
     The first two calls are not counted; a window has one call at least.
     """
     work()
     work()
-    best, end = 0.0, time.perf_counter() + seconds
-    while best == 0 or time.perf_counter() < end:
+    rates: list[float] = []
+    end = time.perf_counter() + seconds
+    while not rates or time.perf_counter() < end:
         done, started = 0, time.perf_counter()
         while done == 0 or time.perf_counter() - started < seconds / WINDOWS:
             done += work()
-        best = max(best, done / (time.perf_counter() - started))
-    return best
+        rates.append(done / (time.perf_counter() - started))
+    return rates
 
 
-def _environment(plan: RunPlan, task_ids: list[int], seconds: float) -> float:
+def _environment(plan: RunPlan, task_ids: list[int], rate: Rating) -> float:
     env = plan.factory.make(task_ids)
     generator = np.random.default_rng(0)
     try:
@@ -146,12 +157,12 @@ def _environment(plan: RunPlan, task_ids: list[int], seconds: float) -> float:
             observation = env.step(actions).observation
             return len(task_ids)
 
-        return _rate(step, seconds)
+        return rate(step)
     finally:
         env.close()
 
 
-def _acting(plan: RunPlan, num_slots: int, seconds: float) -> float:
+def _acting(plan: RunPlan, num_slots: int, rate: Rating) -> float:
     policy = plan.make_policy(explores=True)
     observation = {
         key: np.zeros((num_slots, *array.shape), array.dtype) for key, array in plan.spec.observation.items()
@@ -166,10 +177,10 @@ def _acting(plan: RunPlan, num_slots: int, seconds: float) -> float:
         policy.act(inputs)
         return num_slots
 
-    return _rate(act, seconds)
+    return rate(act)
 
 
-def _learning(plan: RunPlan, seconds: float) -> float:
+def _learning(plan: RunPlan, rate: Rating) -> float:
     spec = plan.spec
     learner = plan.algorithm.make_learner(spec, plan.machine.device, plan.config.runtime.precision, 0, SINGLE_RANK)
     batch = random_batch(plan)
@@ -178,7 +189,7 @@ def _learning(plan: RunPlan, seconds: float) -> float:
         learner.update(batch, 0.0)
         return plan.env_steps_per_update
 
-    return _rate(update, seconds)
+    return rate(update)
 
 
 def random_batch(plan: RunPlan) -> Unroll[Array]:
