@@ -9,7 +9,9 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import queue
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -93,6 +95,8 @@ class InlineHandle:
 class ProcessHandle:
     """An object in a process of this machine; calls and answers go through a pipe.
 
+    Calls are sent by a thread: a pipe holds 200 kB, and an object that is sending an answer, or hangs, reads nothing.
+
     Args:
         prepare: makes the process like this one (registered names); called there first.
         make: builds the object, in that process, at the first call.
@@ -109,15 +113,22 @@ class ProcessHandle:
         self.process = context.Process(target=_serve, args=(recipe, name, threads, theirs), name=name, daemon=True)
         self.process.start()
         theirs.close()
-        # At the end of a program, multiprocessing sends SIGTERM, which the process ignores, and waits for ever.
+        # At the end of a program, multiprocessing sends SIGTERM, which the process ignores, and waits indefinitely.
         atexit.register(self.process.kill)
+        self._calls: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._send, name=f"calls to {name}", daemon=True)
+        self._sender.start()
 
     def call(self, method: str, *arguments: Any) -> None:
-        """Send the call; an object that is dead is found out by ``answer``."""
-        try:
-            self._pipe.send_bytes(cloudpickle.dumps((method, arguments)))
-        except OSError:
-            return
+        """Send the call, whose arguments may change afterwards; ``answer`` finds out whether the object is dead."""
+        self._calls.put(cloudpickle.dumps((method, arguments)))
+
+    def _send(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                self._pipe.send_bytes(call)
+            except OSError:
+                return
 
     def has_answered(self, timeout_s: float) -> bool:
         """Whether something is in the pipe, or its other end is gone."""
@@ -141,6 +152,8 @@ class ProcessHandle:
         atexit.unregister(self.process.kill)
         self.process.kill()
         self.process.join(5)
+        self._calls.put(None)
+        self._sender.join(5)
         self._pipe.close()
 
 

@@ -27,6 +27,9 @@ class Counter:
     def process(self) -> int:
         return os.getpid()
 
+    def echo(self, data: bytes) -> bytes:
+        return data
+
     def refuse(self) -> None:
         raise UserError("count=7: too many; use 6")
 
@@ -83,6 +86,32 @@ def test_what_a_method_raises_in_another_process_is_raised_here() -> None:
         with pytest.raises(HandleFaultError, match=r"^counter ended with exit code 3$") as fault:
             answer(handle)
         assert fault.value.died
+    finally:
+        handle.kill()
+
+
+def test_calls_and_answers_larger_than_a_pipe_holds_do_not_wait_for_each_other() -> None:
+    """A batch and parameters are megabytes; the next batch is sent while the object still sends its last answer."""
+    handle = in_process()
+    try:
+        sent = [bytes([number]) * 4_000_000 for number in range(3)]
+        for data in sent:
+            handle.call("echo", data)
+        assert [answer(handle) for _ in sent] == sent
+    finally:
+        handle.kill()
+
+
+def test_an_object_that_hangs_is_called_without_waiting() -> None:
+    """Whoever waits for its answer does so for a limited time."""
+    handle = in_process()
+    try:
+        handle.call("process")
+        process = answer(handle)
+        assert isinstance(process, int)
+        os.kill(process, signal.SIGSTOP)
+        handle.call("echo", bytes(4_000_000))
+        assert not handle.has_answered(0.2)
     finally:
         handle.kill()
 
