@@ -97,7 +97,8 @@ class FusedRAdam(Adam):
         (group,) = self.param_groups
         rate, epsilon = group["lr"], group["eps"]
         beta, beta_of_squares = group["betas"]
-        steps = 1 + max((int(state["step"]) for state in self.state.values()), default=0)
+        counts = [state["step"] for state in self.state.values() if state]
+        steps = 1 + int(torch.stack(counts).max()) if counts else 1  # one transfer from a GPU
         unbiased = 1 - beta_of_squares**steps
         longest = 2 / (1 - beta_of_squares) - 1
         length = longest - 2 * steps * beta_of_squares**steps / unbiased

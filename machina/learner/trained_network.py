@@ -158,7 +158,8 @@ class TrainedNetwork(Generic[N]):
             f"{name}.{key}": _copy(tensor)
             for name, parameter in self.network.named_parameters()
             if parameter.requires_grad
-            for key, tensor in self.optimizer.state[parameter].items()
+            # A look into the optimiser's own dictionary would add what is not there.
+            for key, tensor in self.optimizer.state.get(parameter, {}).items()
         }
         return {"model": model, "optimizer": optimizer}
 

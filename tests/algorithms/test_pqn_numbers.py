@@ -210,6 +210,15 @@ def test_resume_is_bit_for_bit(lstm_size: int) -> None:
     assert torch.equal(learner.flat_parameters(), resumed.flat_parameters())
 
 
+def test_a_state_from_before_the_first_update_can_be_continued() -> None:
+    """A run that starts from another one's network, or was stopped that early, is saved so."""
+    learner, resumed = (pair(minibatches=2)[0] for _ in range(2))
+    resumed.load_state(learner.state())
+    for each in (learner, resumed):
+        assert not each.update(batch_of(1), 0.0).skipped
+    assert torch.equal(learner.flat_parameters(), resumed.flat_parameters())
+
+
 def recurrent(options: dict[str, Any]) -> PQNLearner:
     return PQNLearner(PQNConfig.model_validate(options), SPEC, "cpu", "float32", 0, SINGLE_RANK)
 
