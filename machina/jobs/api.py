@@ -99,12 +99,16 @@ def load_policy(run: str | Path, best: bool = False, seed: Seed = 0, task: str |
         task: the task, or the role of a game, that it plays; None where one network plays them all.
 
     Raises:
-        UserError: no such run or task, a value out of range, or each role has a network of its own and none is named.
+        UserError: no such run or task, a value out of range, or each task has a network or a head of its own and
+            none is named.
     """
     loaded = load_run(Path(run), best)
     spec = loaded.plan.spec
-    if task is None and getattr(getattr(loaded.plan.config.algo, "network", None), "separate_roles", False):
+    network = getattr(loaded.plan.config.algo, "network", None)
+    if task is None and getattr(network, "separate_roles", False):
         raise UserError(f"task: each role has its own network; name one of {', '.join(spec.tasks)}")
+    if task is None and getattr(network, "task_heads", False) and spec.num_tasks > 1:
+        raise UserError(f"task: each task has its own head; name one of {', '.join(spec.tasks)}")
     if task is not None and task not in spec.tasks:
         raise UserError(f"task={task!r}: the run has {', '.join(spec.tasks)}{nearest(task, spec.tasks)}")
     return LoadedPolicy(loaded.policy, spec, seed, 0 if task is None else spec.tasks.index(task))

@@ -190,6 +190,17 @@ def test_the_policy_of_a_role(tmp_path: Path) -> None:
     assert actions[0] != actions[1], "with equal random numbers"
 
 
+def test_pqn_starts_from_another_runs_network_and_plays_the_head_of_a_task(tmp_path: Path) -> None:
+    options = SMALL | {"total_frames": 640, "minibatches": 1, "task_heads": True, "envs_per_task": 2, "place": "inline"}
+    first = machina.train("pqn", "two_scales", "defaults", name="first", runs_dir=tmp_path, **options)
+    second = machina.train(
+        "pqn", "two_scales", "defaults", name="second", runs_dir=tmp_path, init_from=first.path, **options
+    )
+    with pytest.raises(machina.UserError, match="task: each task has its own head; name one of small, large"):
+        machina.load_policy(second.path)
+    assert machina.load_policy(second.path, task="large").act(np.zeros(8, np.float32)) in range(4)
+
+
 LAYERS = ("hidden", "policy_head", "value_head")
 
 
