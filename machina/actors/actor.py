@@ -69,7 +69,7 @@ class Actor:
         self._sink = sink
         self._on_fault = on_fault
         self._ordered = ordered
-        self._policy_version = -1
+        self._policy_version = self._publication = -1
         self._in_round = False
         self._resting: list[SlotGroup] = []
         """Groups in the middle of an unroll that have not acted on their newest entry yet."""
@@ -120,9 +120,9 @@ class Actor:
         return True
 
     def _begin_round(self, parameters: PublishedParameters) -> None:
-        if parameters.policy_version != self._policy_version:
+        if parameters.publication != self._publication:
             self._policy.load_parameters(parameters.flat, parameters.done)
-            self._policy_version = parameters.policy_version
+            self._policy_version, self._publication = parameters.policy_version, parameters.publication
         if self.opponents is not None:
             self.opponents.load(parameters.opponents)
         for group in self.groups:

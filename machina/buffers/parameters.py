@@ -15,6 +15,8 @@ class PublishedParameters(NamedTuple):
     """All parameters as one float32 vector; in the place ``ray`` a reference to it."""
     done: float
     """Share of the run that lies behind, which exploration may go by."""
+    publication: int
+    """From 0; when learner ranks are lost, what they last made is published again under its old version."""
     opponents: Any = None
     """What actors draw their opponents from; None where they meet nobody but themselves."""
 
@@ -31,7 +33,7 @@ class ParameterStore:
     def publish(self, policy_version: int, flat: Any, done: float) -> None:
         """Make a new version visible; ``flat`` belongs to the store from now on."""
         with self._changed:
-            self._latest = PublishedParameters(policy_version, flat, done, self._opponents)
+            self._latest = PublishedParameters(policy_version, flat, done, self._publications, self._opponents)
             self._publications += 1
             self._changed.notify_all()
 

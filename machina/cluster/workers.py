@@ -112,14 +112,14 @@ class RolloutWorker:
 
     @ray.method(num_returns=2)
     def run_round(
-        self, policy_version: int, flat: Array, done: float, opponents: Any
+        self, policy_version: int, flat: Array, done: float, publication: int, opponents: Any
     ) -> tuple[RoundReport, Unroll[Array]]:
         """A report, and an unroll of all slots with these parameters."""
         import torch  # not at the top: processes that only read reports do without
 
         actor = self._actor
         assert actor is not None
-        actor.run_round(PublishedParameters(policy_version, torch.from_numpy(flat), done, opponents))
+        actor.run_round(PublishedParameters(policy_version, torch.from_numpy(flat), done, publication, opponents))
         handovers = sorted(self._handovers, key=lambda handover: int(handover.unroll.slot[0]))
         # One object for all groups: Ray's messages about a second one take more than this copy (docs/benchmarks.md).
         unroll = joined([Part(handover.unroll, 0, handover.num_slots) for handover in handovers])
