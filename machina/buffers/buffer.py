@@ -164,7 +164,7 @@ class Buffer(Protocol):
 
     @property
     def num_queued(self) -> int:
-        """Unrolls that ``state`` need not hold and that are lost when the process ends."""
+        """Unrolls that wait, or are in batches that are not settled."""
         ...
 
     def state(self) -> dict[str, Array]:

@@ -196,9 +196,10 @@ class UnrollQueue:
         unroll = from_arrays(dict(state))
         # Those of one version together, as they were handed over: by it they are dropped.
         bounds = np.flatnonzero(np.diff(unroll.policy_version)) + 1
-        for start, stop in itertools.pairwise([0, *bounds.tolist(), num_slots(unroll)]):
+        pieces = list(itertools.pairwise([0, *bounds.tolist(), num_slots(unroll)]))
+        for order, (start, stop) in enumerate(pieces, start=-len(pieces)):  # before all that comes now
             part = slice_slots(unroll, start, stop)
-            self.put(Handover(part, stop - start, int(part.policy_version[0]), _nothing))
+            self.put(Handover(part, stop - start, int(part.policy_version[0]), _nothing, order))
 
     def close(self) -> None:
         """Wake every actor that waits in ``put``; the queue takes nothing more."""

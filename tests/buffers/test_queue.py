@@ -139,6 +139,17 @@ def test_equals_a_list_under_random_operations(seed: int) -> None:
     assert learned > 100
 
 
+def test_what_waited_before_a_resume_comes_before_all_that_is_put_after_it() -> None:
+    """In lock-step, orders begin with each session's first round; two versions are loaded as two pieces."""
+    saved = queue_of(batch_size=4)
+    for serials, version in (([1, 2], 0), ([3], 1)):
+        saved.put(handover(serials, version=version))
+    queue = queue_of(batch_size=1)
+    queue.load_state({name: array.copy() for name, array in saved.state().items()})
+    queue.put(handover([9], order=0))
+    assert [taken(queue.take(0, timeout_s=0)) for _ in range(4)] == [[1], [2], [3], [9]]
+
+
 def test_ranked_unrolls_come_by_rank_and_a_begun_one_stays_first() -> None:
     queue = queue_of(batch_size=1)
     for order, serials in [(20, [4, 5]), (10, [2, 3]), (30, [6])]:
