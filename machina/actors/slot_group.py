@@ -84,7 +84,10 @@ class SlotGroup:
         """Of the policy that learns, not of opponents; filled by the actor's thread, drained by the trainer's."""
         self._stepper = make_stepper()
         self._spec = self._stepper.env.spec
-        self._streams = SlotStreams(seed, slots, self._spec.action.shape, drawn=_counter(state, "drawn", 0))
+        drawn = _counter(state, "drawn", 0)
+        if "drawn" in state and "returns" not in state:
+            drawn += 1  # so that no unroll from now on seems to continue one from before, see ``Unroll.start``
+        self._streams = SlotStreams(seed, slots, self._spec.action.shape, drawn)
         self._seating = Seating(self._spec, len(slots), opponents, (seed, Stream.SEATING, int(slots[0])))
         self.finished_games = self._seating.finished_games
         """Filled and drained like the episodes."""
