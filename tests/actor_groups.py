@@ -77,12 +77,13 @@ def next_batch(actors: Actors, updates: int = 0) -> Unroll[Array]:
 
 
 def take(job: Job, count: int, *, learn: bool = False) -> list[Unroll[Array]]:
-    """Batches in order; with ``learn`` each one updates the parameters that are published."""
+    """The first half of a run, in order; with ``learn`` each batch updates the parameters that are published."""
     batches = []
     for version in range(1, count + 1):
+        done = version / (2 * count)
         batches.append(next_batch(job.actors, version - 1))
         if learn:
-            job.learner.update(batches[-1], 0.0)
+            job.learner.update(batches[-1], done)
         if not (job.plan.config.runtime.lock_step and job.actors.buffer.holds_batch):
-            job.actors.store.publish(version, job.learner.flat_parameters(), done=0.0)
+            job.actors.store.publish(version, job.learner.flat_parameters(), done)
     return batches

@@ -16,6 +16,7 @@ from machina.actors.actor_group import InProcessActors
 from machina.actors.inline import InlineActors
 from machina.actors.stepping import InlineStepper
 from machina.algorithms.actor_critic.config import ActorCriticConfig
+from machina.algorithms.pqn.acting import EPSILON
 from machina.buffers.unrolls import to_arrays
 from machina.errors import EnvironmentFaultError, RunFailedError
 from machina.hardware import ACTOR_NICENESS
@@ -75,6 +76,19 @@ def test_inline_and_local_give_the_same_unrolls_in_lock_step(name: str) -> None:
     assert all(same(*pair) for pair in zip(*recorded.values(), strict=True))
     assert torch.equal(parameters["inline"], parameters["local"])
     assert len({float(batch.policy_version.max()) for batch in recorded["inline"]}) > 1, "parameters did come back"
+
+
+def test_falling_epsilons_are_the_same_in_both_places() -> None:
+    """They go by the parameters' share of the run, not by when an actor happens to load them."""
+    batches = {}
+    algo = {"unroll_length": 7, "minibatches": 1, "exploration_share": 1.0, "network": {"hidden_sizes": [8]}}
+    for place in ("inline", "local"):
+        with running("catch", place, algo, {"envs_per_task": 6}, {"lock_step": True}, algorithm="pqn") as job:
+            batches[place] = take(job, 6, learn=True)
+    assert all(same(*pair) for pair in zip(*batches.values(), strict=True))
+    epsilons = [float(batch.policy_outputs[EPSILON].max()) for batch in batches["inline"]]
+    assert epsilons == sorted(epsilons, reverse=True)
+    assert len(set(epsilons)) > 1
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from rank_processes import PATIENCE_S
 from torch import Tensor, device, nn, ones
 from unrolls import random_unroll
 
+from machina.algorithms.pqn.acting import EPSILON, MAX_Q
 from machina.buffers.unrolls import slice_slots
 from machina.interfaces import LearnerState, Ranks
 from machina.learner.sums import join_ranks
@@ -61,6 +62,7 @@ LSTM = {"lstm_size": 8, "hidden_sizes": [16]}
 MLP = {"hidden_sizes": [16, 16]}
 ADAM = {"optimizer": "adam"}
 PPO = {"epochs": 2, "minibatches": 2, "unroll_length": LENGTH, "learning_rate": 1e-3, "clip": 0.2}
+PQN = {"epochs": 2, "minibatches": 2, "unroll_length": LENGTH, "learning_rate": 1e-3}
 CASES = {
     "plain": Case(2, 8, {"network": MLP}),
     "popart": Case(2, 8, {"network": MLP, "popart": True, "popart_beta": 0.05, "max_grad_norm": 1.0} | ADAM),
@@ -86,6 +88,10 @@ CASES = {
     "ppo with roles, 2 slots on 3 ranks": Case(
         3, 2, PPO | {"network": MLP | {"separate_roles": True}}, updates=4, algorithm="ppo"
     ),
+    "pqn": Case(2, 8, PQN | {"network": MLP | {"observation_filter": True, "task_heads": True}}, algorithm="pqn"),
+    "pqn with lstm": Case(2, 8, PQN | {"network": LSTM}, algorithm="pqn"),
+    "pqn, 2 slots on 3 ranks": Case(3, 2, PQN | {"network": MLP}, updates=8, algorithm="pqn"),
+    "pqn, not a number": Case(2, 8, PQN | {"network": MLP}, updates=8, spoilt_update=5, algorithm="pqn"),
     "ppo, not a number": Case(2, 8, PPO | {"network": MLP}, updates=8, spoilt_update=5, algorithm="ppo"),
 }
 
@@ -98,6 +104,9 @@ def batch_of(case: Case, update: int, core_state_shapes: tuple[tuple[int, ...], 
     reward = batch.reward * 10.0 ** batch.task_id.astype(np.float32)
     if update == case.spoilt_update:
         reward[:, -1] = math.nan
+    if case.algorithm == "pqn":
+        numbers = random.random((2, LENGTH + 1, case.slots)).astype(np.float32)
+        batch = batch._replace(policy_outputs=dict(zip((MAX_Q, EPSILON), numbers, strict=True)))
     return batch._replace(reward=reward.astype(np.float32))
 
 

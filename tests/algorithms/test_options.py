@@ -25,6 +25,7 @@ from machina.algorithms.pqn.config import PQNConfig
 from machina.algorithms.reward_config import RewardConfig
 from machina.buffers.buffer import BufferSizes
 from machina.buffers.unrolls import slice_slots
+from machina.errors import UserError
 from machina.learner.minibatches import Share, minibatches, share_of
 from machina.learner.sums import SINGLE_RANK
 from machina.types import BEHAVIOUR_LOGITS
@@ -202,7 +203,7 @@ def test_batches_too_small_for_the_minibatches(kind: type[PPOConfig] | type[PQNC
     plain = kind(minibatches=6, unroll_length=3)
     plain.check_batch(2)
     for config, size, what in ((recurrent, 3, "unrolls, which an LSTM needs whole;"), (plain, 1, "env steps;")):
-        with pytest.raises(Exception, match=f"minibatches={config.minibatches}: a batch has 3 {what} use at most 3"):
+        with pytest.raises(UserError, match=f"minibatches={config.minibatches}: a batch has 3 {what} use at most 3"):
             config.check_batch(size)
 
 
