@@ -23,7 +23,7 @@ from machina.jobs.loaded_run import load_run
 from machina.launch.places import OneMachine
 from machina.launch.plan import RunPlan
 from machina.learner.sums import SINGLE_RANK
-from machina.types import Array, Unroll
+from machina.types import Array, Learned, Unroll
 
 
 class Options(BaseModel):
@@ -73,6 +73,7 @@ def record(plan: RunPlan, parameters: torch.Tensor, count: int) -> list[Unroll[A
             assert batch is not None  # the place inline makes one
             batches.append(joined(batch.parts))
             batch.release()
+            actors.buffer.settle(batch, Learned({}))
         return batches
     finally:
         actors.group.close()
