@@ -13,7 +13,7 @@ from torch.optim import Adam, Optimizer
 from machina.algorithms.actor_critic.algorithm import trained_network
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.interfaces import Ranks
-from machina.learner.base_learner import BaseLearner
+from machina.learner.base_learner import BaseLearner, explained_variance
 from machina.learner.optimizers import RMSPropTF
 from machina.losses.actor_critic import policy_gradient_loss, value_loss
 from machina.losses.alignment import aligned
@@ -189,8 +189,7 @@ def weighted_loss(sums: Sums[Number], config: ImpalaConfig) -> Number:
 def _metrics(sums: Sums[float], config: ImpalaConfig) -> dict[str, float]:
     """What is shown of an update: the losses as sums, as they are minimised; the rest as means over steps."""
     steps = max(sums.steps, 1.0)
-    variance = sums.squared_targets / steps - (sums.targets / steps) ** 2
-    error_variance = sums.squared_errors / steps - (sums.errors / steps) ** 2
+    targets, errors = (sums.targets, sums.squared_targets), (sums.errors, sums.squared_errors)
     return {
         "learner/total_loss": weighted_loss(sums, config),
         "learner/policy_loss": sums.policy_loss,
@@ -198,5 +197,5 @@ def _metrics(sums: Sums[float], config: ImpalaConfig) -> dict[str, float]:
         "learner/entropy": -sums.entropy_loss / steps,
         "learner/rho": sums.rhos / steps,
         "learner/rho_clipped_share": sums.clipped_rhos / steps,
-        "learner/explained_variance": 1 - error_variance / variance if variance > 1e-12 else 0.0,
+        "learner/explained_variance": explained_variance(targets, errors, steps),
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from machina.learner.base_learner import explained_variance
+
 
 class BatchSums(NamedTuple):
     """Sums over the whole batch, by which it is normalized and shown."""
@@ -33,9 +35,8 @@ class StepSums(NamedTuple):
 def batch_metrics(sums: BatchSums) -> dict[str, float]:
     """What is known of a batch before it is learned."""
     steps = max(sums.counted, 1.0)
-    variance = sums.squared_targets / steps - (sums.targets / steps) ** 2
-    error_variance = sums.squared_errors / steps - (sums.errors / steps) ** 2
-    return {"learner/explained_variance": 1 - error_variance / variance if variance > 1e-12 else 0.0}
+    targets, errors = (sums.targets, sums.squared_targets), (sums.errors, sums.squared_errors)
+    return {"learner/explained_variance": explained_variance(targets, errors, steps)}
 
 
 def step_metrics(

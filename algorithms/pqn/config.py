@@ -14,7 +14,7 @@ from machina.nets.config import QNetworkConfig
 class PQNConfig(RewardConfig, MinibatchConfig):
     """Defaults are those of the published code for Atari (arXiv 2407.04811), unless a field says otherwise.
 
-    Fields whose name ends in ``_final`` are reached linearly; None keeps the start.
+    Fields whose name ends in ``_final`` are reached linearly, epsilon's over ``exploration_share`` of the run.
     """
 
     unroll_length: int = Field(default=32, ge=1, le=1_000_000, description="T: env steps per unroll.")
@@ -28,7 +28,7 @@ class PQNConfig(RewardConfig, MinibatchConfig):
     )
     learning_rate: float = Field(default=2.5e-4, gt=0, le=100, description="Step size of RAdam at the start.")
     learning_rate_final: float | None = Field(
-        default=None, ge=0, le=100, description="Step size of RAdam at the end of the run."
+        default=None, ge=0, le=100, description="Step size of RAdam at the end of the run; None: as at the start."
     )
     gamma: float = Field(default=0.99, gt=0, le=1, description="Discount per env step.")
     q_lambda: float = Field(

@@ -13,7 +13,7 @@ from machina.algorithms.epochs.learning import MinibatchLearner
 from machina.algorithms.pqn.acting import EPSILON, MAX_Q
 from machina.algorithms.pqn.config import PQNConfig
 from machina.interfaces import Ranks
-from machina.learner.base_learner import linear
+from machina.learner.base_learner import explained_variance, linear
 from machina.learner.optimizers import FusedRAdam
 from machina.learner.trained_network import TrainedNetwork
 from machina.losses.alignment import Steps, aligned
@@ -171,10 +171,9 @@ class PQNLearner(MinibatchLearner[QNetwork]):
 def _batch_metrics(sums: BatchSums) -> dict[str, float]:
     """What is known of a batch before it is learned from."""
     steps = max(sums.counted, 1.0)
-    variance = sums.squared_targets / steps - (sums.targets / steps) ** 2
-    error_variance = sums.squared_errors / steps - (sums.errors / steps) ** 2
+    targets, errors = (sums.targets, sums.squared_targets), (sums.errors, sums.squared_errors)
     return {
-        "learner/explained_variance": 1 - error_variance / variance if variance > 1e-12 else 0.0,
+        "learner/explained_variance": explained_variance(targets, errors, steps),
         "learner/target": sums.targets / steps,
         "actor/epsilon": sums.epsilon / steps,
     }

@@ -56,6 +56,18 @@ class BaseLearner(Generic[N]):
         self.model.load_initial(tensors, with_value)
 
 
+def explained_variance(targets: tuple[float, float], errors: tuple[float, float], steps: float) -> float:
+    """1 less the share of the targets' variance that is left in the errors; 0 where the targets are all alike.
+
+    Args:
+        targets: their sum, and that of their squares.
+        errors: the same of targets less values.
+        steps: over which the sums go, 1 at least.
+    """
+    variance, left = (squares / steps - (total / steps) ** 2 for total, squares in (targets, errors))
+    return 1 - left / variance if variance > 1e-12 else 0.0
+
+
 def linear(start: float, end: float | None, done: float) -> float:
     """A value that moves linearly over the run.
 

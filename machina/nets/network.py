@@ -1,4 +1,4 @@
-"""The actor-critic network: torso, optional LSTM, policy head, one value head per task."""
+"""What all networks have in common, and the actor-critic network: torso, optional LSTM, policy head, value heads."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Network(nn.Module, Generic[Output]):
 class PolicyNetwork(Network[NetworkOutput]):
     """The interface of every actor-critic network, a user's own included.
 
-    A subclass sets the two attributes and defines ``forward``.
+    A subclass sets ``core_state_shapes`` and ``value_head`` and defines ``forward``.
     """
 
     value_head: nn.Linear

@@ -78,7 +78,7 @@ class LoadedPolicy:
         self._acting.reset()
 
     def act(self, observation: npt.ArrayLike | Mapping[str, Any] | tuple[Any, ...], reward: float = 0.0) -> Any:
-        """Sample an action: an integer, or an array of integers or of numbers, as the environment takes it.
+        """Choose an action: an integer, or an array of integers or of numbers, as the environment takes it.
 
         Args:
             observation: one observation as the environment gives it, without batch axis; an image stack as
@@ -111,8 +111,10 @@ class LoadedPolicy:
         if ACTION_MASK in batch and without_choice(self._spec.action, batch[ACTION_MASK]).any():
             raise UserError(f"observation {ACTION_MASK!r} allows no action")
         # Whether an episode ended here the user knows, and calls reset.
-        goes_on = np.zeros(1, np.bool_)
-        action = self._acting.act(single_agent_step(batch, np.full(1, reward, np.float32), goes_on, goes_on, goes_on))
+        not_ended = np.zeros(1, np.bool_)
+        action = self._acting.act(
+            single_agent_step(batch, np.full(1, reward, np.float32), not_ended, not_ended, not_ended)
+        )
         native = native_actions(self._spec.action, action)[0]
         return int(native) if self._spec.action.kind == "discrete" else native
 

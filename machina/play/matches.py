@@ -58,7 +58,7 @@ class PolicyPlayer:
         return self._policy.initial_core_state(num_slots)
 
     def act(self, inputs: ActorInput) -> tuple[Array, CoreState]:
-        """Sample the policy's actions."""
+        """The policy's actions."""
         answer = self._policy.act(inputs)
         return answer.action, answer.core_state
 
