@@ -171,7 +171,7 @@ def a_report(group_keys: Sequence[str], policy_version: int, rounds: int) -> Rou
 
 
 def synthetic_actor(round_s: float) -> type[Any]:
-    """The class of an actor that responds as ``machina.cluster.workers.RolloutWorker`` does, once in ``round_s``."""
+    """The class of an actor that responds as ``machina.cluster.workers.ActorProcess`` does, once in ``round_s``."""
 
     class SyntheticActor:
         def __init__(self, prepare: Any, setup: ActorSetup, slots: Sequence[IntArray], state: dict[str, Array]) -> None:  # noqa: ARG002

@@ -19,7 +19,7 @@ from refusals import refusing
 from machina.cli.options import parse
 
 SAMPLE_S = 10.0
-KINDS = {"driver": "machina train", "actors": "ray::RolloutWorker", "learner": "ray::RankWorker"}
+KINDS = {"driver": "machina train", "actors": "ray::ActorProcess", "learner": "ray::RankWorker"}
 """Name to what the command lines of its processes hold."""
 
 

@@ -27,7 +27,7 @@ from machina.buffers.buffer import Batch, Buffer, Handover
 from machina.buffers.parameters import ParameterStore
 from machina.cluster.cluster import ray_nodes, room_for_actors
 from machina.cluster.remote_actor import Death, RemoteActor
-from machina.cluster.workers import Life, RolloutWorker, RoundReport
+from machina.cluster.workers import ActorProcess, Life, RoundReport
 from machina.config import RuntimeConfig
 from machina.errors import RunFailedError, UserError, in_one_line, stopped
 from machina.metrics import merged_seconds
@@ -74,7 +74,7 @@ class RayActors(ActorGroup):
         buffer: Buffer,
         store: ParameterStore,
         prepare: Callable[[], None],
-        worker: type[Any] = RolloutWorker,
+        worker: type[Any] = ActorProcess,
     ) -> None:
         super().__init__(setup, runtime, slots, buffer, store)
         self._prepare = prepare

@@ -35,7 +35,7 @@ class RoundReport(NamedTuple):
     """What an actor says of a round; the unroll itself stays in its node's object store."""
 
     order: int | None
-    """Rank of its unroll among queued ones; None is arrival order."""
+    """Position of its unroll among queued ones; None is arrival order."""
     policy_version: int
     episodes: tuple[Episode, ...]
     games: tuple[GameResult, ...]
@@ -64,7 +64,7 @@ def _restarts(state: dict[str, Array]) -> list[Array]:
     return [array for key, array in sorted(state.items()) if key.endswith("/restarts")]
 
 
-class RolloutWorker:
+class ActorProcess:
     """A process with one actor.
 
     Args:

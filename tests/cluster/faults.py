@@ -46,7 +46,7 @@ TOLD = {
 }
 """What the log says of the faults of ``struck_env``."""
 
-ACTOR, RANK = "ray::RolloutWorker", "ray::RankWorker"
+ACTOR, RANK = "ray::ActorProcess", "ray::RankWorker"
 """Titles of the processes that hold an actor or a learner rank; what they do follows."""
 
 
