@@ -92,7 +92,7 @@ class ImpalaLearner(BaseLearner[PolicyNetwork]):
         metrics = _metrics(totals, self.config)
         metrics["learner/grad_norm"] = norm
         metrics["learner/learning_rate"] = learning_rate
-        finite = math.isfinite(metrics["learner/total_loss"]) and math.isfinite(norm)
+        finite = math.isfinite(weighted_loss(totals, self.config)) and math.isfinite(norm)
         if finite:
             model.step(learning_rate, self.config.max_grad_norm, grad_norm)
             if model.popart is not None:

@@ -13,7 +13,7 @@ from torch.optim import Adam
 from machina.algorithms.actor_critic.algorithm import trained_network
 from machina.algorithms.epochs.learning import MinibatchLearner
 from machina.algorithms.ppo.config import PPOConfig
-from machina.algorithms.ppo.metrics import BatchSums, StepSums, batch_metrics, step_metrics
+from machina.algorithms.ppo.metrics import BatchSums, StepSums, batch_metrics, kl_of_last_epoch, step_metrics
 from machina.interfaces import Ranks
 from machina.learner.base_learner import linear
 from machina.losses.actor_critic import value_loss
@@ -232,18 +232,15 @@ class PPOLearner(MinibatchLearner[PolicyNetwork]):
         sums: list[StepSums] = []
         counts: list[list[float]] = []
         per_epoch = self.config.minibatches
-        shown: dict[str, float] = {}
+        most = math.inf if self.config.target_kl is None else self.config.target_kl
         for step in made:
             if step.sums is None:
                 return None
             sums.append(StepSums(*step.sums))
             counts.append(step.counts)
-            if len(sums) % per_epoch:
-                continue
-            shown = step_metrics(sums, counts, per_epoch, self.config.value_cost)
-            if self.config.target_kl is not None and shown["learner/kl"] > self.config.target_kl:
+            if len(sums) % per_epoch == 0 and kl_of_last_epoch(sums, counts, per_epoch) > most:
                 break
-        metrics |= shown
+        metrics |= step_metrics(sums, counts, per_epoch, self.config.value_cost)
         return len(sums) / per_epoch
 
     def _loss(

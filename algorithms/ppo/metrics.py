@@ -39,6 +39,12 @@ def batch_metrics(sums: BatchSums) -> dict[str, float]:
     return {"learner/explained_variance": explained_variance(targets, errors, steps)}
 
 
+def kl_of_last_epoch(done: Sequence[StepSums], counts: Sequence[Sequence[float]], minibatches: int) -> float:
+    """Mean KL divergence, over the env steps of the last epoch; arguments as for ``step_metrics``."""
+    total = sum(each.kl for each in done[-minibatches:])
+    return total / max(1.0, sum(steps for steps, _ in counts[-minibatches:]))
+
+
 def step_metrics(
     done: Sequence[StepSums], counts: Sequence[Sequence[float]], minibatches: int, value_cost: float
 ) -> dict[str, float]:
@@ -51,12 +57,11 @@ def step_metrics(
         value_cost: weight of the value loss.
     """
     acted, counted = (max(1.0, sum(column)) for column in zip(*counts, strict=True))
-    last_kl = sum(each.kl for each in done[-minibatches:])
     return {
         "learner/policy_loss": sum(each.policy_loss for each in done) / acted,
         "learner/baseline_loss": value_cost * sum(each.value_loss for each in done) / counted,
         "learner/entropy": sum(each.entropy for each in done) / acted,
-        "learner/kl": last_kl / max(1.0, sum(steps for steps, _ in counts[-minibatches:])),
+        "learner/kl": kl_of_last_epoch(done, counts, minibatches),
         "learner/clipped_share": sum(each.clipped for each in done) / acted,
         "learner/grad_norm": sum(each.grad_norm for each in done) / len(done),
         "learner/epochs": len(done) / minibatches,

@@ -57,6 +57,7 @@ class Trainer:
         self._config = config
         self._run = run
         self._view = view
+        self._lags: IntArray | None = None  # policy lags of the newest update's batch
         self._spec = plan.spec
         self._place = place
         state = None if checkpoint is None else own_state(checkpoint, config, self._spec)
@@ -243,7 +244,7 @@ class Trainer:
 
     def _note_update(self, updated: Updated, lags: IntArray) -> None:
         """What follows from an update before its parameters are published."""
-        learned = updated.learned
+        learned, self._lags = updated.learned, lags
         self._hook.updated(updated, self._loop.updates, self._loop.env_steps)
         metrics = {
             **learned.metrics,
@@ -316,8 +317,8 @@ class Trainer:
             env_steps=progress.env_steps,
             updates=progress.updates,
             account=self._actors.buffer.account(),
-            policy_lag_mean=self._view.latest.get("actor/policy_lag_mean"),
-            policy_lag_max=self._view.latest.get("actor/policy_lag_max"),
+            policy_lag_mean=None if self._lags is None else float(self._lags.mean()),
+            policy_lag_max=None if self._lags is None else float(self._lags.max()),
             env_steps_per_s=self._meter.speeds(progress, self._seconds()).env_steps_per_s,
             faults=progress.faults,
             learner_ranks=self._config.runtime.learners,
