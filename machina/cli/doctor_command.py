@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> int:
     from machina.cluster.access import describe
     from machina.envs.atari import all_games
     from machina.envs.atari_games import ATARI57
-    from machina.jobs.ceiling import BUSY, load_per_core, measure_ceiling
+    from machina.jobs.ceiling import BUSY, load_per_core, measure_ceiling, remember_ceiling
     from machina.launch.configuration import job_config
     from machina.launch.plan import plan_run
 
@@ -60,6 +60,7 @@ def run(arguments: list[str]) -> int:
             flush=True,
         )
     ceiling = measure_ceiling(plan, options.seconds)
+    remember_ceiling(plan, ceiling, busy=load > BUSY)
     print(
         f"ceiling   {ceiling.serial:,.0f} env steps/s = 1 / (1/environment + 1/acting + 1/learning); each part alone: "
         f"environment {ceiling.environment:,.0f}, acting {ceiling.acting:,.0f}, learning {ceiling.learning:,.0f}; "

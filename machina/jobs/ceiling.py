@@ -61,36 +61,37 @@ _FILE = TypeAdapter(dict[str, Ceiling])
 def measure_ceiling(
     plan: RunPlan, seconds: float = SECONDS_PER_PART, of_windows: Callable[[list[float]], float] = max
 ) -> Ceiling:
-    """Measure and remember the ceiling of a job; takes three times ``seconds`` and the environments' start.
+    """Measure the ceiling of a job; takes three times ``seconds`` and the environments' start.
 
     Each part's rate is the best of its ``WINDOWS``, or what ``of_windows`` makes of them: another job takes cores for a
-    while, and nothing makes a part faster than it is. What was measured on a busy machine never replaces a higher
-    ceiling.
+    while, and nothing makes a part faster than it is.
     """
 
     def rate(work: Callable[[], int]) -> float:
         return of_windows(_rates(work, seconds))
 
-    busy = load_per_core() > BUSY
     with torch_threads(plan.machine.cores):
         slots = plan.slots()[0][0]
         task_ids = [plan.spec.task_of(int(slot)) for slot in slots]
-        ceiling = Ceiling(
+        return Ceiling(
             _environment(plan, task_ids, rate),
             _acting(plan, len(slots), rate),
             _learning(plan, rate),
         )
+
+
+def remember_ceiling(plan: RunPlan, ceiling: Ceiling, *, busy: bool) -> None:
+    """Keep a ceiling for later runs; one that was measured on a ``busy`` machine never replaces a higher one."""
     file = cache_folder() / CEILINGS
     known, key = _known_ceilings(), _key(plan)
     former = cached_ceiling(plan)
     if busy and former is not None and former > ceiling.serial:
-        return ceiling
+        return
     known[key] = ceiling
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps({key: each._asdict() for key, each in known.items()}, indent=1), encoding="utf-8")
     partial.replace(file)
-    return ceiling
 
 
 def load_per_core() -> float:
