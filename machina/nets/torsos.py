@@ -84,7 +84,7 @@ def shallow_torso(image: ImageShape, config: TorsoConfig, scale: float) -> tuple
     flat = channels * prod(size)
     # Before the last ReLU: the gradient comes back with places innermost, and PyTorch's ReLU takes twelve times as long
     # when its two inputs lie differently in memory.
-    layers.insert(max(0, len(layers) - 1), nn.Flatten())
+    layers.insert(-1, nn.Flatten())
     layers += hidden_layers(flat, hidden_sizes, nn.ReLU, config)
     return nn.Sequential(*layers), (hidden_sizes or (flat,))[-1]
 
