@@ -12,6 +12,7 @@ checkout is faster.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import statistics
@@ -20,6 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from checkouts import THIS, checkout_at, in_turns
 from pydantic import BaseModel, Field
 from refusals import refusing
 from tyro.conf import Positional
@@ -44,25 +46,19 @@ class Options(BaseModel):
 
 def main() -> None:
     options = parse(Options, sys.argv[1:], "benchmarks/in_turns.py")
-    this = Path(__file__).resolve().parent.parent
-    other = options.other.resolve()
-    if not (other / "machina" / "__main__.py").is_file():
-        sys.exit(f"other '{other}' is no checkout of Machina; give its root")
-    jobs = {
-        "other": (
-            other,
-            options.other_algorithm or options.algorithm,
-            options.options if options.other_options is None else options.other_options,
-        ),
-        "this": (this, options.algorithm, options.options),
-    }
+    other_algorithm = options.other_algorithm or options.algorithm
+    other_options = options.options if options.other_options is None else options.other_options
+    rest = (options.environment, options.seconds)
+    turns = in_turns(
+        functools.partial(window, checkout_at(options.other), other_algorithm, other_options, *rest),
+        functools.partial(window, THIS, options.algorithm, options.options, *rest),
+        options.pairs,
+    )
     print(f"{'other':>8} {'this':>8} {'ratio':>6}", flush=True)
     ratios = []
-    for pair in range(options.pairs):
-        order = reversed(jobs) if pair % 2 else jobs
-        speeds = {side: window(*jobs[side], options.environment, options.seconds) for side in order}
-        ratios.append(speeds["this"] / speeds["other"])
-        print(f"{speeds['other']:8,.0f} {speeds['this']:8,.0f} {ratios[-1]:6.3f}", flush=True)
+    for other, this in turns:
+        ratios.append(this / other)
+        print(f"{other:8,.0f} {this:8,.0f} {ratios[-1]:6.3f}", flush=True)
     print(f"median ratio {statistics.median(ratios):.3f}")
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from checkouts import THIS, checkout_at, in_turns
 from pydantic import BaseModel, Field
 from refusals import refusing
 from tyro.conf import Positional
@@ -56,16 +57,12 @@ class Options(BaseModel):
 
 def main() -> None:
     options = parse(Options, sys.argv[1:], "benchmarks/learner_in_turns.py")
-    this, other = Path(__file__).resolve().parent.parent, options.other.resolve()
-    if not (other / "machina" / "__main__.py").is_file():
-        sys.exit(f"other '{other}' is no checkout of Machina; give its root")
+    other_root = checkout_at(options.other)
     print(f"{'other ms':>9} {'this ms':>9} {'times as fast':>14}", flush=True)
     ratios = []
-    for pair in range(options.pairs):
-        order = (this, other) if pair % 2 else (other, this)
-        times = {root: window(root, options) for root in order}
-        ratios.append(times[other] / times[this])
-        print(f"{times[other]:9.1f} {times[this]:9.1f} {ratios[-1]:14.3f}", flush=True)
+    for other, this in in_turns(lambda: window(other_root, options), lambda: window(THIS, options), options.pairs):
+        ratios.append(other / this)
+        print(f"{other:9.1f} {this:9.1f} {ratios[-1]:14.3f}", flush=True)
     print(f"median {statistics.median(ratios):.3f}")
 
 
