@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -52,6 +52,14 @@ def in_process() -> Handle:
     return ProcessHandle(nothing, lambda: Counter(10), "counter", threads=1)
 
 
+@pytest.fixture
+def remote() -> Iterator[Handle]:
+    """A counter in a process of its own, until the test ends."""
+    handle = in_process()
+    yield handle
+    handle.kill()
+
+
 def answer(handle: Handle) -> object:
     assert handle.has_answered(60)
     return handle.answer()
@@ -70,65 +78,49 @@ def test_calls_are_answered_in_their_order(make: Callable[[], Handle]) -> None:
         handle.kill()
 
 
-def test_what_a_method_raises_in_another_process_is_raised_here() -> None:
-    handle = in_process()
-    try:
-        handle.call("refuse")
-        with pytest.raises(UserError, match=r"^count=7: too many; use 6$"):
-            answer(handle)
-        handle.call("fail")
-        with pytest.raises(RunFailedError, match=r"counter stopped: ZeroDivisionError: of nothing") as caught:
-            answer(handle)
-        assert "in fail" in caught.value.details
-        handle.call("add", 1)
-        assert answer(handle) == 11, "it lives on"
-        handle.call("die")
-        with pytest.raises(HandleFaultError, match=r"^counter ended with exit code 3$") as fault:
-            answer(handle)
-        assert fault.value.died
-    finally:
-        handle.kill()
+def test_what_a_method_raises_in_another_process_is_raised_here(remote: Handle) -> None:
+    remote.call("refuse")
+    with pytest.raises(UserError, match=r"^count=7: too many; use 6$"):
+        answer(remote)
+    remote.call("fail")
+    with pytest.raises(RunFailedError, match=r"counter stopped: ZeroDivisionError: of nothing") as caught:
+        answer(remote)
+    assert "in fail" in caught.value.details
+    remote.call("add", 1)
+    assert answer(remote) == 11, "it lives on"
+    remote.call("die")
+    with pytest.raises(HandleFaultError, match=r"^counter ended with exit code 3$") as fault:
+        answer(remote)
+    assert fault.value.died
 
 
-def test_calls_and_answers_larger_than_a_pipe_holds_do_not_wait_for_each_other() -> None:
+def test_calls_and_answers_larger_than_a_pipe_holds_do_not_wait_for_each_other(remote: Handle) -> None:
     """A batch and parameters are megabytes; the next batch is sent while the object still sends its last answer."""
-    handle = in_process()
-    try:
-        sent = [bytes([number]) * 4_000_000 for number in range(3)]
-        for data in sent:
-            handle.call("echo", data)
-        assert [answer(handle) for _ in sent] == sent
-    finally:
-        handle.kill()
+    sent = [bytes([number]) * 4_000_000 for number in range(3)]
+    for data in sent:
+        remote.call("echo", data)
+    assert [answer(remote) for _ in sent] == sent
 
 
-def test_an_object_that_hangs_is_called_without_waiting() -> None:
+def test_an_object_that_hangs_is_called_without_waiting(remote: Handle) -> None:
     """Whoever waits for its answer does so for a limited time."""
-    handle = in_process()
-    try:
-        handle.call("process")
-        process = answer(handle)
-        assert isinstance(process, int)
-        os.kill(process, signal.SIGSTOP)
-        handle.call("echo", bytes(4_000_000))
-        assert not handle.has_answered(0.2)
-    finally:
-        handle.kill()
+    remote.call("process")
+    process = answer(remote)
+    assert isinstance(process, int)
+    os.kill(process, signal.SIGSTOP)
+    remote.call("echo", bytes(4_000_000))
+    assert not remote.has_answered(0.2)
 
 
-def test_what_ends_all_processes_of_a_terminal_does_not_end_the_object() -> None:
+def test_what_ends_all_processes_of_a_terminal_does_not_end_the_object(remote: Handle) -> None:
     """``timeout`` and batch systems send SIGTERM to a whole group; the caller decides when its objects end."""
-    handle = in_process()
-    try:
-        handle.call("process")
-        process = answer(handle)
-        assert isinstance(process, int)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            os.kill(process, number)
-        handle.call("add", 1)
-        assert answer(handle) == 11
-    finally:
-        handle.kill()
+    remote.call("process")
+    process = answer(remote)
+    assert isinstance(process, int)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(process, number)
+    remote.call("add", 1)
+    assert answer(remote) == 11
 
 
 def test_a_program_that_forgets_an_object_ends_all_the_same() -> None:

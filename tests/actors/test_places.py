@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from actor_groups import Job, as_tensors, running, take
+from actor_groups import Job, as_tensors, next_batch, running, take
 
 from machina.actors.actor_group import InProcessActors
 from machina.actors.inline import InlineActors
@@ -89,6 +89,14 @@ def test_falling_epsilons_are_the_same_in_both_places() -> None:
     epsilons = [float(batch.policy_outputs[EPSILON].max()) for batch in batches["inline"]]
     assert epsilons == sorted(epsilons, reverse=True)
     assert len(set(epsilons)) > 1
+
+
+def test_parameters_that_are_published_again_under_the_same_version_are_loaded() -> None:
+    """After learner ranks were lost, actors act with what was kept, not with what was undone."""
+    with running("catch", "inline", {"batch_size": 3, "unroll_length": 5}, {"envs_per_task": 3}) as job:
+        assert next_batch(job.actors).policy_outputs[BEHAVIOUR_LOGITS][:-1].any()
+        job.actors.store.publish(0, torch.zeros_like(job.learner.flat_parameters()), done=0.0)
+        assert not next_batch(job.actors).policy_outputs[BEHAVIOUR_LOGITS][:-1].any()
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import gymnasium
 import pytest
-import torch
 from actor_groups import next_batch, running
 
 from machina.actors.slot_group import COUNTERS
-from machina.types import BEHAVIOUR_LOGITS
 
 T = 5
 
@@ -21,14 +19,6 @@ def test_unrolls_that_follow_one_another_start_t_later() -> None:
         batches = [next_batch(job.actors) for _ in range(4)]
     assert [batch.start.tolist() for batch in batches] == [[T * number] * 3 for number in range(4)]
     assert batches[0].weight.tolist() == [1.0] * 3
-
-
-def test_parameters_that_are_published_again_under_the_same_version_are_loaded() -> None:
-    """After learner ranks were lost, actors act with what was kept, not with what was undone."""
-    with running("catch", "inline", {"batch_size": 3, "unroll_length": T}, {"envs_per_task": 3}) as job:
-        assert next_batch(job.actors).policy_outputs[BEHAVIOUR_LOGITS][:-1].any()
-        job.actors.store.publish(0, torch.zeros_like(job.learner.flat_parameters()), done=0.0)
-        assert not next_batch(job.actors).policy_outputs[BEHAVIOUR_LOGITS][:-1].any()
 
 
 def test_after_a_resume_without_the_environments_state_the_next_unroll_starts_elsewhere() -> None:
