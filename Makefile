@@ -2,6 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := .venv-packages
 
+.DEFAULT_GOAL := help
+
 .PHONY: help demo test test-slow test-cluster test-gpu test-packages fuzz mutants format lint types bench clean
 
 # Installed when the stamp is older than what it depends on. constraints.txt pins what was tested.
@@ -26,7 +28,7 @@ $(PACKAGES)/installed: pyproject.toml constraints.txt tests/packages/requirement
 	$(PACKAGES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/packages/requirements.txt
 	touch $@
 
-# Named exactly: a range would fetch the build with GPU libraries, several gigabytes, where none can be used.
+# Named exactly: the tested version. A build of it for CPUs that .venv already has satisfies the pin and is kept.
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 help:                          ## list the targets
@@ -35,7 +37,7 @@ help:                          ## list the targets
 demo: .venv/installed          ## train one agent on 57 games for three minutes
 	$(BIN)/machina train --config demo
 
-test: .venv/installed-dev      ## the tests that take seconds, one file per core at a time
+test: .venv/installed-dev      ## the fast tests, one file per core at a time: 10 minutes on two cores
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: .venv/installed-dev ## learning and soak tests, which take minutes
@@ -72,4 +74,4 @@ bench: .venv/installed         ## speed of impala on pong against this machine's
 	$(BIN)/python benchmarks/speed.py
 
 clean:                         ## remove what was installed, built and cached
-	rm -rf .venv $(PACKAGES) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv $(PACKAGES) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

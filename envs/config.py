@@ -42,7 +42,7 @@ class GymnasiumConfig(EnvConfig):
 
     processes: bool | None = Field(
         default=None,
-        description="Step in worker processes; None: yes unless the environment has a vectorised form of its own.",
+        description="Step in worker processes; None: yes unless the environment has a vectorized form of its own.",
     )
     drop_keys: tuple[str, ...] = Field(
         default=(),

@@ -1,6 +1,6 @@
 """What an environment returns, checked against the spaces that it declares.
 
-gymnasium copies everything into buffers of the declared shape and dtype in silence: floats in a space of
+gymnasium copies everything into buffers of the declared shape and dtype silently: floats in a space of
 integers become 0, one number is repeated for six, axes are read in another order. Here that is a fault, before
 gymnasium's copy.
 """

@@ -1,4 +1,4 @@
-"""Environments by gymnasium id, natively vectorised or in worker processes."""
+"""Environments by gymnasium id, natively vectorized or in worker processes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def find_spec(name: str) -> GymnasiumSpec | None:
 
 
 def is_native(spec: GymnasiumSpec) -> bool:
-    """Whether the environment has a vectorised form of its own."""
+    """Whether the environment has a vectorized form of its own."""
     return spec.vector_entry_point is not None and not spec.additional_wrappers
 
 
 def make_native(spec: GymnasiumSpec, num_slots: int) -> AnyVectorEnv:
-    """``num_slots`` environments in the vectorised form of their own."""
+    """``num_slots`` environments in the vectorized form of their own."""
     return gymnasium.make_vec(spec, num_envs=num_slots, vectorization_mode="vector_entry_point")
 
 

@@ -82,7 +82,7 @@ class GymnasiumSlots:
         self.never_hangs = not self._wrapped and _is_arithmetic(self._base)
         self._num_slots = len(task_ids)
         self._copies = self._wrapped or not getattr(self._base, "fresh_observations", None)
-        # Of a vectorised form of its own, or of a user; single environments are checked one by one.
+        # Of a vectorized form of its own, or of a user; single environments are checked one by one.
         self._declared = batch_space(env.single_observation_space, self._num_slots)
         self._observed = f"environment {spec.name!r}: observation"
         self._action_shape = (self._num_slots, *(env.single_action_space.shape or ()))
@@ -163,11 +163,11 @@ class GymnasiumSlots:
         """``[H, W, 3]`` uint8: a picture of slot 0, for environments made with ``make_for_video``.
 
         Raises:
-            UserError: the environment draws no pictures, or the library that it draws with is not installed.
+            UserError: the environment renders no picture, or the library that it draws with is not installed.
             EnvironmentFaultError: drawing failed.
         """
         name = self.spec.name
-        no_picture = UserError(f"environment {name!r} draws no picture; build it with render_mode='rgb_array'")
+        no_picture = UserError(f"environment {name!r} renders no picture; build it with render_mode='rgb_array'")
         try:
             frames = self._env.render()
         except DependencyNotInstalled as error:  # gymnasium's own environments say what to install
@@ -209,7 +209,7 @@ class GymnasiumSlots:
         return isinstance(space, spaces.Box) and len(action.low) == space.low.size
 
     def _env_seed(self, seeds: Sequence[int]) -> Any:
-        """gymnasium's own vectorised environments take one seed for all slots, the others one per slot."""
+        """gymnasium's own vectorized environments take one seed for all slots, the others one per slot."""
         if isinstance(self._base, (SyncVectorEnv, AsyncVectorEnv)) or getattr(self._base, "seed_per_slot", None):
             return [int(seed) for seed in seeds]
         return int(np.random.SeedSequence([int(seed) for seed in seeds]).generate_state(1)[0])

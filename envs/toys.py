@@ -1,4 +1,4 @@
-"""Small vectorised tasks with a known best return, for tests and first steps.
+"""Small vectorized tasks with a known best return, for tests and first steps.
 
 Every random draw is a hash of the slot's seed and of a counter, so the whole state is a few arrays,
 a slot's episodes do not depend on the other slots, and ``get_state`` continues bit for bit.
@@ -112,7 +112,7 @@ class Catch:
 
 
 class Counting:
-    """Makes every entry recognisable: observation [step, episode], reward = step, actions are ignored.
+    """Makes every entry recognizable: observation [step, episode], reward = step, actions are ignored.
 
     Episodes of slot i last n = 3 + i % 5 steps, so every return is n (n + 1) / 2; even episodes are
     terminated, odd ones truncated. Proves how unrolls, masks and core states are aligned.

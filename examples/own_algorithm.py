@@ -2,9 +2,10 @@
 
     python examples/own_algorithm.py
 
-One pass over each batch: the policy gradient with generalised advantages, the squared error of the values, and an
+One pass over each batch: the policy gradient with generalized advantages, the squared error of the values, and an
 entropy bonus. What is written here is the learner and its options. The network, the policy that acts, the buffer, the
-optimiser's state in checkpoints, places, learner ranks, metrics and every command come from Machina.
+optimizer's state in checkpoints, places, learner ranks and metrics come from Machina. Only programs that register the
+algorithm know it: continue and score its runs there, by ``machina.resume`` and ``machina.evaluate``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from machina.types import Array, Learned, Unroll
 
 
 class A2CConfig(ActorCriticConfig):
-    """Every field is an option of the command line and of configuration files; so are those that are inherited."""
+    """Every field is an option of ``machina.train``, and so are those that are inherited."""
 
     popart: Literal[False] = Field(default=False, description="Value targets are not normalized here.")
     unroll_length: int = Field(default=8, ge=1, le=1_000_000, description="T: env steps per unroll.")
@@ -71,7 +72,7 @@ class A2CLearner(BaseLearner[PolicyNetwork]):
         self._distribution = distribution_of(spec.action)
 
     def update(self, batch: Unroll[Array], done: float) -> Learned:
-        """One step of the optimiser from T steps of B slots; of several ranks each has its share of the slots."""
+        """One step of the optimizer from T steps of B slots; of several ranks each has its share of the slots."""
         config, model = self.config, self.model
         unroll = to_device(batch, self.device)
         steps = aligned(unroll)  # T steps: an action, and the reward and flags that came of it

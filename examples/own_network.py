@@ -15,7 +15,7 @@ from machina.specs import EnvSpec
 
 
 class SmallNetwork(PolicyNetwork):
-    """One hidden layer for vectors; no recurrent state."""
+    """One hidden layer for vectors; no core state."""
 
     def __init__(self, spec: EnvSpec) -> None:
         super().__init__()

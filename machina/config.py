@@ -126,7 +126,8 @@ class RuntimeConfig(Config):
     actor_device: str | None = Field(default=None, description="Actors' device; None is the learner's.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="auto takes bfloat16 where the processor has units for it and observations are images.",
+        description="auto: bfloat16 where the device has fast units for it and an observation has 4 KiB or more; else "
+        "float32.",
     )
     actor_threads: int | None = Field(default=None, ge=1, le=MOST_THREADS, description="Torch threads per actor.")
     learner_threads: int | None = Field(
@@ -242,7 +243,7 @@ class RunConfig(Config, Generic[A, E]):
     )
     log_seconds: float = Field(default=5.0, gt=0, le=604_800, description="Seconds between lines of metrics.jsonl.")
     init_from: Path | None = Field(default=None, description="Run or checkpoint whose policy starts this run.")
-    init_value: bool = Field(default=False, description="With --init-from: take the value heads as well.")
+    init_value: bool = Field(default=False, description="With --init-from: take the value heads as well; not of pqn.")
     wrapper: str | None = Field(
         default=None, description="module:function that takes and returns a gymnasium VectorEnv, in every command."
     )
@@ -347,14 +348,14 @@ def merged(defaults: dict[str, Any], changes: dict[str, Any], where: str, path: 
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML's loaders keep the last in silence."""
+    """Refuses a key that appears twice, of which YAML's loaders keep the last silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for index, key in enumerate(scalars):
             if any(key.value == other.value for other in scalars[:index]):
                 raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} stands twice", problem_mark=key.start_mark
+                    problem=f"{key.value!r} appears twice", problem_mark=key.start_mark
                 )
         return super().construct_mapping(node, deep)
 

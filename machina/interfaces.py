@@ -125,7 +125,7 @@ class Policy(Protocol):
 
         Args:
             parameters: as ``Learner.flat_parameters`` gave it.
-            done: share of the run that lies behind, which exploration may go by; 1 where nothing is explored.
+            done: fraction of the run that is done, which exploration may go by; 1 where nothing is explored.
         """
         ...
 
@@ -206,7 +206,7 @@ class Learner(Protocol):
 
         Args:
             batch: of B slots.
-            done: share of the run that lies behind, 0 to 1 or a little more; what schedules go by.
+            done: fraction of the run that is done, 0 to 1 or a little more; what schedules go by.
 
         Raises:
             RanksBrokenError: another rank is gone; a learner of several steps per update may have made some of them.
@@ -222,7 +222,7 @@ class Learner(Protocol):
     def load_state(self, state: LearnerState) -> None: ...
 
     def load_initial(self, tensors: Mapping[str, Tensor], with_value: bool) -> None:
-        """Start from another run's "model"; optimiser and counters stay new."""
+        """Start from another run's "model"; optimizer and counters stay new."""
         ...
 
 

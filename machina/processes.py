@@ -134,7 +134,7 @@ def seed_generators(*entropy: int) -> None:
 
 
 def refuse_second_run() -> None:
-    """Called where a run begins: a worker process that imports a program without a guard ends here, in silence.
+    """Called where a run begins: a worker process that imports a program without a guard ends here, silently.
 
     The process that started the worker informs the user, see ``no_guard``.
     """

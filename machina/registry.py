@@ -51,12 +51,12 @@ ALGORITHMS: dict[str, AlgorithmEntry] = {
         "machina.algorithms.impala.builder:build",
     ),
     "ppo": _entry(
-        "Proximal policy optimisation, for one agent and for teams and leagues",
+        "Proximal policy optimization, for one agent and for teams and leagues",
         "machina.algorithms.ppo.config:PPOConfig",
         "machina.algorithms.ppo.builder:build",
     ),
     "pqn": _entry(
-        "Parallelised Q-network: Q-learning without replay, for discrete actions",
+        "Parallelized Q-network: Q-learning without replay, for discrete actions",
         "machina.algorithms.pqn.config:PQNConfig",
         "machina.algorithms.pqn.builder:build",
     ),
@@ -73,8 +73,8 @@ def register_algorithm(
     """Add an algorithm of your own to the table.
 
     Args:
-        name: what stands on the command line and in ``RunConfig.algorithm``.
-        summary: one line for ``machina list``.
+        name: for ``machina.train`` and in ``RunConfig.algorithm``; known to programs that register it.
+        summary: one line.
         config: its configuration class.
         build: makes the algorithm from an instance of ``config``.
 

@@ -66,7 +66,7 @@ class Unroll(NamedTuple, Generic[AnyArray]):
     policy_outputs: Mapping[str, AnyArray]
     """``[T + 1, B, ...]`` each: what the policy that acted leaves for the learner, see ``Algorithm.policy_outputs``."""
     core_state: tuple[AnyArray, ...]
-    """``[B, ...]`` each: the recurrent state with which the policy acted on entry 0."""
+    """``[B, ...]`` each: the core state with which the policy acted on entry 0."""
     previous_action: AnyArray
     """``[B, *action.shape]``: the agent's last own action before entry 0, none when the episode has none yet."""
     first: AnyArray
@@ -81,7 +81,7 @@ class Unroll(NamedTuple, Generic[AnyArray]):
     """``[B]`` int64: numbers of the slot's action stream drawn before entry 0. Of two unrolls of a slot the second
     follows the first at once where its start is larger by T; not where an environment was replaced between them."""
     weight: AnyArray
-    """``[B]`` float32: of the slot in every loss, largest 1; 1 where each unroll is learned from once."""
+    """``[B]`` float32: of the slot in the loss, largest 1; 1 where each unroll is learned from once. Read by PQN."""
 
 
 ARRIVING = ("reward", "team_reward", "enemy_reward", "terminated", "truncated", "life_lost", "on_turn")
@@ -219,7 +219,7 @@ class Learned(NamedTuple):
 
     metrics: dict[str, float]
     skipped: bool = False
-    """Something was not finite; of the optimiser's steps, only those before it were made."""
+    """Something was not finite; of the optimizer's steps, only those before it were made."""
     passes: float = 1.0
     """Times that each step of the batch was learned from."""
     lost: int = 0

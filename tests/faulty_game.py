@@ -21,7 +21,7 @@ class Trouble:
 
     def __init__(self) -> None:
         self.thread = ""
-        """ratings: that of rating games; MainThread: that of matches, and of all in the place inline."""
+        """ratings: that of rating games; MainThread: that of matches, and of all in place inline."""
         self.fault = ""
         """raises, nan, sleeps, unbuildable, or absent (a game without red)."""
         self.left = 0.0

@@ -81,7 +81,7 @@ def trained_network(
     seed: int,
     ranks: Ranks,
 ) -> TrainedNetwork[PolicyNetwork]:
-    """Network and optimiser, with PopArt's statistics if they are asked for; see ``TrainedNetwork``."""
+    """Network and optimizer, with PopArt's statistics if they are asked for; see ``TrainedNetwork``."""
     popart: PopArt | None = None
     if config.popart:
         popart = PopArt(spec.num_tasks, config.popart_beta, config.popart_sigma_min, config.popart_sigma_max, device)

@@ -25,8 +25,8 @@ whole minibatch, 1 at least: the loss, divided by these, and ``[k]`` float64 sum
 """
 
 
-class OptimiserStep(NamedTuple):
-    """What one step of the optimiser came to."""
+class OptimizerStep(NamedTuple):
+    """What one step of the optimizer came to."""
 
     sums: list[float] | None
     """``[k + 1]``: the sums that the loss shows, over all ranks, and the gradient's norm; None: one was not finite, and
@@ -42,7 +42,7 @@ class MinibatchLearner(BaseLearner[N]):
 
     Args:
         spec: of the environment.
-        model: the network with its optimiser and statistics.
+        model: the network with its optimizer and statistics.
         precision: ``auto``, ``float32`` or ``bfloat16``.
         config: of the algorithm.
         seed: of the order of the steps.
@@ -69,7 +69,7 @@ class MinibatchLearner(BaseLearner[N]):
                     self._forward(columns_of(inputs, slots, entries), tuple(each[slots] for each in core_state)),
                 )
 
-    def _optimiser_steps(
+    def _optimizer_steps(
         self,
         inputs: NetworkInput,
         core_state: tuple[Tensor, ...],
@@ -78,8 +78,8 @@ class MinibatchLearner(BaseLearner[N]):
         max_grad_norm: float,
         loss: Loss,
         num_shown: int,
-    ) -> Iterator[OptimiserStep]:
-        """Make the optimiser's steps of one update, epoch by epoch, until one is not finite or the caller breaks off.
+    ) -> Iterator[OptimizerStep]:
+        """Make the optimizer's steps of one update, epoch by epoch, until one is not finite or the caller breaks off.
 
         Args:
             inputs: of T + 1 entries.
@@ -113,12 +113,12 @@ class MinibatchLearner(BaseLearner[N]):
             norm = self.model.grad_norm()
             numbers: list[float] = torch.cat([sums, norm.to(sums)[None]]).tolist()
             if not all(math.isfinite(number) for number in numbers):
-                yield OptimiserStep(None, found)
+                yield OptimizerStep(None, found)
                 return
             # Where nothing is learned, Adam would keep moving in its former direction.
             if any(found):
                 self.model.step(rate, max_grad_norm, norm)
-            yield OptimiserStep(numbers, found)
+            yield OptimizerStep(numbers, found)
 
     def _gradient(
         self,

@@ -10,7 +10,7 @@ from machina.algorithms.actor_critic.config import ActorCriticConfig
 
 
 class ImpalaConfig(ActorCriticConfig):
-    """Defaults are those of table G.1 of the paper (arXiv 1802.01561), unless a field says otherwise."""
+    """``--config defaults`` takes the values of table G.1 (arXiv 1802.01561) unless a field says otherwise."""
 
     batch_size: int | None = Field(
         default=32,

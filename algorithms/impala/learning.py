@@ -70,12 +70,12 @@ class ImpalaLearner(BaseLearner[PolicyNetwork]):
         """One update: gradient step first, then PopArt's statistics and its output-preserving step.
 
         In that order the gradient belongs to the statistics its targets were normalized with. When a loss or the
-        gradient is not finite, parameters, optimiser and PopArt stay as they are.
+        gradient is not finite, parameters, optimizer and PopArt stay as they are.
 
         Args:
             batch: of several ranks, this one's share of the slots, possibly none. Ranks whose parameters are equal
                 make the same update, that of the whole batch, and return its metrics.
-            done: share of the run that lies behind; the learning rate falls linearly to 0 over the run.
+            done: fraction of the run that is done; the learning rate falls linearly to 0 over the run.
 
         Raises:
             RanksBrokenError: another rank is gone; everything but the gradients is as before.
@@ -118,7 +118,7 @@ class ImpalaLearner(BaseLearner[PolicyNetwork]):
         return sums, statistics, filter_sums
 
     def _losses(self, unroll: Unroll[Tensor]) -> tuple[Tensor, Sums[Tensor], Tensor, Tensor]:
-        """Loss to be minimised, its parts, PopArt's statistics and the filter's sums, of some slots."""
+        """Loss to be minimized, its parts, PopArt's statistics and the filter's sums, of some slots."""
         config, model, distribution = self.config, self.model, self._distribution
         steps = aligned(unroll)
         inputs = network_input(unroll, steps.first, steps.previous_actions, self.spec)
@@ -172,7 +172,7 @@ class ImpalaLearner(BaseLearner[PolicyNetwork]):
 
 
 def make_optimizer(config: ImpalaConfig, parameters: Iterable[Tensor]) -> Optimizer:
-    """The optimiser asked for."""
+    """The optimizer asked for."""
     if config.optimizer == "adam":
         # Fused: 0.8 ms instead of 5.1 for 700,000 weights on one core, out of 40 ms for a small update.
         return Adam(parameters, lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
@@ -182,12 +182,12 @@ def make_optimizer(config: ImpalaConfig, parameters: Iterable[Tensor]) -> Optimi
 
 
 def weighted_loss(sums: Sums[Number], config: ImpalaConfig) -> Number:
-    """What is minimised: policy gradient, value error and entropy bonus with their weights."""
+    """What is minimized: policy gradient, value error and entropy bonus with their weights."""
     return sums.policy_loss + config.baseline_cost * sums.value_loss + config.entropy_cost * sums.entropy_loss
 
 
 def _metrics(sums: Sums[float], config: ImpalaConfig) -> dict[str, float]:
-    """What is shown of an update: the losses as sums, as they are minimised; the rest as means over steps."""
+    """What is shown of an update: the losses as sums, as they are minimized; the rest as means over steps."""
     steps = max(sums.steps, 1.0)
     targets, errors = (sums.targets, sums.squared_targets), (sums.errors, sums.squared_errors)
     return {

@@ -9,7 +9,7 @@ from machina.algorithms.epochs.config import MinibatchConfig
 
 
 class PPOConfig(ActorCriticConfig, MinibatchConfig):
-    """Defaults are those of the paper's tables for Atari (arXiv 1707.06347, T5), unless a field says otherwise.
+    """``--config defaults`` takes the paper's values for Atari (arXiv 1707.06347, T5) unless a field says otherwise.
 
     Fields whose name ends in ``_final`` are reached linearly over the run's total frames; None keeps the start.
     """
@@ -20,7 +20,7 @@ class PPOConfig(ActorCriticConfig, MinibatchConfig):
         default=4,
         ge=1,
         le=10**9,
-        description="Parts that every epoch splits a batch into, an optimiser step each.",
+        description="Parts that every epoch splits a batch into, an optimizer step each.",
     )
     learning_rate: float = Field(default=2.5e-4, gt=0, le=100, description="Step size of Adam at the start.")
     learning_rate_final: float | None = Field(default=0.0, ge=0, le=100, description="Step size of Adam at the end.")

@@ -108,7 +108,7 @@ class PPOLearner(MinibatchLearner[PolicyNetwork]):
         Args:
             batch: of several ranks, this one's share of the slots, possibly none. Ranks whose parameters are equal
                 make the same update, that of the whole batch, and return its metrics.
-            done: share of the run that lies behind.
+            done: fraction of the run that is done.
 
         Raises:
             RanksBrokenError: another rank is gone; part of the update may have been made.
@@ -218,9 +218,9 @@ class PPOLearner(MinibatchLearner[PolicyNetwork]):
         scheduled: Scheduled,
         metrics: dict[str, float],
     ) -> float | None:
-        """The optimiser's steps; fills in ``metrics`` and returns the epochs made, None if something was not finite."""
+        """The optimizer's steps; fills in ``metrics`` and returns the epochs made, None if something was not finite."""
         counted = Samples(*packed.numbers.double())
-        made = self._optimiser_steps(
+        made = self._optimizer_steps(
             inputs,
             unroll.core_state,
             torch.stack([counted.acted, counted.counted]),

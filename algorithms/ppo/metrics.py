@@ -51,7 +51,7 @@ def step_metrics(
     """Means over the env steps of all minibatches; the KL divergence is that of the last epoch.
 
     Args:
-        done: one per optimiser step.
+        done: one per optimizer step.
         counts: steps whose policy and whose value were learned, of each.
         minibatches: per epoch.
         value_cost: weight of the value loss.

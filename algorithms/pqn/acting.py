@@ -29,7 +29,7 @@ def epsilons(config: PQNConfig, slots: IntArray, num_slots: int, num_tasks: int,
         slots: ``[B]`` indices among all slots; slot i plays task ``i % num_tasks``, and every task has the same shares.
         num_slots: of all tasks, as configured; those beyond begin again with the first share.
         num_tasks: among which they are divided.
-        done: share of the run that lies behind.
+        done: fraction of the run that is done.
     """
     of_task = max(1, num_slots // num_tasks)
     of_schedule = 1.0 if config.exploration_share == 0 else min(1.0, done / config.exploration_share)

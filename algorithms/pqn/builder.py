@@ -50,7 +50,7 @@ class PQNAlgorithm:
             )
         network = self.config.network
         line = read(spec, network).describe(spec)
-        line += "; layer normalisation" if network.layer_norm else ""
+        line += "; layer normalization" if network.layer_norm else ""
         line += f"; then an LSTM of {network.lstm_size}" if network.lstm_size else ""
         line += f"; a head for each of {spec.num_tasks} tasks" if network.task_heads and spec.num_tasks > 1 else ""
         rewards = "clipped to [-1, 1]" if self.config.clips_rewards(spec) else "as the environment gives them"

@@ -12,7 +12,7 @@ from machina.nets.config import QNetworkConfig
 
 
 class PQNConfig(RewardConfig, MinibatchConfig):
-    """Defaults are those of the published code for Atari (arXiv 2407.04811), unless a field says otherwise.
+    """``--config defaults`` takes those of the published Atari code (arXiv 2407.04811) unless a field says otherwise.
 
     Fields whose name ends in ``_final`` are reached linearly, epsilon's over ``exploration_share`` of the run.
     """
@@ -23,7 +23,7 @@ class PQNConfig(RewardConfig, MinibatchConfig):
         default=4,
         ge=1,
         le=10**9,
-        description="Parts that every epoch splits a batch into, an optimiser step each; 4 of 16 environments are "
+        description="Parts that every epoch splits a batch into, an optimizer step each; 4 of 16 environments are "
         "of 128 env steps, as are the published 32 of 128 environments.",
     )
     learning_rate: float = Field(default=2.5e-4, gt=0, le=100, description="Step size of RAdam at the start.")

@@ -70,7 +70,7 @@ class PQNLearner(MinibatchLearner[QNetwork]):
 
         Args:
             batch: of several ranks, this one's share of the slots, possibly none.
-            done: share of the run that lies behind.
+            done: fraction of the run that is done.
 
         Raises:
             RanksBrokenError: another rank is gone; part of the update may have been made.
@@ -135,9 +135,9 @@ class PQNLearner(MinibatchLearner[QNetwork]):
         rate: float,
         metrics: dict[str, float],
     ) -> bool:
-        """The optimiser's steps; fills in ``metrics`` and returns whether all was finite."""
+        """The optimizer's steps; fills in ``metrics`` and returns whether all was finite."""
         made = list(
-            self._optimiser_steps(
+            self._optimizer_steps(
                 inputs,
                 core_state,
                 (samples.weights > 0).double()[None],

@@ -185,7 +185,7 @@ class MultiAgentSlots:
         """``[H, W, 3]`` uint8: a picture of the first game, in environments made with ``make_for_video``.
 
         Raises:
-            UserError: the game draws no pictures, or the library that it draws with is not installed.
+            UserError: the game renders no picture, or the library that it draws with is not installed.
             EnvironmentFaultError: drawing failed.
         """
         name = self.spec.name
@@ -196,7 +196,7 @@ class MultiAgentSlots:
         except RAISED as error:
             raise self._fault("render", error) from error
         if picture is None:
-            raise UserError(f"environment {name!r} draws no picture; build it with render_mode='rgb_array'")
+            raise UserError(f"environment {name!r} renders no picture; build it with render_mode='rgb_array'")
         return picture
 
     @property

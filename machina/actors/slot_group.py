@@ -36,7 +36,7 @@ class SlotGroup:
 
     Entry 0 of an unroll is the last entry of the one before. The step after an episode's end is a
     reset step (NEXT_STEP): the policy acts there too, the environment ignores the action, and the
-    recurrent state and previous action start afresh at the entry that follows.
+    core state and previous action start afresh at the entry that follows.
 
     Args:
         make_stepper: builds the environment and what steps it; called again after a fault.

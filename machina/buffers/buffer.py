@@ -30,7 +30,7 @@ class Handover(NamedTuple):
     """A full unroll of one group of slots, on its way to the learner."""
 
     unroll: Any
-    """``Unroll`` of arrays; in the place ``ray`` a reference to one."""
+    """``Unroll`` of arrays; with ``--place ray`` a reference to one."""
     num_slots: int
     policy_version: int
     release: Callable[[], None]

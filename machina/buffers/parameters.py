@@ -12,7 +12,7 @@ class PublishedParameters(NamedTuple):
     policy_version: int
     """Number of learner updates that made them."""
     flat: Any
-    """All parameters as one float32 vector; in the place ``ray`` a reference to it."""
+    """All parameters as one float32 vector; with ``--place ray`` a reference to it."""
     done: float
     """Share of the run that lies behind, which exploration may go by."""
     publication: int

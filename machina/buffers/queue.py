@@ -22,7 +22,7 @@ from machina.types import Array, Learned
 class UnrollQueue:
     """Hands unrolls from actors to the learner, first in first out; implements ``machina.buffers.buffer.Buffer``.
 
-    ``put`` waits while the queue is full (back-pressure: nothing is dropped in silence), if it is made to. ``take``
+    ``put`` waits while the queue is full (back-pressure: nothing is dropped silently), if it is made to. ``take``
     takes slots off the head, across handovers, so that a batch mixes the slots of every game in turn.
 
     Args:

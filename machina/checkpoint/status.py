@@ -1,4 +1,4 @@
-"""``status.json``: how a run does, written by it every second and shown by `machina status`."""
+"""``status.json``: how a run is doing, written by it every second and shown by `machina status`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NodeStatus(NamedTuple):
 
 
 class ActorStatus(NamedTuple):
-    """How one actor does."""
+    """How one actor is doing."""
 
     number: Count
     node: str

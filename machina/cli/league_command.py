@@ -34,7 +34,8 @@ def run(arguments: list[str]) -> int:
         options,
         f"machina league {config.environment}",
         default=config,
-        text=f"Train a policy against itself and its past selves; values not given come from {source}.",
+        text=f"Train a policy against itself and its past selves; values not given come from {source}, or from "
+        "what --config NAME|FILE says.",
     )
 
     from machina.jobs.train import train

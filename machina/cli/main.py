@@ -21,7 +21,7 @@ COMMANDS = {
     "match": "a fair match between runs, snapshots, scripted players: machina match runs/NAME one_ply",
     "watch": "film an episode or a game (mp4): machina watch runs/NAME",
     "plot": "draw learning curves and scores (png): machina plot runs/NAME…",
-    "report": "pictures, tables and a film of a run on one page: machina report runs/NAME",
+    "report": "curves and scores of a run on one page; of a league also a film: machina report runs/NAME",
     "status": "nodes, actors, queue and faults of a running job: machina status runs/NAME",
     "scale": "change the actors of a running job (place ray): machina scale runs/NAME --actors 200",
     "inspect": "list what a run or a checkpoint holds: machina inspect runs/NAME",

@@ -12,7 +12,7 @@ from machina.config import MOST_ACTORS, Config
 
 
 class ScaleOptions(Config):
-    """Change the number of actors of a running job in the place ``ray``, without stopping it."""
+    """Change the number of actors of a running job with ``--place ray``, without stopping it."""
 
     run: Positional[Path] = Field(description="Run directory, on the machine where the run was started.")
     actors: int = Field(
@@ -38,5 +38,5 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"run '{options.run}' has ended: {status.ended}; machina resume {options.run}, then scale it")
     before = status.actors
     directory.request_actors(options.actors)
-    print(f"{options.run}: {options.actors} actors asked for, it has {len(before)}; see machina status {options.run}")
+    print(f"{options.run}: {options.actors} actors requested, it has {len(before)}; see machina status {options.run}")
     return 0

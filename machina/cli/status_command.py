@@ -58,7 +58,7 @@ def _life(directory: RunDirectory, status: Status) -> str:
     is_silent = age is not None and age > SILENT_S
     lives = directory.is_held()
     if status.ended is not None:
-        return f"{line}; it has ended: {status.ended}"
+        return f"{line}; ended: {status.ended}"
     if lives is None:  # the file system has no locks
         if age is None:
             return f"{line}; whether it is alive can't be known here"

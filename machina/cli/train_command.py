@@ -17,9 +17,8 @@ def run(arguments: list[str]) -> int:
     algorithm, environment = [*names, None, None][:2]
     config, source = job_config(algorithm, environment, configuration)
     program = f"machina train {config.algorithm} {config.environment}"
-    config = parse(
-        type(config), options, program, default=config, text=f"Train a policy; values not given come from {source}."
-    )
+    text = f"Train a policy; values not given come from {source}, or from what --config NAME|FILE|defaults says."
+    config = parse(type(config), options, program, default=config, text=text)
 
     from machina.jobs.train import train
 

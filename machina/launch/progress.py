@@ -111,7 +111,7 @@ def account_metrics(account: dict[str, int], means: dict[str, float]) -> dict[st
     values: dict[str, float] = {f"queue/{name}": count for name, count in account.items()}
     if (
         "learner/passes" in means and "learned" in account
-    ):  # sample reuse: what the optimiser took for each collected step (arXiv 1912.06680)
+    ):  # sample reuse: what the optimizer took for each collected step (arXiv 1912.06680)
         settled = account["learned"] + account["dropped"]
         values["learner/sample_reuse"] = means["learner/passes"] * account["learned"] / max(1, settled)
     return values | means

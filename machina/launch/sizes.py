@@ -14,7 +14,7 @@ from machina.nets.config import TorsoConfig
 from machina.nets.sizes import NetworkSize, network_size
 
 LEARNER_COPIES = 4
-"""Of the parameters: themselves, gradients, the optimiser's moments, what is published."""
+"""Of the parameters: themselves, gradients, the optimizer's moments, what is published."""
 
 LSTM_COPIES = 6
 """Of the core state's size, that an LSTM keeps of every entry to learn from: four gates, cell and output."""

@@ -1,1 +1,1 @@
-"""Turns batches into parameters: the network with its optimiser and statistics, and the learner ranks."""
+"""Turns batches into parameters: the network with its optimizer and statistics, and the learner ranks."""

@@ -23,7 +23,7 @@ class BaseLearner(Generic[N]):
 
     Args:
         spec: of the environment.
-        model: the network with its optimiser and statistics.
+        model: the network with its optimizer and statistics.
         precision: ``auto``, ``float32`` or ``bfloat16``.
     """
 
@@ -74,6 +74,6 @@ def linear(start: float, end: float | None, done: float) -> float:
     Args:
         start: at the run's start.
         end: at its end; None keeps the start.
-        done: share of the run that lies behind; beyond 1 the end holds.
+        done: fraction of the run that is done; beyond 1 the end holds.
     """
     return start if end is None else start + (end - start) * min(1.0, done)

@@ -43,7 +43,7 @@ class Updated(NamedTuple):
     learned: Learned
     """What it came to on all ranks together."""
     parameters: Any
-    """A flat tensor, or in the place ``ray`` a reference to one."""
+    """A flat tensor, or with ``--place ray`` a reference to one."""
 
 
 class Lost(NamedTuple):
@@ -95,7 +95,7 @@ class LearnerGroup:
 
         Args:
             batch: to be learned from.
-            done: share of the run that lies behind when it is learned from.
+            done: fraction of the run that is done when it is learned from.
 
         Raises:
             RunFailedError: the learner raised, or its ranks died too often.

@@ -1,4 +1,4 @@
-"""Optimisers that PyTorch does not have, or not in a form that is fast."""
+"""Optimizers that PyTorch does not have, or not in a form that is fast."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class PopArt:
 
         Args:
             statistics: ``[3, num_tasks]``, from ``statistics``.
-            value_head: its weight ``[num_tasks, features]`` and bias are changed in place; the optimiser sees these
+            value_head: its weight ``[num_tasks, features]`` and bias are changed in place; the optimizer sees these
                 very tensors.
         """
         unrolls, means, mean_squares = statistics

@@ -1,4 +1,4 @@
-"""What a learner trains: network, optimiser, PopArt's and the observation filter's statistics."""
+"""What a learner trains: network, optimizer, PopArt's and the observation filter's statistics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Tensors = dict[str, Tensor]
 
 _ADAM = dict.fromkeys(("step", "exp_avg", "exp_avg_sq")).keys()
 _NEVER_NEGATIVE = ("step", "exp_avg_sq", "square_average")
-"""Parts of an optimiser's state: counters and means of squares."""
+"""Parts of an optimizer's state: counters and means of squares."""
 
 
 class TrainedNetwork(Generic[N]):
@@ -72,7 +72,7 @@ class TrainedNetwork(Generic[N]):
         """Turn the gradients, and the tensors ``others``, of this rank's slots into those of the whole batch, in place.
 
         A parameter that has a gradient on some ranks only counts as zero on the others. One that has none anywhere
-        keeps none: the optimiser then passes it by, as on a single rank.
+        keeps none: the optimizer then passes it by, as on a single rank.
 
         Raises:
             RanksBrokenError: another rank is gone.
@@ -91,7 +91,7 @@ class TrainedNetwork(Generic[N]):
         return torch.nn.utils.get_total_norm([each.grad for each in self.trained if each.grad is not None])
 
     def step(self, learning_rate: float, max_grad_norm: float, grad_norm: Tensor) -> None:
-        """Cut the gradients' norm to ``max_grad_norm`` and let the optimiser step."""
+        """Cut the gradients' norm to ``max_grad_norm`` and let the optimizer step."""
         torch.nn.utils.clip_grads_with_norm_(self.trained, max_grad_norm, grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -158,7 +158,7 @@ class TrainedNetwork(Generic[N]):
             f"{name}.{key}": _copy(tensor)
             for name, parameter in self.network.named_parameters()
             if parameter.requires_grad
-            # A look into the optimiser's own dictionary would add what is not there.
+            # A look into the optimizer's own dictionary would add what is not there.
             for key, tensor in self.optimizer.state.get(parameter, {}).items()
         }
         return {"model": model, "optimizer": optimizer}
@@ -209,7 +209,7 @@ class TrainedNetwork(Generic[N]):
             }
 
     def _restored(self, tensor: Tensor, parameter: Tensor) -> Tensor:
-        """An optimiser tensor in its parameter's memory layout; Adam's counter where a new one would be.
+        """An optimizer tensor in its parameter's memory layout; Adam's counter where a new one would be.
 
         Other counters than a fused Adam's are read on the CPU at every step.
         """
@@ -220,7 +220,7 @@ class TrainedNetwork(Generic[N]):
         return restored.detach()
 
     def load_initial(self, tensors: Mapping[str, Tensor], with_value: bool) -> None:
-        """Start from another run's model; optimiser and counters stay new.
+        """Start from another run's model; optimizer and counters stay new.
 
         Args:
             tensors: "model" of that run's state.

@@ -1,4 +1,4 @@
-"""Per-step losses and measurements of proximal policy optimisation (arXiv 1707.06347).
+"""Per-step losses and measurements of proximal policy optimization (arXiv 1707.06347).
 
 Any leading shape, equal for all arguments: minibatches need no time axis. The caller weights, masks and sums.
 """

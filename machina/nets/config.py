@@ -61,7 +61,7 @@ class TorsoConfig(Config):
     )
     layer_norm: bool = Field(
         default=False,
-        description="Layer normalisation before every activation of the torso (arXiv 1607.06450); of images over "
+        description="Layer normalization before every activation of the torso (arXiv 1607.06450); of images over "
         "channels and places together.",
     )
     observation_filter: bool = Field(
@@ -112,7 +112,7 @@ class QNetworkConfig(TorsoConfig):
 
     layer_norm: bool = Field(
         default=True,
-        description="Layer normalisation before every activation of the torso (arXiv 2407.04811); of images over "
+        description="Layer normalization before every activation of the torso (arXiv 2407.04811); of images over "
         "channels and places together, where the published code has channels only.",
     )
     task_heads: bool = Field(default=False, description="Each task has a head of its own; else all share one.")

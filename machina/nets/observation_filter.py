@@ -1,6 +1,6 @@
 """The observation filter: floats at mean 0 and deviation 1 over all data (arXiv 1912.06680, appendix E).
 
-The network holds the filter as parameters that no optimiser trains, so that actors get it with the weights. The learner
+The network holds the filter as parameters that no optimizer trains, so that actors get it with the weights. The learner
 alone counts, in float64: every step reaches it once, whichever actor made it.
 """
 

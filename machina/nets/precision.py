@@ -19,7 +19,7 @@ INTEL = "GenuineIntel"
 
 
 class Precision(NamedTuple):
-    """The number format of torsos; heads, losses and optimisers are float32 always."""
+    """The number format of torsos; heads, losses and optimizers are float32 always."""
 
     dtype: torch.dtype
     reason: str
@@ -65,7 +65,7 @@ def resolve_precision(name: str, device: torch.device, observation_bytes: int) -
     if name == "bfloat16":
         return Precision(torch.bfloat16, f"bfloat16 as requested: {units}{'' if has_units else ', so this is slow'}")
     if name == "float32":
-        return Precision(torch.float32, "float32 as asked")
+        return Precision(torch.float32, "float32 as requested")
     raise UserError(f"precision {name!r} is unknown; choose auto, float32 or bfloat16")
 
 

@@ -29,7 +29,7 @@ DEEP_CHANNELS = (16, 32, 32)
 class ImageConvolution(nn.Conv2d):
     """The convolution that reads the image: kernels lose their mean, and the image's scale is put into them.
 
-    A kernel without mean returns 0 for a uniform background (the mean part of weight standardisation, arXiv
+    A kernel without mean returns 0 for a uniform background (the mean part of weight standardization, arXiv
     1903.10520). With plain kernels the background makes every feature a large constant, and the gradients of all
     weights of a kernel point the same way: on Pong Adam killed 11 to 15 of 16 filters (docs/results.md).
     Scaling the small kernel instead of the image saves a pass over the largest tensor of the network, and 0..255
@@ -49,7 +49,7 @@ class ImageConvolution(nn.Conv2d):
 def hidden_layers(
     inputs: int, sizes: Sequence[int], activation: type[nn.Module], config: TorsoConfig
 ) -> list[nn.Module]:
-    """Fully connected layers, an activation after each, and layer normalisation before it if that is asked for."""
+    """Fully connected layers, an activation after each, and layer normalization before it if that is asked for."""
     layers: list[nn.Module] = []
     for size in sizes:
         layers.append(nn.Linear(inputs, size))
@@ -61,7 +61,7 @@ def hidden_layers(
 
 
 def _image_norm(channels: int, config: TorsoConfig) -> list[nn.Module]:
-    """Layer normalisation of an image's features: over channels and places together, with a gain for each channel.
+    """Layer normalization of an image's features: over channels and places together, with a gain for each channel.
 
     A group of all channels is computed without rearranging the image in memory, which ``LayerNorm`` would do.
     """
@@ -97,7 +97,7 @@ def flat_torso(arrays: Mapping[str, ArraySpec], config: TorsoConfig) -> tuple[nn
 
 
 class ResidualBlock(nn.Module):
-    """ReLU, conv 3x3, ReLU, conv 3x3, add; with layer normalisation before each ReLU if that is asked for."""
+    """ReLU, conv 3x3, ReLU, conv 3x3, add; with layer normalization before each ReLU if that is asked for."""
 
     def __init__(self, channels: int, config: TorsoConfig) -> None:
         super().__init__()

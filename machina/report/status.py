@@ -1,4 +1,4 @@
-"""Tables of how a run does, from its ``status.json``."""
+"""Tables of how a run is doing, from its ``status.json``."""
 
 from __future__ import annotations
 

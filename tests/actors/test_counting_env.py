@@ -1,6 +1,6 @@
 """The counting environment through the real actor, queue and learner.
 
-Its entries are recognisable: entry k of a slot whose episodes last n steps shows step ``k % (n + 1)`` of episode
+Its entries are recognizable: entry k of a slot whose episodes last n steps shows step ``k % (n + 1)`` of episode
 ``k // (n + 1)``, where step 0 of a later episode comes from a reset step. A policy that counts as well makes what
 it was given visible in the unroll: its core state and its previous action are its logits.
 """

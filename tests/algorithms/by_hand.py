@@ -270,7 +270,7 @@ class ByHand(Protocol):
 
 
 BATCHES = ((1, 0.0), (2, 0.4))
-"""Seeds of the two updates' batches, and the share of the run that lies behind."""
+"""Seeds of the two updates' batches, and the fraction of the run that is done."""
 
 
 def leave_the_start(learner: Any) -> None:

@@ -89,7 +89,7 @@ def test_a_share_that_is_not_a_number_skips_the_update_on_every_rank(ended: list
         assert math.isnan(learned[skipped[0]].metrics["learner/total_loss"])
 
 
-def test_a_parameter_without_gradient_on_any_rank_has_no_optimiser_state(ended: list[Ended]) -> None:
+def test_a_parameter_without_gradient_on_any_rank_has_no_optimizer_state(ended: list[Ended]) -> None:
     """A zero gradient in its place would make Adam count its steps."""
     optimizer = ended[0].result["2 slots on 3 ranks"].state.tensors["optimizer"]
     assert optimizer

@@ -359,7 +359,7 @@ def test_what_is_explained_has_no_unit(algorithm: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "ppo"])
-def test_the_optimiser_is_built_from_the_options(optimizer: str) -> None:
+def test_the_optimizer_is_built_from_the_options(optimizer: str) -> None:
     """The learning rate is set again at every step."""
     learner: Any
     if optimizer == "ppo":

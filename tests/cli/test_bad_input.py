@@ -128,7 +128,7 @@ def test_refused(arguments: tuple[str, ...], expected: str, cli: Command) -> Non
         ("- impala\n- catch\n", "must be a mapping of sections, got list"),
         ("algorithm: [impala\n", "is not valid YAML: line 2, column 1: expected ',' or ']'"),
         ("algorithm: impala\n\tenvironment: catch\n", "is not valid YAML: line 2, column 1: "),
-        ("algorithm: impala\nalgorithm: ppo\n", "is not valid YAML: line 2, column 1: 'algorithm' stands twice"),
+        ("algorithm: impala\nalgorithm: ppo\n", "is not valid YAML: line 2, column 1: 'algorithm' appears twice"),
         ("", "must be a mapping of sections, got NoneType"),
         ("\x00\x01", "is not valid YAML"),
     ],

@@ -291,7 +291,7 @@ def test_status_shows_how_a_run_did_and_scale_leaves_a_wish(cli: Command) -> Non
     config.write_text(config.read_text().replace("place: inline", "place: ray"))
     assert "has ended: the schedule is complete; machina resume" in cli.refused("scale", run, "--actors", "3")
     status.write_text(json.dumps(json.loads(status.read_text()) | {"ended": None}))
-    assert "3 actors asked for, it has 1" in cli.good("scale", run, "--actors", "3")
+    assert "3 actors requested, it has 1" in cli.good("scale", run, "--actors", "3")
     assert RunDirectory.open(run).take_request() == 3
     assert RunDirectory.open(run).take_request() is None
     wrong_sum = json.loads(status.read_text())

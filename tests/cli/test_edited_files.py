@@ -51,7 +51,7 @@ def check(arguments: tuple[str | Path, ...], what: str, must_refuse: bool) -> No
         assert not warnings, shown
         assert lines[-1].startswith("machina: "), shown
     elif must_refuse:
-        assert "passed over" in done.err, f"accepted in silence: {shown}"
+        assert "passed over" in done.err, f"accepted silently: {shown}"
 
 
 # One file each; every edit is followed by every command that reads the file.

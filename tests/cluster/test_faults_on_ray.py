@@ -1,4 +1,4 @@
-"""Faults of a run in the place ``ray``: it continues by itself, or ends with a good checkpoint, and nothing is
+"""Faults of a run with ``--place ray``: it continues by itself, or ends with a good checkpoint, and nothing is
 uncounted.
 
 What each fault costs is in docs/reliability.md; `pytest -m cluster -s` prints it again.

@@ -1,4 +1,4 @@
-"""Whole runs in the place ``ray``: the same as elsewhere, and alive when a node dies."""
+"""Whole runs with ``--place ray``: the same as elsewhere, and alive when a node dies."""
 
 from __future__ import annotations
 

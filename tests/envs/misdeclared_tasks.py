@@ -56,7 +56,7 @@ class Misdeclared(gymnasium.Env[Any, Any]):
 
 
 class Counted(VectorEnv[Any, Any, Any]):
-    """Counts in floats where it declares bytes; vectorised by itself."""
+    """Counts in floats where it declares bytes; vectorized by itself."""
 
     def __init__(self, num_envs: int = 1) -> None:
         self.num_envs = num_envs

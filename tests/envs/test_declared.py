@@ -36,7 +36,7 @@ def test_a_step_that_breaks_its_declaration_is_a_fault(fault: str, processes: bo
         env.close()
 
 
-def test_an_environment_vectorised_by_itself_is_checked() -> None:
+def test_an_environment_vectorized_by_itself_is_checked() -> None:
     env = parse_environment("misdeclared_tasks:Counted-v0", GymnasiumConfig()).make([0, 0])
     env.reset([1, 2])
     with pytest.raises(EnvironmentFaultError, match=r"observation holds 0\.5 \(float64\), its space is of uint8"):

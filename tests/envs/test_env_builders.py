@@ -197,7 +197,7 @@ def test_registered_environments() -> None:
     assert env.reset([1, 2, 3]).observation["observation"].shape == (3, 2)
     with pytest.raises(UserError, match="is taken"):
         register_environment("catch", user_tasks.corridors)
-    with pytest.raises(UserError, match="draws no picture"):
+    with pytest.raises(UserError, match="renders no picture"):
         factory.make_for_video(0).render()
     with pytest.raises(UserError, match=r"autoreset mode is AutoresetMode\.SAME_STEP, it must be"):
         parse_environment("same_step", EnvConfig()).make([0])

@@ -205,8 +205,8 @@ def test_factory_can_be_pickled_and_draws() -> None:
             "can't be drawn: No module named 'no_such_library'; install the package that holds",
         ),
         ("DrawnRaises", EnvironmentFaultError, "render raised RuntimeError: no display [(].*user_tasks.py:\\d+[)]$"),
-        ("DrawnNothing", UserError, "draws no picture; build it with render_mode='rgb_array'"),
-        ("DrawnText", UserError, "draws no picture; build it with render_mode='rgb_array'"),
+        ("DrawnNothing", UserError, "renders no picture; build it with render_mode='rgb_array'"),
+        ("DrawnText", UserError, "renders no picture; build it with render_mode='rgb_array'"),
         ("NotDrawn", UserError, "can't be built: TypeError: .*unexpected keyword argument 'render_mode'"),
     ],
 )

@@ -430,10 +430,10 @@ def test_numbers_are_reshaped_as_the_space_has_them() -> None:
 @pytest.mark.parametrize(
     ("drawn", "message"),
     [
-        (None, "draws no picture; build it with render_mode='rgb_array'"),
-        ((), "draws no picture"),
-        (("text",), "draws no picture"),
-        (NotImplementedError(), "draws no picture"),
+        (None, "renders no picture; build it with render_mode='rgb_array'"),
+        ((), "renders no picture"),
+        (("text",), "renders no picture"),
+        (NotImplementedError(), "renders no picture"),
         (ModuleNotFoundError("No module named 'brush'", name="brush"), "can't be drawn: .*install the package that"),
         (gymnasium.error.DependencyNotInstalled("pip install brush"), "can't be drawn: pip install brush"),
     ],

@@ -153,7 +153,7 @@ def flags(options: dict[str, Any]) -> list[str]:
 
 
 def test_a_killed_league_continues_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGKILL in the place `local`, while games are played and rated while the learner works."""
+    """SIGKILL with `--place local`, while games are played and rated while the learner works."""
     schedules = {"clip_final": 0.0, "entropy_cost_final": 0.0, "team_spirit_final": 1.0}
     options = {**SMALL_LEAGUE, **OPTIONS, **schedules, "place": "local", "total_frames": 1_000_000}
     where = {

@@ -30,7 +30,7 @@ from machina.launch.plan import plan_run
             "pqn",
             "CartPole-v1",
             {},
-            "mlp of 4 inputs: observation 4; layer normalisation",
+            "mlp of 4 inputs: observation 4; layer normalization",
             "as the environment gives them",
         ),
         (

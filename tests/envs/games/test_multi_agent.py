@@ -259,7 +259,7 @@ def test_pictures() -> None:
     assert (film.render() == 1).all()
     blind = make(PATROL)
     blind.reset([1, 2, 3])
-    with pytest.raises(UserError, match="draws no picture"):
+    with pytest.raises(UserError, match="renders no picture"):
         blind.render()
     film.close()
 
