@@ -13,7 +13,7 @@ from machina.envs.games.table import GAMES
 from machina.hardware import available_cores
 from machina.interfaces import Algorithm, EnvFactory, Policy
 from machina.launch.configuration import AnyRunConfig
-from machina.nets.precision import Precision, resolve_device, resolve_precision
+from machina.nets.precision import Precision, check_device, resolve_device, resolve_precision
 from machina.processes import seed_generators
 from machina.registry import algorithm_entry
 from machina.specs import EnvSpec
@@ -42,14 +42,17 @@ class MachinePlan(NamedTuple):
     learner_threads: int
     env_threads: int
     groups_per_actor: int
+    in_cluster: bool
+    """Where ranks and actors compute is known when the cluster is joined: ``device`` and the precisions are not."""
 
     def line(self) -> str:
         """One line for the user."""
         acting = ""
         if self.actor_device != self.device:
             acting = f"; acting on {self.actor_device}, {self.actor_precision.reason}"
+        learning = "in the cluster" if self.in_cluster else f"on {self.device}, {self.precision.reason}"
         return (
-            f"{self.cores} cores; learning on {self.device}, {self.precision.reason}{acting}; threads: "
+            f"{self.cores} cores; learning {learning}{acting}; threads: "
             f"learner {self.learner_threads}, actor {self.actor_threads}, environments {self.env_threads}"
         )
 
@@ -109,8 +112,9 @@ def plan_machine(config: AnyRunConfig, spec: EnvSpec) -> MachinePlan:
     another, so each gets what it can use rather than a share (measured in docs/benchmarks.md)."""
     runtime = config.runtime
     cores = available_cores()
-    device = resolve_device(runtime.device)
     inline, in_cluster = runtime.place == "inline", runtime.place == "ray"
+    check_device(runtime.device)
+    device = resolve_device("cpu" if in_cluster else runtime.device)
     # In a cluster the GPUs are the learner's; its nodes with actors may have none.
     actor_device = resolve_device(runtime.actor_device or ("cpu" if in_cluster else runtime.device))
     # How many "auto" means is known when the cluster is joined.
@@ -131,6 +135,7 @@ def plan_machine(config: AnyRunConfig, spec: EnvSpec) -> MachinePlan:
         # Where the learner keeps all cores busy, nothing is gained by acting while environments step, and larger
         # batches of both take a quarter less time. It must not depend on the machine or the place: lock-step repeats.
         groups_per_actor=1 if learner_does_most else GROUPS_PER_ACTOR,
+        in_cluster=in_cluster,
     )
 
 

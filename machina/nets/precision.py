@@ -36,17 +36,24 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         UserError: no such device here.
     """
+    check_device(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if kind == "cpu" and not index:
-        return torch.device("cpu")
-    if kind != "cuda" or (index and not index.isdecimal()) or name.endswith(":"):
-        raise UserError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:N")
     count = torch.cuda.device_count()
-    if int(index or 0) >= count:
+    if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
         raise UserError(f"device {name!r} is not here: PyTorch sees {count} CUDA devices; choose auto or cpu")
     return torch.device(name)
+
+
+def check_device(name: str) -> None:
+    """Whether it is here or on another machine.
+
+    Raises:
+        UserError: there is no device of that name anywhere.
+    """
+    kind, colon, index = name.partition(":")
+    if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and colon and index.isdecimal()):
+        raise UserError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:N")
 
 
 def resolve_precision(name: str, device: torch.device, observation_bytes: int) -> Precision:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from machina.errors import UserError
 from machina.launch.configuration import job_config
 from machina.launch.plan import plan_run
 
@@ -35,3 +36,18 @@ def test_a_learner_of_several_passes_over_images_gets_all_cores(
     config, _ = job_config(algorithm, environment, "defaults", runtime=runtime)
     machine = plan_run(config).machine
     assert (machine.learner_threads, machine.groups_per_actor) == (threads, groups)
+
+
+@pytest.mark.parametrize(
+    ("device", "place", "line"), [("cuda", "ray", "learning in the cluster"), ("cpu", "local", "learning on cpu")]
+)
+def test_a_driver_without_a_gpu_starts_learners_that_have_one(device: str, place: str, line: str) -> None:
+    """What the cluster has is found out when it is joined; this machine's devices say nothing about it."""
+    config, _ = job_config("impala", "catch", runtime={"device": device, "place": place})
+    assert f"; {line}" in plan_run(config).machine.line()
+
+
+def test_an_unknown_device_is_refused_before_a_cluster_is_joined() -> None:
+    config, _ = job_config("impala", "catch", runtime={"device": "tpu", "place": "ray"})
+    with pytest.raises(UserError, match="device 'tpu' is unknown"):
+        plan_run(config)
