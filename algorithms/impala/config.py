@@ -10,7 +10,7 @@ from machina.algorithms.actor_critic.config import ActorCriticConfig
 
 
 class ImpalaConfig(ActorCriticConfig):
-    """``--config defaults`` takes the values of table G.1 (arXiv 1802.01561) unless a field says otherwise."""
+    """``--config defaults`` has the values of table G.1 (arXiv 1802.01561) unless a field says otherwise."""
 
     batch_size: int | None = Field(
         default=32,

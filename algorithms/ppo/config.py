@@ -9,7 +9,7 @@ from machina.algorithms.epochs.config import MinibatchConfig
 
 
 class PPOConfig(ActorCriticConfig, MinibatchConfig):
-    """``--config defaults`` takes the paper's values for Atari (arXiv 1707.06347, T5) unless a field says otherwise.
+    """``--config defaults`` has the paper's values for Atari (arXiv 1707.06347, T5) unless a field says otherwise.
 
     Fields whose name ends in ``_final`` are reached linearly over the run's total frames; None keeps the start.
     """

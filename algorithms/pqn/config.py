@@ -12,7 +12,7 @@ from machina.nets.config import QNetworkConfig
 
 
 class PQNConfig(RewardConfig, MinibatchConfig):
-    """``--config defaults`` takes those of the published Atari code (arXiv 2407.04811) unless a field says otherwise.
+    """``--config defaults`` has the values of the published code (arXiv 2407.04811) unless a field says otherwise.
 
     Fields whose name ends in ``_final`` are reached linearly, epsilon's over ``exploration_share`` of the run.
     """

@@ -43,11 +43,11 @@ def test_a_learner_of_several_passes_over_images_gets_all_cores(
 )
 def test_a_driver_without_a_gpu_starts_learners_that_have_one(device: str, place: str, line: str) -> None:
     """What the cluster has is found out when it is joined; this machine's devices say nothing about it."""
-    config, _ = job_config("impala", "catch", runtime={"device": device, "place": place})
+    config, _ = job_config("impala", "catch", "defaults", runtime={"device": device, "place": place})
     assert f"; {line}" in plan_run(config).machine.line()
 
 
 def test_an_unknown_device_is_refused_before_a_cluster_is_joined() -> None:
-    config, _ = job_config("impala", "catch", runtime={"device": "tpu", "place": "ray"})
+    config, _ = job_config("impala", "catch", "defaults", runtime={"device": "tpu", "place": "ray"})
     with pytest.raises(UserError, match="device 'tpu' is unknown"):
         plan_run(config)
