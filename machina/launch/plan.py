@@ -43,7 +43,7 @@ class MachinePlan(NamedTuple):
     env_threads: int
     groups_per_actor: int
     in_cluster: bool
-    """Where ranks and actors compute is known when the cluster is joined: ``device`` and the precisions are not."""
+    """Where ranks compute is known when the cluster is joined; until then ``device`` is what this machine has."""
 
     def line(self) -> str:
         """One line for the user."""
@@ -114,7 +114,8 @@ def plan_machine(config: AnyRunConfig, spec: EnvSpec) -> MachinePlan:
     cores = available_cores()
     inline, in_cluster = runtime.place == "inline", runtime.place == "ray"
     check_device(runtime.device)
-    device = resolve_device("cpu" if in_cluster else runtime.device)
+    # A cluster's GPUs may all be on other machines than the driver's.
+    device = resolve_device("auto" if in_cluster and runtime.device != "cpu" else runtime.device)
     # In a cluster the GPUs are the learner's; its nodes with actors may have none.
     actor_device = resolve_device(runtime.actor_device or ("cpu" if in_cluster else runtime.device))
     # How many "auto" means is known when the cluster is joined.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from machina.errors import UserError
 from machina.launch.configuration import job_config
@@ -45,6 +46,26 @@ def test_a_driver_without_a_gpu_starts_learners_that_have_one(device: str, place
     """What the cluster has is found out when it is joined; this machine's devices say nothing about it."""
     config, _ = job_config("impala", "catch", "defaults", runtime={"device": device, "place": place})
     assert f"; {line}" in plan_run(config).machine.line()
+
+
+@pytest.mark.parametrize(
+    ("device", "place", "asked"),
+    [("auto", "ray", "auto"), ("cuda:1", "ray", "auto"), ("cpu", "ray", "cpu"), ("cpu", "local", "cpu")],
+)
+def test_the_memory_of_a_learner_is_foretold_for_the_device_it_may_get_here(
+    device: str, place: str, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--place ray` on a machine with a GPU the learner is on it, and takes no memory of the processor's."""
+    names: list[str] = []
+
+    def resolved(name: str) -> torch.device:
+        names.append(name)
+        return torch.device("cpu")
+
+    monkeypatch.setattr("machina.launch.plan.resolve_device", resolved)
+    config, _ = job_config("impala", "catch", "defaults", runtime={"device": device, "place": place})
+    plan_run(config)
+    assert names[0] == asked
 
 
 def test_an_unknown_device_is_refused_before_a_cluster_is_joined() -> None:
