@@ -49,12 +49,13 @@ TESTS = {
     "machina/learner/optimizers.py": ["learner/test_optimizers.py", "algorithms/test_impala_numbers.py"],
     "envs/atari.py": ["envs/test_atari_options.py", "envs/test_atari.py"],
     "envs/slots.py": [
+        "envs/test_masks_and_pictures.py",
         "envs/test_vector_adapter.py",
         "envs/test_env_builders.py",
         "envs/test_workers.py::test_stacks_are_found_within_a_second_and_only_of_what_hangs",
     ],
     "envs/action_spaces.py": ["envs/test_actions.py"],
-    "machina/actions.py": ["envs/test_actions.py", "envs/test_vector_adapter.py"],
+    "machina/actions.py": ["envs/test_actions.py", "envs/test_masks_and_pictures.py", "envs/test_vector_adapter.py"],
     "machina/play/evaluation.py": ["play/test_evaluation_by_hand.py"],
     "machina/report/evaluation.py": ["report/test_evaluation.py"],
 }
