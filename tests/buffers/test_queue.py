@@ -48,7 +48,7 @@ def unroll(serials: Sequence[int]) -> Unroll[Array]:
 
 def handover(serials: Sequence[int], order: int | None = None, version: int = 0) -> Handover:
     """An unroll on its way, whose buffer nobody wants back."""
-    return Handover(unroll(serials), len(serials), version, keep, order)
+    return Handover(unroll(serials), len(serials), version, keep, serials[0], order)
 
 
 def taken(batch: Batch | None) -> list[int]:
@@ -85,7 +85,9 @@ def overwriting(item: Unroll[Array], released: list[int], index: int) -> Callabl
 
 def queue_of(batch_size: int, capacity: int | None = None, max_policy_lag: int | None = None) -> UnrollQueue:
     """With a capacity ``put`` waits; without one there is always room."""
-    sizes = BufferSizes(batch_size, ENTRIES - 1, capacity or 10**6, max_policy_lag, waits=capacity is not None)
+    sizes = BufferSizes(
+        batch_size, ENTRIES - 1, capacity or 10**6, max_policy_lag, capacity is not None, 8, 10**6, seed=1
+    )
     return UnrollQueue(sizes)
 
 
@@ -108,7 +110,7 @@ def test_equals_a_list_under_random_operations(seed: int) -> None:
             if len(twin) + size > 17:
                 continue
             item = unroll(range(accepted, accepted + size))
-            queue.put(Handover(item, size, 0, overwriting(item, released, puts)))
+            queue.put(Handover(item, size, 0, overwriting(item, released, puts), 0))
             twin += range(accepted, accepted + size)
             accepted += size
             ends.append(accepted)
@@ -276,7 +278,7 @@ def test_an_old_unroll_behind_a_younger_one_is_dropped() -> None:
     queue = queue_of(batch_size=1, max_policy_lag=0)
     for index, (version, serials) in enumerate([(5, [0, 1, 2]), (3, [3, 4]), (5, [5, 6]), (4, [7])]):
         item = unroll(serials)
-        queue.put(Handover(item, len(serials), version, overwriting(item, released, index)))
+        queue.put(Handover(item, len(serials), version, overwriting(item, released, index), serials[0]))
     assert taken(queue.take(0, timeout_s=0)) == [0]
     assert [taken(queue.take(4 - under_way, timeout_s=0)) for under_way in range(4)] == [[1], [2], [5], [6]]
     assert released == [1, 3, 0, 2]
@@ -336,7 +338,6 @@ def test_weights_of_a_part_go_into_what_the_learner_gets_and_are_shared_with_its
     weights = np.array([0.5, 1.0, 0.25], np.float32)
     parts = [Part(unroll([0, 1, 2, 3]), 1, 4, weights), Part(unroll([7, 8]), 0, 2)]
     assert joined(parts).weight.tolist() == [0.5, 1.0, 0.25, 7.0, 8.0]
-    keys = np.arange(10, 15)
-    batch = Batch(parts, np.zeros(5, np.int64), [], keys)
+    batch = Batch(parts, np.zeros(5, np.int64), [])
     assert [joined(batch.share(rank, 2)).weight.tolist() for rank in range(2)] == [[0.5, 1.0], [0.25, 7.0, 8.0]]
-    assert batch.keys is keys
+    assert batch.publishes
