@@ -4,7 +4,7 @@ PACKAGES := .venv-packages
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-slow test-cluster test-gpu test-packages fuzz mutants format lint types bench clean
+.PHONY: help demo test test-slow test-cluster test-gpu test-display test-packages fuzz mutants format lint types bench clean
 
 # Installed when the stamp is older than what it depends on. constraints.txt pins what was tested.
 .venv/installed: pyproject.toml constraints.txt
@@ -48,6 +48,9 @@ test-cluster: .venv/installed-dev ## clusters of several Ray nodes on this machi
 
 test-gpu: .venv/installed-dev ## the learner on a GPU; needs one
 	$(BIN)/python -m pytest -m gpu
+
+test-display: .venv/installed-dev ## windows and real keys on a virtual display; needs Xvfb
+	$(BIN)/python -m pytest -m display
 
 test-packages: $(PACKAGES)/installed ## third-party environments through the command line, in .venv-packages
 	$(PACKAGES)/bin/python -m pytest -n auto -m packages tests/packages

@@ -52,6 +52,12 @@ def minimal_num_actions(game: str) -> int:
     return len(_emulator(game).getMinimalActionSet())
 
 
+def action_names(game: str, *, full: bool) -> tuple[str, ...]:
+    """What the policy's actions are called, such as UPRIGHTFIRE; see ``action_table``."""
+    actions = range(NUM_FULL_ACTIONS) if full else _emulator(game).getMinimalActionSet()
+    return tuple((ale_py.Action(each) if isinstance(each, int) else each).name for each in actions)
+
+
 def screen_size(game: str) -> tuple[int, int]:
     """Height and width of the game's screen, for films; ten games have 250 rows, three others 214 to 230."""
     height, width = _emulator(game).getScreenDims()

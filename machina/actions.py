@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 
@@ -54,6 +55,38 @@ def native_actions(spec: ActionSpec, actions: Array) -> Array:
     # The sum may miss a bound by a rounding.
     native: Array = np.clip(numbers, low, high).astype(spec.number_dtype)
     return native
+
+
+def policy_actions(spec: ActionSpec, native: Array) -> Array:
+    """The inverse of ``native_actions``: actions as an environment takes them, as the policy's.
+
+    Numbers between two finite bounds become -1 to 1, or the nearest of the choices that they are cut into; others stay.
+
+    Args:
+        spec: of the actions.
+        native: ``[B, *action.shape]``, also with axes of another shape but as many elements.
+
+    Raises:
+        ValueError: other shapes, a choice that there is not, or a number that is not finite.
+    """
+    actions = np.asarray(native)
+    if actions.dtype.kind not in "biuf" or actions.size != len(actions) * math.prod(spec.shape):
+        raise ValueError(f"actions are {actions.dtype}{list(actions.shape)}, expected {list(spec.shape)} each")
+    actions = actions.reshape(len(actions), *spec.shape)
+    if spec.low:
+        low, high, bounded = _limits(spec)
+        way = (actions.astype(np.float64) - low) / np.where(high > low, high - low, 1)
+        if spec.kind == "multi_discrete":
+            actions = np.rint(way * (np.asarray(spec.choices) - 1))
+        else:
+            actions = np.where(bounded, 2 * way - 1, actions)
+    elif actions.dtype.kind == "f":
+        raise ValueError(f"actions are {actions.dtype}, expected whole numbers")
+    if not np.isfinite(actions).all():
+        raise ValueError("an action is not finite")
+    if spec.kind != "continuous" and (wrong := actions[(actions < 0) | (actions >= np.asarray(spec.choices))]).size:
+        raise ValueError(f"action {wrong.flat[0]} is none of {' x '.join(map(str, spec.choices))} choices")
+    return actions.astype(spec.dtype)
 
 
 @functools.lru_cache(maxsize=64)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from machina.cli.options import leading_names, parse, taken_option
-from machina.config import load_yaml
 from machina.envs.games.table import GAMES
 from machina.errors import UserError
 from machina.launch.configuration import DEFAULTS, AnyRunConfig, job_config
 from machina.registry import find_configuration, shipped_configurations
+from machina.yaml_files import load_yaml
 
 ALGORITHM = "ppo"
 """Where no configuration names another."""

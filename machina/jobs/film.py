@@ -121,7 +121,7 @@ def film(
             with torch_threads(host.threads):
                 sides = _sides(chosen, env.task_ids, seed)
                 play = _Play(env, sides, seed, max_steps)
-                fps = _frames_per_s(spec, env.render_fps)
+                fps = frames_per_s(spec, env.render_fps)
                 times_last = max(1, round(fps * LAST_PICTURE_S)) if spec.seats else 1
                 frames = write_mp4(file, play.pictures(times_last), fps)
         finally:
@@ -156,8 +156,8 @@ def _file(chosen: Lineup, host: RunPlayers, task: int, seed: int) -> Path:
     return host.run.videos / f"{name}-{own.env_steps:012d}{opponent}-seed{seed}.mp4"
 
 
-def _frames_per_s(spec: EnvSpec, stated: float | None) -> float:
-    """The speed that fits the eye, of a shipped game, else what the environment states, else a guess."""
+def frames_per_s(spec: EnvSpec, stated: float | None) -> float:
+    """Steps per second at which to watch: what fits the eye, of a shipped game, else what is stated, else a guess."""
     if spec.name in GAMES:
         return GAMES[spec.name].pictures_per_s
     if stated is not None:

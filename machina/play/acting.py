@@ -51,12 +51,22 @@ class ActingPlayer:
         num_slots = len(self.slots)
         self._memory = Memory(self._action, num_slots, self.player.initial_core_state(num_slots))
 
-    def act(self, entry: StepResult) -> Array:
-        """Act on an entry of its slots, ``[B, *action.shape]``."""
+    def act(self, entry: StepResult, instead: Array | None = None) -> Array:
+        """Act on an entry of its slots.
+
+        Args:
+            entry: of B slots.
+            instead: ``[B, *action.shape]``, what somebody else does in its place; it remembers that as its own, so that
+                it can go on from there.
+
+        Returns:
+            ``[B, *action.shape]``: what is done.
+        """
         inputs = self._memory.inputs(entry, self._task_ids, self._streams.next(), self.slots)
         action, core_state = self.player.act(inputs)
-        self._memory.keep(entry, action, core_state)
-        return action
+        done = action if instead is None else instead
+        self._memory.keep(entry, done, core_state)
+        return done
 
 
 class LoadedPolicy:

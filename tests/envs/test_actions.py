@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from machina.actions import checked_actions, native_actions, random_actions, without_choice
+from machina.actions import checked_actions, native_actions, policy_actions, random_actions, without_choice
 from machina.envs.action_spaces import action_spec
 from machina.envs.builders import parse_environment
 from machina.envs.config import GymnasiumConfig
@@ -182,3 +182,44 @@ def test_random_actions_of_every_kind() -> None:
     assert (single.shape, set(single.tolist())) == ((60,), {0, 1, 2})
     several = random_actions(action_spec("e", spaces.MultiDiscrete([3, 2])), 60, generator)
     assert [set(several[:, part].tolist()) for part in range(2)] == [{0, 1, 2}, {0, 1}]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(5),
+        spaces.MultiDiscrete([3, 2]),
+        box(np.array([-2, 0], np.float32), np.array([4, 0.25], np.float32)),
+        box(-np.inf, np.inf),
+        box(np.array([-np.inf, -1], np.float32), np.array([1, 1], np.float32)),
+        spaces.Box(-3.0, 1.0, (2, 2), np.float64),
+    ],
+)
+@pytest.mark.parametrize("bins", [None, 7])
+def test_actions_of_the_environment_become_the_policy_s(space: spaces.Space[Any], bins: int | None) -> None:
+    """The environment then takes the same again: choices exactly, cut numbers to the nearest choice."""
+    bounded = isinstance(space, spaces.Box) and space.is_bounded()
+    spec = action_spec("e", space, bins if bounded else None)
+    space.seed(4)
+    native = np.stack([space.sample() for _ in range(50)])
+    actions = policy_actions(spec, native)
+    assert (actions.shape, actions.dtype.name) == ((50, *spec.shape), spec.dtype)
+    again = native_actions(spec, actions).reshape(native.shape)
+    np.testing.assert_allclose(again, native, rtol=1e-6, atol=0.5 if bounded and bins else 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("native", "said"),
+    [
+        ([[0, 1], [1, 2]], "action 2 is none of 3 x 2 choices"),
+        ([[-1, 1]], "action -1 is none of 3 x 2 choices"),
+        ([[0, 1, 1]], r"actions are int64\[1, 3\], expected \[2\] each"),
+        ([[0.0, 1.0]], "actions are float64, expected whole numbers"),
+        ([["a", "b"]], "actions are <U1"),
+    ],
+)
+def test_what_is_no_action_of_the_environment_is_refused(native: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        policy_actions(action_spec("e", spaces.MultiDiscrete([3, 2])), np.array(native))
+    with pytest.raises(ValueError, match="an action is not finite"):
+        policy_actions(action_spec("e", box(-np.inf, np.inf)), np.full((1, 2), np.nan))
