@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from machina.errors import RAISED, RunFailedError, UserError, in_one_line_with_place, nearest
-from machina.nets.config import NetworkConfig, QNetworkConfig, TorsoConfig
+from machina.nets.config import NetworkConfig, QNetworkConfig, TorsoConfig, ValueNetworkConfig
 from machina.nets.network import ActorCritic, NetworkContract, NetworkInput, PolicyNetwork
 from machina.nets.observation_filter import ObservationFilter
 from machina.nets.q_network import QNetwork
 from machina.nets.roles import RoleNetworks
+from machina.nets.value_network import ValueNetwork
 from machina.plugins import load_function
 from machina.specs import EnvSpec
 from machina.types import ACTION_MASK
@@ -63,16 +64,28 @@ def build_q_network(spec: EnvSpec, config: QNetworkConfig, seed: int) -> QNetwor
     Raises:
         UserError: the actions are not one choice, or the torso does not suit the observation.
     """
+    _check_choice(spec)
+    return _started(spec, seed, lambda: QNetwork(spec, config))
+
+
+def build_value_network(spec: EnvSpec, config: ValueNetworkConfig, seed: int) -> ValueNetwork:
+    """The network of an algorithm with a replay; see ``build_q_network``."""
+    _check_choice(spec)
+    return _started(spec, seed, lambda: ValueNetwork(spec, config))
+
+
+def _check_choice(spec: EnvSpec) -> None:
     if spec.action.kind != "discrete":
         raise UserError(
             f"environment {spec.name!r}: a Q-network needs one choice among actions, these are {spec.action.kind}; use "
-            "an actor-critic algorithm (impala, ppo)"
+            "an actor-critic algorithm (impala, ppo), or --action-bins for numbers"
         )
-    return _started(spec, seed, lambda: QNetwork(spec, config))
 
 
 def network_for(spec: EnvSpec, config: TorsoConfig, seed: int) -> PolicyNetwork | QNetwork:
     """The network that the options describe."""
+    if isinstance(config, ValueNetworkConfig):
+        return build_value_network(spec, config, seed)
     if isinstance(config, QNetworkConfig):
         return build_q_network(spec, config, seed)
     assert isinstance(config, NetworkConfig)

@@ -116,3 +116,42 @@ class QNetworkConfig(TorsoConfig):
         "channels and places together, where the published code has channels only.",
     )
     task_heads: bool = Field(default=False, description="Each task has a head of its own; else all share one.")
+
+
+class ValueNetworkConfig(QNetworkConfig):
+    """A Q-network with the parts of Rainbow (arXiv 1710.02298), each on its own."""
+
+    layer_norm: bool = Field(
+        default=False, description="Layer normalization before every activation of the torso (arXiv 1607.06450)."
+    )
+    task_heads: bool = Field(default=True, description="Each task has a head of its own; else all share one.")
+    dueling: bool = Field(
+        default=False,
+        description="Separate streams for the state's value and the actions' advantages (arXiv 1511.06581); each has "
+        "the last of the hidden layers for itself, or one as wide as the LSTM.",
+    )
+    atoms: int = Field(
+        default=1,
+        ge=1,
+        le=10_000,
+        description="Atoms of the distribution of returns (51 in C51, arXiv 1707.06887); 1: its mean alone.",
+    )
+    v_min: float = Field(default=-10.0, ge=-1e12, le=1e12, description="Least return of the distribution.")
+    v_max: float = Field(default=10.0, ge=-1e12, le=1e12, description="Greatest return of the distribution.")
+    noise: Literal["none", "factorised", "independent"] = Field(
+        default="none", description="Noisy dense layers of the head explore (NoisyNet, arXiv 1706.10295)."
+    )
+    sigma0: float = Field(
+        default=0.5, gt=0, le=1000, description="Factorised noise: its deviation starts at this / sqrt(inputs)."
+    )
+    noisy_layers: Literal["all", "value"] = Field(
+        default="all", description="Which layers of the head are noisy: all of them, or the value stream's only."
+    )
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.atoms > 1 and self.v_min >= self.v_max:
+            raise ValueError(f"v_min={self.v_min:g} must be less than v_max={self.v_max:g}")
+        if self.noise != "none" and self.noisy_layers == "value" and not self.dueling:
+            raise ValueError("noisy_layers=value needs dueling: only then is there a value stream")
+        return self

@@ -23,6 +23,8 @@ class QOutput(NamedTuple):
     """``[T, B, A]``, of the task that each slot plays."""
     core_state: CoreTensors
     """``[B, ...]`` each, after the last entry."""
+    logits: Tensor | None = None
+    """``[T, B, A, atoms]``: of the distribution of returns, where there is one; ``q_values`` are its means."""
 
 
 class QNetwork(Network[QOutput]):
@@ -36,7 +38,7 @@ class QNetwork(Network[QOutput]):
         self.core = RecurrentCore(self.encoder.output_size, spec.action, size) if size else None
         self.core_state_shapes = ((size,), (size,)) if size else ()
         self.num_heads = spec.num_tasks if config.task_heads else 1
-        self.q_head = nn.Linear(size or self.encoder.output_size, self.num_heads * sum(spec.action.choices))
+        self.q_head: nn.Module = nn.Linear(size or self.encoder.output_size, self.num_heads * sum(spec.action.choices))
         start_orthogonal(self.encoder, gain=math.sqrt(2))
         start_orthogonal(self.q_head, gain=0.01)
         self.observation_filter = ObservationFilter(spec) if config.observation_filter else None
@@ -51,12 +53,19 @@ class QNetwork(Network[QOutput]):
             features = features.float().unflatten(0, inputs.reward.shape)
             if self.core is not None:
                 features, core_state = self.core(features, inputs, core_state)
-            q_values = self.q_head(features)
-            if self.num_heads > 1:
-                of_tasks = q_values.unflatten(-1, (self.num_heads, -1))
-                own = inputs.task_id[..., None, None].expand(*of_tasks.shape[:2], 1, of_tasks.shape[-1])
-                q_values = of_tasks.gather(2, own).squeeze(2)
-            return QOutput(q_values, core_state)
+            return self._head(features, inputs, core_state)
+
+    def _head(self, features: Tensor, inputs: NetworkInput, core_state: CoreTensors) -> QOutput:
+        """What is made of ``[T, B, features]``."""
+        return QOutput(self._of_task(self.q_head(features), inputs.task_id), core_state)
+
+    def _of_task(self, outputs: Tensor, task_id: Tensor) -> Tensor:
+        """``[T, B, num_heads * N]`` to the ``[T, B, N]`` of each slot's own task."""
+        if self.num_heads == 1:
+            return outputs
+        of_tasks = outputs.reshape(*outputs.shape[:-1], self.num_heads, -1)
+        own = task_id[..., None, None].expand(*of_tasks.shape[:2], 1, of_tasks.shape[-1])
+        return of_tasks.gather(2, own).squeeze(2)
 
     def masked(self, output: QOutput, allowed: Tensor) -> QOutput:
         """Forbidden actions are never the best, save where nothing is allowed, as after a limit's last step."""

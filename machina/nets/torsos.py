@@ -46,6 +46,10 @@ class ImageConvolution(nn.Conv2d):
         return functional.conv2d(images, weight * self.scale, self.bias, self.stride, self.padding)
 
 
+FLAT_SIZES = (128, 128)
+"""Hidden layers where there is no image."""
+
+
 def hidden_layers(
     inputs: int, sizes: Sequence[int], activation: type[nn.Module], config: TorsoConfig
 ) -> list[nn.Module]:
@@ -91,7 +95,7 @@ def shallow_torso(image: ImageShape, config: TorsoConfig, scale: float) -> tuple
 
 def flat_torso(arrays: Mapping[str, ArraySpec], config: TorsoConfig) -> tuple[nn.Sequential, int]:
     """Hidden layers with tanh for all arrays flattened and joined; the module and its number of features."""
-    sizes = _hidden_sizes(config, (128, 128))
+    sizes = _hidden_sizes(config, FLAT_SIZES)
     inputs = size_of(arrays)
     return nn.Sequential(*hidden_layers(inputs, sizes, nn.Tanh, config)), (sizes or (inputs,))[-1]
 
@@ -169,7 +173,7 @@ class UnitsTorso(nn.Module):
         others = {key: array for key, array in arrays.items() if key not in (UNITS, UNITS_MASK)}
         self.masked = mask is not None
         self.scales = {key: scales[key] for key in others}
-        sizes = _hidden_sizes(config, (128, 128))
+        sizes = _hidden_sizes(config, FLAT_SIZES)
         width = (sizes or (128,))[0]
         self.embedding = nn.Sequential(*hidden_layers(units.shape[1], (width, width), nn.ReLU, config))
         self.others = nn.Sequential(*hidden_layers(size_of(others), (width,), nn.ReLU, config)) if others else None
@@ -292,6 +296,11 @@ def _channels_last(images: Tensor) -> Tensor:
     if images.is_contiguous(memory_format=torch.channels_last):
         return images
     return torch.stack(images.unbind(1), dim=-1).permute(0, 3, 1, 2)
+
+
+def hidden_sizes(torso: str, config: TorsoConfig) -> tuple[int, ...]:
+    """Of the hidden layers that a torso has."""
+    return _hidden_sizes(config, {"shallow": (512,), "deep": (256,)}.get(torso, FLAT_SIZES))
 
 
 def _hidden_sizes(config: TorsoConfig, default: tuple[int, ...]) -> tuple[int, ...]:
