@@ -262,7 +262,7 @@ def sweep(options: Options, setup: ActorSetup, flat: Array, batch_size: int, act
     """A row for every number of actors."""
     runtime = RuntimeConfig(place="ray", actors=1, cpus_per_actor=CPUS_PER_ACTOR)
     slots = assign_slots(setup.factory.spec, options.slots, 1)
-    buffer = UnrollQueue(buffer_sizes(slots, runtime, batch_size, setup.unroll_length, None))
+    buffer = UnrollQueue(buffer_sizes(slots, runtime, batch_size, setup.unroll_length, None, 10**12, 1))
     store, worker = ParameterStore(), synthetic_actor(options.round_s)
     group = RayActors(setup, runtime, slots, buffer, store, _nothing, worker=worker)
     learners = LearnerGroup(
@@ -272,7 +272,7 @@ def sweep(options: Options, setup: ActorSetup, flat: Array, batch_size: int, act
         on_fault=print,
         is_over=lambda: False,
     )
-    measured = Measured(Actors(group, buffer, store), learners, setup.unroll_length)
+    measured = Measured(Actors(group, buffer, store), learners)
     rows = []
     print(f"\nbatch {batch_size}\n" + " ".join(f"{name:>10}" for name in Row._fields), flush=True)
     try:
@@ -333,9 +333,9 @@ def _nothing() -> None:
 class Measured:
     """A learning loop that never ends, and its buffer and actors."""
 
-    def __init__(self, actors: Actors, learners: LearnerGroup, unroll_length: int) -> None:
+    def __init__(self, actors: Actors, learners: LearnerGroup) -> None:
         self.actors = actors
-        self.loop = LearningLoop(actors, learners, unroll_length=unroll_length, total_env_steps=10**12)
+        self.loop = LearningLoop(actors, learners, total_env_steps=10**12)
 
     def run(self, seconds: float, updates: int = 0) -> None:
         """For this long, and until this many updates more were made."""

@@ -88,7 +88,7 @@ def end_to_end(plan: RunPlan, seconds: float) -> float:
     tune_process(plan.machine.learner_threads)
     place = OneMachine(plan)
     actors, learners = place.make_actors(), place.make_learners(print, lambda: False)
-    loop = LearningLoop(actors, learners, unroll_length=plan.config.algo.unroll_length, total_env_steps=10**9)
+    loop = LearningLoop(actors, learners, total_env_steps=10**9)
     try:
         loop.begin()
         actors.group.start({})

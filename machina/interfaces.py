@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from machina.buffers.buffer import Buffer, BufferSizes
+from machina.buffers.buffer import Buffer, BufferSizes, Shards
 from machina.specs import ArraySpec, EnvSpec
 from machina.types import (
     ActorInput,
@@ -255,6 +255,8 @@ class LearningFacts(NamedTuple):
     """What is done with them before they are learned from."""
     exploration: str = ""
     """How actors come to other actions than the best; empty where the policy that is learned is sampled from."""
+    replay: str = ""
+    """What is kept to be learned from again; empty where each step is learned from once."""
 
 
 class Algorithm(Protocol):
@@ -281,8 +283,18 @@ class Algorithm(Protocol):
         """One of ``ranks`` that share every batch; equal seeds give all of them equal parameters."""
         ...
 
-    def make_buffer(self, sizes: BufferSizes) -> Buffer:
-        """What lies between the actors and the learner."""
+    def make_buffer(self, spec: EnvSpec, sizes: BufferSizes, shards: Shards) -> Buffer:
+        """What lies between the actors and the learner.
+
+        Args:
+            spec: of the environment.
+            sizes: of the run.
+            shards: where parts of it may live that are processes of their own in a cluster.
+        """
+        ...
+
+    def buffer_bytes(self, spec: EnvSpec) -> int:
+        """Memory of the buffer when it is full, besides the unrolls that wait or are under way."""
         ...
 
     def policy_outputs(self, spec: EnvSpec) -> dict[str, ArraySpec]:

@@ -24,6 +24,12 @@ class Stream(enum.IntEnum):
     SEATING = 6
     """Draws of opponents."""
     MINIBATCHES = 7
+    REPLAY = 8
+    """Draws of what is learned from a replay."""
+    NOISE = 9
+    """Of noisy layers, in learners."""
+    RECORDING = 10
+    """Resets of episodes that are recorded, and what scripts draw."""
 
 
 class SlotStreams:

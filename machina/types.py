@@ -81,7 +81,7 @@ class Unroll(NamedTuple, Generic[AnyArray]):
     """``[B]`` int64: numbers of the slot's action stream drawn before entry 0. Of two unrolls of a slot the second
     follows the first at once where its start is larger by T; not where an environment was replaced between them."""
     weight: AnyArray
-    """``[B]`` float32: of the slot in the loss, largest 1; 1 where each unroll is learned from once. Read by PQN."""
+    """``[B]`` float32: of the slot in the loss, largest 1; 1 where each unroll is learned from once. By Q-learners."""
 
 
 ARRIVING = ("reward", "team_reward", "enemy_reward", "terminated", "truncated", "life_lost", "on_turn")

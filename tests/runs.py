@@ -14,7 +14,9 @@ import torch
 
 from machina.algorithms.impala.learning import ImpalaLearner
 from machina.algorithms.ppo.learning import PPOLearner
+from machina.algorithms.replaying.target_network import TargetNetworkLearner
 from machina.checkpoint import RunDirectory, load_checkpoint
+from machina.checkpoint.pieces import Piece, PieceFolder
 from machina.interfaces import Learner
 from machina.types import Array, Learned, Unroll
 
@@ -42,13 +44,17 @@ def content(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     del values["progress"]["elapsed_s"]
     del values["identity"]["run"]
     tensors = {f"{stem}/{name}": tensor for stem, group in loaded.tensors.items() for name, tensor in group.items()}
+    # Files of the replay have names of their own; versions of its chunks count writes of one session.
+    for piece in values.pop("replay", []):
+        read = PieceFolder(checkpoint.parent.parent).read(Piece(**piece))
+        tensors |= {f"{piece['part']}/{name}": torch.from_numpy(array) for name, array in read.items()}
     return tensors, values
 
 
 def assert_same_content(one: Path, other: Path) -> None:
     """Two checkpoints hold the same, bit for bit."""
     (tensors, values), (other_tensors, other_values) = content(one), content(other)
-    assert tensors.keys() == other_tensors.keys()
+    assert sorted(tensors) == sorted(other_tensors)
     different = [name for name, tensor in tensors.items() if not torch.equal(tensor, other_tensors[name])]
     assert different == []
     assert values == other_values
@@ -79,7 +85,7 @@ def signal_at(
     original = learner.update
 
     def update_and_send(self: Learner, batch: Unroll[Array], done: float) -> Learned:
-        assert isinstance(self, ImpalaLearner | PPOLearner)
+        assert isinstance(self, ImpalaLearner | PPOLearner | TargetNetworkLearner)
         learned = original(self, batch, done)
         if self.updates == update:
             assert threading.current_thread() is threading.main_thread()

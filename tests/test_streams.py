@@ -18,6 +18,9 @@ def test_every_purpose_has_the_number_that_saved_runs_have() -> None:
         "RATING_GAMES": 5,
         "SEATING": 6,
         "MINIBATCHES": 7,
+        "REPLAY": 8,
+        "NOISE": 9,
+        "RECORDING": 10,
     }
     assert {name: int(stream) for name, stream in Stream.__members__.items()} == numbers  # aliases are members
     assert len(set(numbers.values())) == len(numbers)

@@ -167,7 +167,9 @@ class Actor:
             unroll, release = group.finish_unroll()
             order = self.rounds << 32 | int(group.slots[0]) if self._ordered else None
             with self.shares.measure("waiting"):
-                self._sink.put(Handover(unroll, len(group.slots), self._policy_version, release, order))
+                self._sink.put(
+                    Handover(unroll, len(group.slots), self._policy_version, release, int(group.slots[0]), order)
+                )
             self.env_steps += group.filled * len(group.slots)
         return group.full
 

@@ -40,6 +40,8 @@ def buffer_sizes(
     batch_size: int,
     unroll_length: int,
     max_policy_lag: int | None,
+    total_env_steps: int,
+    seed: int,
 ) -> BufferSizes:
     """What the buffer between these actors and the learner is made for.
 
@@ -49,6 +51,8 @@ def buffer_sizes(
         batch_size: unrolls per update.
         unroll_length: T.
         max_policy_lag: bound on the policy lag, in updates; None: any.
+        total_env_steps: length of the run.
+        seed: of the run.
 
     Raises:
         UserError: ``queue_unrolls`` is too small for the learner ever to get a batch, or the bound on the policy lag
@@ -58,7 +62,16 @@ def buffer_sizes(
     if max_policy_lag is not None:
         _check_policy_lag(of_actors, runtime, batch_size, max_policy_lag)
     capacity = _capacity(slots, of_actors, runtime, batch_size)
-    return BufferSizes(batch_size, unroll_length, capacity, max_policy_lag, waits=runtime.place == "local")
+    return BufferSizes(
+        batch_size,
+        unroll_length,
+        capacity,
+        max_policy_lag,
+        waits=runtime.place == "local",
+        num_slots=sum(of_actors),
+        total_env_steps=total_env_steps,
+        seed=seed,
+    )
 
 
 def _capacity(slots: list[list[IntArray]], of_actors: list[int], runtime: RuntimeConfig, batch_size: int) -> int:

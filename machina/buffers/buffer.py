@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from machina.buffers.unrolls import concatenate_slots, slice_slots
+from machina.handles import Handle
 from machina.types import Array, FloatArray, IntArray, Learned, Unroll
 
 
@@ -24,6 +25,11 @@ class BufferSizes(NamedTuple):
     """Updates that the parameters of an unroll may lie behind when it is learned from; None: any number."""
     waits: bool
     """Whether ``put`` waits for room; otherwise actors ask ``admits`` before they begin."""
+    num_slots: int
+    """Of the run as it begins."""
+    total_env_steps: int
+    """Length of the run."""
+    seed: int
 
 
 class Handover(NamedTuple):
@@ -35,6 +41,8 @@ class Handover(NamedTuple):
     policy_version: int
     release: Callable[[], None]
     """Called once when nobody reads the unroll any more."""
+    first_slot: int
+    """Index of its first slot in the whole run; the others follow."""
     order: int | None = None
     """Position among queued unrolls; None is arrival order."""
 
@@ -64,7 +72,7 @@ class Batch:
         parts: in the order of the batch.
         policy_versions: ``[B]``, of the parameters that acted.
         finished: handovers whose last slot is in this batch.
-        keys: ``[B]``, under which the slots' priorities are written back; None where nothing is sampled.
+        publishes: whether actors get the parameters that come of it; those between them are never copied.
     """
 
     def __init__(
@@ -72,11 +80,11 @@ class Batch:
         parts: Sequence[Part],
         policy_versions: IntArray,
         finished: Sequence[Handover],
-        keys: IntArray | None = None,
+        publishes: bool = True,
     ) -> None:
         self.parts = parts
         self.policy_versions = policy_versions
-        self.keys = keys
+        self.publishes = publishes
         self._finished = finished
 
     @property
@@ -103,6 +111,17 @@ class Batch:
         for handover in self._finished:
             handover.release()
         self._finished = ()
+
+
+class ReplayPart(NamedTuple):
+    """Part of what a buffer holds, saved in a file of its own."""
+
+    name: str
+    """The same in every checkpoint of a run."""
+    version: int | None
+    """As long as it stays, so does the content; None: it changes all the time."""
+    read: Callable[[], dict[str, Array]]
+    """Named arrays."""
 
 
 class Buffer(Protocol):
@@ -158,6 +177,14 @@ class Buffer(Protocol):
         """What a run's length is counted in: of a queue those learned from, of a replay those put in."""
         ...
 
+    def env_steps_of(self, unrolls: int) -> int:
+        """By how much ``env_steps`` grows when this many unrolls are learned from."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What is logged of it besides the account."""
+        ...
+
     def account(self) -> dict[str, int]:
         """What became of all unrolls: the first number is the sum of the others, at any moment."""
         ...
@@ -175,8 +202,36 @@ class Buffer(Protocol):
         """Continue from ``state``."""
         ...
 
+    def visit_parts(self, visit: Callable[[ReplayPart], None]) -> None:
+        """Show what is kept in files of their own, part by part; nothing changes meanwhile."""
+        ...
+
+    def resume(self, env_steps: int, parts: Mapping[str, Callable[[], dict[str, Array]]]) -> None:
+        """Continue a run that has come so far; before any actor starts.
+
+        Args:
+            env_steps: of the whole run.
+            parts: by name, what ``visit_parts`` showed; empty where nothing was kept.
+
+        Raises:
+            UserError: the parts are of a run with other options.
+        """
+        ...
+
     def close(self) -> None:
         """Wake every actor that waits in ``put``; the buffer takes nothing more."""
+        ...
+
+
+class Shards(Protocol):
+    """Where parts of a buffer live that may be processes of their own; each place says it."""
+
+    def start(self, make: Callable[[], object], name: str) -> Handle:
+        """A handle of a new object."""
+        ...
+
+    def report(self, message: str) -> None:
+        """One was lost and another one started; may raise RunFailedError when there were too many."""
         ...
 
 

@@ -10,11 +10,20 @@ import bisect
 import itertools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from machina.buffers.buffer import Batch, BufferClosedError, BufferSizes, Handover, Part, joined, make_batch
+from machina.buffers.buffer import (
+    Batch,
+    BufferClosedError,
+    BufferSizes,
+    Handover,
+    Part,
+    ReplayPart,
+    joined,
+    make_batch,
+)
 from machina.buffers.unrolls import from_arrays, num_slots, slice_slots, to_arrays
 from machina.types import Array, Learned
 
@@ -159,7 +168,15 @@ class UnrollQueue:
     def env_steps(self) -> int:
         """Learned from so far."""
         with self._changed:
-            return self._learned * self._sizes.unroll_length
+            return self.env_steps_of(self._learned)
+
+    def env_steps_of(self, unrolls: int) -> int:
+        """All of them."""
+        return unrolls * self._sizes.unroll_length
+
+    def metrics(self) -> dict[str, float]:
+        """Nothing besides the account."""
+        return {}
 
     @property
     def num_queued(self) -> int:
@@ -199,7 +216,13 @@ class UnrollQueue:
         pieces = list(itertools.pairwise([0, *bounds.tolist(), num_slots(unroll)]))
         for order, (start, stop) in enumerate(pieces, start=-len(pieces)):  # before all that comes now
             part = slice_slots(unroll, start, stop)
-            self.put(Handover(part, stop - start, int(part.policy_version[0]), _nothing, order))
+            self.put(Handover(part, stop - start, int(part.policy_version[0]), _nothing, int(part.slot[0]), order))
+
+    def visit_parts(self, visit: Callable[[ReplayPart], None]) -> None:
+        """Nothing: what waits is in ``state``."""
+
+    def resume(self, env_steps: int, parts: Mapping[str, Callable[[], dict[str, Array]]]) -> None:
+        """Nothing depends on it."""
 
     def close(self) -> None:
         """Wake every actor that waits in ``put``; the queue takes nothing more."""

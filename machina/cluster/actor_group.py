@@ -178,7 +178,10 @@ class RayActors(ActorGroup):
         self._games.extend(report.games)
         for fault in report.faults:
             self._note_fault(fault)
-        self._buffer.put(Handover(remote.unroll, remote.num_slots, report.policy_version, _nothing, report.order))
+        first_slot = int(remote.slots[0][0])
+        self._buffer.put(
+            Handover(remote.unroll, remote.num_slots, report.policy_version, _nothing, first_slot, report.order)
+        )
         remote.unroll = None
 
     def _offer_rounds(self) -> None:
@@ -315,6 +318,14 @@ class RayActors(ActorGroup):
             key = group_key(group) + "drawn"
             if key in self._counters:
                 self._counters[key] = self._counters[key] + self._setup.unroll_length
+
+    def note_loss(self, message: str) -> None:
+        """A part of the run that is no actor was lost, and another one is there.
+
+        Raises:
+            RunFailedError: there were too many faults.
+        """
+        self._note_fault(Fault(message))
 
     # What the trainer asks
 

@@ -201,7 +201,7 @@ class RankWorker:
         else:
             self._fetched.put((self._template, lost))
 
-    def update(self, done: float) -> tuple[Learned, Array | None]:
+    def update(self, done: float, publishes: bool) -> tuple[Learned, Array | None]:
         """One update from the batch that was fetched first."""
         try:
             unroll, lost = self._fetched.get(timeout=2 * FETCH_TIMEOUT_S)
@@ -209,7 +209,7 @@ class RankWorker:
             raise HandleFaultError(f"the batch did not arrive within {2 * FETCH_TIMEOUT_S:g} s") from None
         if unroll is None:
             raise HandleFaultError("all unrolls of the first batch were lost")
-        learned, flat = self._learner().update_from(unroll, done)
+        learned, flat = self._learner().update_from(unroll, done, publishes)
         return learned._replace(lost=lost), None if flat is None else flat.numpy()
 
     def parameters(self) -> tuple[None, Array | None]:
@@ -273,9 +273,9 @@ class RayRank(RayHandle):
     def call(self, method: str, *arguments: Any) -> None:
         """Ask for a method of ``LearnerRank``."""
         if method == "update":
-            parts, done = arguments
+            parts, done, publishes = arguments
             self.actor.fetch.remote(parts)
-            self._answers.append(tuple(self.actor.update.options(num_returns=2).remote(done)))
+            self._answers.append(tuple(self.actor.update.options(num_returns=2).remote(done, publishes)))
         elif method == "parameters":
             self._answers.append(tuple(self.actor.parameters.options(num_returns=2).remote()))
         else:

@@ -201,7 +201,7 @@ def random_batch(plan: RunPlan) -> Unroll[Array]:
     core = plan.make_policy(explores=True).initial_core_state(size)
     task_ids = np.array([spec.task_of(int(slot)) for slot in slots])
     batch = UnrollBuffer(
-        spec, plan.algorithm.policy_outputs(spec), plan.config.algo.unroll_length, slots, task_ids, core
+        spec, plan.algorithm.policy_outputs(spec), plan.config.algo.item_length, slots, task_ids, core
     ).unroll
     batch.on_turn[...] = True
     generator = np.random.default_rng(0)

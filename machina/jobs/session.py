@@ -87,4 +87,5 @@ def run_facts(plan: RunPlan, run: RunDirectory, source: str, done_env_steps: int
         machine=plan.machine.line(),
         goal=" or ".join(goals),
         exploration=learning.exploration,
+        replay=learning.replay,
     )

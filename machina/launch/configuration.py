@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from machina.config import AlgorithmConfig, EnvConfig, RunConfig, load_yaml
+from machina.config import AlgorithmConfig, EnvConfig, RunConfig
 from machina.errors import UserError
 from machina.registry import default_config, find_configuration, shipped_configurations
+from machina.yaml_files import load_yaml
 
 AnyRunConfig = RunConfig[AlgorithmConfig, EnvConfig]
 """Of any algorithm and environment: what is read of their sections is what all of them have."""

@@ -18,7 +18,6 @@ class LearningLoop:
     Args:
         actors: with their buffer and parameter store.
         learners: that share every batch.
-        unroll_length: T.
         total_env_steps: length of the run.
         lock_step: whether parameters are published only when the round's last batch is learned.
         on_update: called for each update after it is counted and before its parameters are published, with the policy
@@ -30,14 +29,12 @@ class LearningLoop:
         actors: Actors,
         learners: LearnerGroup,
         *,
-        unroll_length: int,
         total_env_steps: int,
         lock_step: bool = False,
         on_update: Callable[[Updated, IntArray], None] = lambda updated, lags: None,  # noqa: ARG005
     ) -> None:
         self._actors = actors
         self._learners = learners
-        self._unroll_length = unroll_length
         self._total_env_steps = total_env_steps
         self._lock_step = lock_step
         self._on_update = on_update
@@ -72,7 +69,7 @@ class LearningLoop:
         if batch is None:  # actors may be waiting for the parameters of an update under way
             self.drain()
             return
-        under_way = self._learners.under_way * self._unroll_length
+        under_way = self._actors.buffer.env_steps_of(self._learners.under_way)
         self._submitted = batch
         with self.shares.measure("learning"):
             answers = self._learners.submit(batch, (self.env_steps + under_way) / self._total_env_steps)
@@ -92,7 +89,8 @@ class LearningLoop:
             self._actors.buffer.settle(answer.batch, answer.learned)
             self.updates += 1
             self._on_update(answer, lags)
-            self._publish(answer.parameters)
+            if answer.batch.publishes:
+                self._publish(answer.parameters)
         if any(isinstance(answer, Lost) for answer in answers):
             self._publish(self._learners.parameters())
 

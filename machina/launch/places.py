@@ -97,7 +97,8 @@ class OneMachine:
         """Actors of the place ``inline`` or ``local``."""
         plan, store = self._plan, ParameterStore()
         slots = plan.slots()
-        buffer = plan.algorithm.make_buffer(plan.buffer_sizes(slots))
+        shards = LocalShards()
+        buffer = plan.algorithm.make_buffer(plan.spec, plan.buffer_sizes(slots), shards)
         actors = InlineActors if plan.config.runtime.place == "inline" else LocalActors
         setup = actor_setup(plan, lambda load: load())
         return Actors(actors(setup, plan.config.runtime, slots, buffer, store), buffer, store)
@@ -145,6 +146,18 @@ class OneMachine:
         """Nothing outlives its owner."""
 
 
+class LocalShards:
+    """Shards of a replay in this process; none is ever lost. Implements ``machina.buffers.buffer.Shards``."""
+
+    def start(self, make: Callable[[], object], name: str) -> Handle:
+        """A shard that is called where it is asked."""
+        return InlineHandle(make, name)
+
+    def report(self, message: str) -> None:
+        """Not called."""
+        raise RunFailedError(message)
+
+
 class PlayedHere:
     """An evaluation in the caller's thread, played when its result is asked for."""
 
@@ -169,13 +182,17 @@ class RayCluster:
     def make_actors(self) -> Actors:
         """Actors in processes of the cluster."""
         from machina.cluster.actor_group import RayActors
+        from machina.cluster.shards import RayShards
         from machina.cluster.workers import shared_parameters
 
         plan, store = self._plan, ParameterStore()
         slots = plan.slots()
-        buffer = plan.algorithm.make_buffer(plan.buffer_sizes(slots))
+        shards = RayShards(self._open.prepare)
+        buffer = plan.algorithm.make_buffer(plan.spec, plan.buffer_sizes(slots), shards)
         setup = actor_setup(plan, shared_parameters)
-        return Actors(RayActors(setup, plan.config.runtime, slots, buffer, store, self._open.prepare), buffer, store)
+        actors = RayActors(setup, plan.config.runtime, slots, buffer, store, self._open.prepare)
+        shards.on_loss = actors.note_loss
+        return Actors(actors, buffer, store)
 
     def make_learners(self, on_fault: Callable[[str], None], is_over: Callable[[], bool]) -> LearnerGroup:
         """Ranks in processes of the cluster."""

@@ -84,8 +84,15 @@ class RunPlan(NamedTuple):
 
     @property
     def env_steps_per_update(self) -> int:
-        """Of a whole batch."""
-        return self.batch_size * self.config.algo.unroll_length
+        """Collected for each update."""
+        steps: int = self.config.algo.env_steps_per_update(self.batch_size)
+        return steps
+
+    @property
+    def saves_replay(self) -> bool:
+        """Whether checkpoints hold what is kept to be learned from again."""
+        saves: bool = self.config.algo.saves_replay(self.algorithm.buffer_bytes(self.spec))
+        return saves
 
     def make_policy(self, *, explores: bool) -> Policy:
         """A policy on the actors' device; one that explores collects data, the others show what was learned."""
@@ -102,7 +109,15 @@ class RunPlan(NamedTuple):
     def buffer_sizes(self, slots: list[list[IntArray]]) -> BufferSizes:
         """What the buffer between these actors' slots and the learner is made for."""
         algo, runtime = self.config.algo, self.config.runtime
-        return buffer_sizes(slots, runtime, self.batch_size, algo.unroll_length, self.max_policy_lag)
+        return buffer_sizes(
+            slots,
+            runtime,
+            self.batch_size,
+            algo.unroll_length,
+            self.max_policy_lag,
+            self.total_env_steps,
+            self.config.seed,
+        )
 
 
 def plan_machine(config: AnyRunConfig, spec: EnvSpec) -> MachinePlan:

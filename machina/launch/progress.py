@@ -108,7 +108,8 @@ class Means:
 
 def account_metrics(account: dict[str, int], means: dict[str, float]) -> dict[str, float]:
     """The buffer's account, and the updates' ``means`` with how often each collected step was learned from."""
-    values: dict[str, float] = {f"queue/{name}": count for name, count in account.items()}
+    kind = "queue" if "queued" in account else "replay"
+    values: dict[str, float] = {f"{kind}/{name}": count for name, count in account.items()}
     if (
         "learner/passes" in means and "learned" in account
     ):  # sample reuse: what the optimizer took for each collected step (arXiv 1912.06680)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from machina.checkpoint import Checkpoint
+from machina.checkpoint.pieces import Piece
 from machina.checkpoint.typed import Amount, Count, Real, SavedFile, parsed_values
 from machina.errors import UserError
 from machina.launch.configuration import AnyRunConfig
@@ -162,6 +163,7 @@ class SavedState(SavedFile):
     progress: SavedProgress
     unrolls_at_hand: Count = Field(description="Collected but not in the checkpoint: lost when the run continues.")
     league: SavedLeague | None = None
+    replay: tuple[Piece, ...] = Field(default=(), description="The files that hold the replay; none: it is not kept.")
 
     @model_validator(mode="after")
     def _consistent(self) -> SavedState:

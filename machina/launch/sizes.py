@@ -30,9 +30,6 @@ WORKER_BYTES = 20 << 20
 ATARI_SLOT_BYTES = 3 << 19
 """Of an emulator and its frames: 1.8 MiB measured for Pong."""
 
-SOON = 100_000
-"""Env steps that come in minutes; a run shorter than a batch of fewer makes its one update."""
-
 
 class Forecast(NamedTuple):
     """Bytes that a job needs on this machine at least; in truth it will be more."""
@@ -40,6 +37,8 @@ class Forecast(NamedTuple):
     environments: int
     unrolls: int
     """Those being filled, those that may wait, a batch at least, and a batch that is joined for the learner."""
+    replay: int
+    """What the buffer holds when it is full, of the algorithms that learn from a replay."""
     network: int
     """Parameters of learner ranks, actors and a league's opponents, and what learning keeps of each entry."""
 
@@ -51,6 +50,7 @@ class Forecast(NamedTuple):
 REMEDIES = {
     "environments": "fewer --envs-per-task",
     "unrolls": "a shorter --unroll-length, a smaller --batch-size, fewer --envs-per-task or --queue-unrolls",
+    "replay": "a smaller --replay-capacity, or --compress-frames",
     "network": "a smaller network (--lstm-size, --hidden-sizes, --filters), or fewer --actors, --learners or "
     "--opponents-in-memory",
 }
@@ -78,6 +78,7 @@ def forecast(plan: RunPlan) -> Forecast:
         environments=slots * _least_slot_bytes(plan.factory),
         unrolls=unroll_bytes(spec, plan.algorithm.policy_outputs(spec), plan.config.algo.unroll_length, size.core_state)
         * (slots + max(plan.batch_size, _waiting(plan)) + plan.batch_size),
+        replay=plan.algorithm.buffer_bytes(spec),
         network=4 * size.parameters * learners * LEARNER_COPIES
         + 2 * size.parameters * policies
         + kept * min(learners, 1),
@@ -108,18 +109,12 @@ def _least_slot_bytes(factory: EnvFactory) -> int:
 
 
 def check_batch_fills(plan: RunPlan) -> None:
-    """Refuse a batch that the whole run would not fill: the learner would wait for it as long as the run lasts.
+    """Refuse a run that would be over before its first update: the learner would wait as long as it lasts.
 
     Raises:
         UserError: with the sizes, and what to change.
     """
-    total, steps, length = plan.total_env_steps, plan.env_steps_per_update, plan.config.algo.unroll_length
-    if steps > max(total, SOON):
-        raise UserError(
-            f"batch_size={plan.batch_size}: with unroll_length={length} a batch is {steps:,} env "
-            f"steps, and the whole run only {total:,}; use a smaller --batch-size or --unroll-length, or more "
-            "--total-frames"
-        )
+    plan.config.algo.check_length(plan.total_env_steps, plan.batch_size)
 
 
 def check_memory(plan: RunPlan) -> None:

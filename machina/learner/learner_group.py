@@ -43,7 +43,7 @@ class Updated(NamedTuple):
     learned: Learned
     """What it came to on all ranks together."""
     parameters: Any
-    """A flat tensor, or with ``--place ray`` a reference to one."""
+    """A flat tensor, or with ``--place ray`` a reference to one; None where the batch publishes nothing."""
 
 
 class Lost(NamedTuple):
@@ -102,7 +102,7 @@ class LearnerGroup:
         """
         size = len(self._ranks)
         for index, rank in enumerate(self._ranks):
-            rank.call("update", batch.share(index, size), done)
+            rank.call("update", batch.share(index, size), done, batch.publishes)
         batch.release()
         self._under_way.append(batch)
         answers = self._answers_until(self._ahead)

@@ -37,15 +37,15 @@ class LearnerRank:
         self._publishes = setup.rank == 0
         self._skipped: Unroll[Array] | None = None
 
-    def update(self, parts: Sequence[Part], done: float) -> tuple[Learned, Tensor | None]:
-        """One update from this rank's parts; what it came to, and on rank 0 the new parameters."""
-        return self.update_from(joined(parts), done)
+    def update(self, parts: Sequence[Part], done: float, publishes: bool) -> tuple[Learned, Tensor | None]:
+        """One update from this rank's parts; what it came to, and on rank 0 the new parameters if they are wanted."""
+        return self.update_from(joined(parts), done, publishes)
 
-    def update_from(self, unroll: Unroll[Array], done: float) -> tuple[Learned, Tensor | None]:
+    def update_from(self, unroll: Unroll[Array], done: float, publishes: bool) -> tuple[Learned, Tensor | None]:
         """The same from unrolls that are joined already."""
         learned = self._learner.update(unroll, done)
         self._skipped = unroll if learned.skipped else None
-        return learned, self.parameters()[1]
+        return learned, self.parameters()[1] if publishes else None
 
     def parameters(self) -> tuple[None, Tensor | None]:
         """The parameters as they are, in the form in which ``update`` returns them."""

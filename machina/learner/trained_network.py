@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam, Optimizer, RMSprop
 
 from machina.errors import UserError
 from machina.interfaces import Ranks
@@ -22,8 +22,13 @@ VALUE_HEAD = "value_head."
 N = TypeVar("N", bound=Network[Any])
 Tensors = dict[str, Tensor]
 
-_ADAM = dict.fromkeys(("step", "exp_avg", "exp_avg_sq")).keys()
-_NEVER_NEGATIVE = ("step", "exp_avg_sq", "square_average")
+_LATE = {
+    Adam: dict.fromkeys(("step", "exp_avg", "exp_avg_sq")).keys(),
+    RMSprop: dict.fromkeys(("step", "square_avg", "grad_avg")).keys(),
+}
+"""Optimizers that know nothing of a parameter before it has a gradient, and what they know then."""
+
+_NEVER_NEGATIVE = ("step", "exp_avg_sq", "square_average", "square_avg")
 """Parts of an optimizer's state: counters and means of squares."""
 
 
@@ -195,11 +200,10 @@ class TrainedNetwork(Generic[N]):
             if key in _NEVER_NEGATIVE and (tensor < 0).any():
                 raise UserError(f"checkpoint: the optimizer's {full_name!r} is negative; use another checkpoint")
             own[name][key] = tensor
-        adam = isinstance(self.optimizer, Adam)
+        late = next((keys for kind, keys in _LATE.items() if isinstance(self.optimizer, kind)), None)
         for name, parameter in trained.items():
-            expected = _ADAM if adam else self.optimizer.state[parameter].keys()
-            # Adam knows nothing of a parameter that never had a gradient.
-            if own[name].keys() != expected and (own[name] or not adam):
+            expected = self.optimizer.state[parameter].keys() if late is None else late
+            if own[name].keys() != expected and (own[name] or late is None):
                 raise UserError(
                     f"checkpoint: the optimizer's state of {name!r} is {', '.join(own[name]) or 'empty'}, this one "
                     f"needs {', '.join(expected)}; the optimizer's options must equal the run's"

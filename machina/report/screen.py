@@ -36,6 +36,8 @@ class RunFacts(NamedTuple):
     goal: str
     exploration: str = ""
     """Empty where nothing is to be said of it."""
+    replay: str = ""
+    """The same."""
 
 
 class TaskRow(NamedTuple):
@@ -264,6 +266,7 @@ def _head(facts: RunFacts, moment: RunMoment, width: int) -> list[Text]:
         _labelled("network", facts.network),
         _labelled("rewards", facts.rewards),
         *([_labelled("exploration", facts.exploration)] if facts.exploration else []),
+        *([_labelled("replay", facts.replay)] if facts.replay else []),
         _labelled("machine", facts.machine),
         _labelled("goal", facts.goal),
         _progress(moment, width),

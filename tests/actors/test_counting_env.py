@@ -19,7 +19,7 @@ from torch import Tensor
 
 import machina
 from machina.actors.slots import assign_slots
-from machina.buffers.buffer import BufferSizes
+from machina.buffers.buffer import BufferSizes, Shards
 from machina.buffers.queue import UnrollQueue
 from machina.config import AlgorithmConfig, Config
 from machina.envs.builders import parse_environment
@@ -117,9 +117,14 @@ class RecordingAlgorithm:
         assert seed > 0
         return RecordingLearner(self._batches)
 
-    def make_buffer(self, sizes: BufferSizes) -> UnrollQueue:
-        assert sizes.unroll_length == T
+    def make_buffer(self, spec: EnvSpec, sizes: BufferSizes, shards: Shards) -> UnrollQueue:
+        assert (sizes.unroll_length, sizes.num_slots) == (T, spec.num_slots(sizes.num_slots))
+        assert hasattr(shards, "start")
         return UnrollQueue(sizes)
+
+    def buffer_bytes(self, spec: EnvSpec) -> int:
+        assert spec.num_tasks == 1
+        return 0
 
     def policy_outputs(self, spec: EnvSpec) -> dict[str, ArraySpec]:
         assert spec.num_tasks == 1

@@ -16,7 +16,7 @@ from machina.actors.actor_group import InProcessActors
 from machina.actors.inline import InlineActors
 from machina.actors.stepping import InlineStepper
 from machina.algorithms.actor_critic.config import ActorCriticConfig
-from machina.algorithms.pqn.acting import EPSILON
+from machina.algorithms.exploration.acting import EPSILON
 from machina.buffers.unrolls import to_arrays
 from machina.errors import EnvironmentFaultError, RunFailedError
 from machina.hardware import ACTOR_NICENESS

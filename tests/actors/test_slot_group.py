@@ -13,7 +13,7 @@ from machina.types import IntArray
 
 
 def capacity(slots: list[list[IntArray]], runtime: RuntimeConfig, batch_size: int) -> int:
-    return buffer_sizes(slots, runtime, batch_size, unroll_length=5, max_policy_lag=None).capacity
+    return buffer_sizes(slots, runtime, batch_size, 5, None, total_env_steps=100, seed=1).capacity
 
 
 def spec_of(num_tasks: int, *, seats: int = 0) -> EnvSpec:

@@ -136,10 +136,12 @@ class Job:
         lines = [line for line in err.splitlines() if ":info_message:" not in line]
         assert (self.process.returncode, lines) == (0, []), (self.output, err)
         last = last_metrics(self.run.path)
-        accepted, learned, dropped, queued = (
-            last[f"queue/{key}"] for key in ("accepted", "learned", "dropped", "queued")
-        )
-        assert accepted == learned + dropped + queued
+        names = ("accepted", "learned", "dropped", "queued")
+        kind = "queue"
+        if "replay/collected" in last:
+            kind, names = "replay", ("collected", "stored", "removed", "lost")
+        whole, *terms = (last[f"{kind}/{name}"] for name in names)
+        assert whole == sum(terms)
         latest = self.run.latest()
         assert not latest.warnings
         assert latest.checkpoint.step == last["env_steps"]
@@ -152,13 +154,17 @@ class Job:
 
 
 def start_job(
-    runs_dir: Path, *options: str, environment: str = "struck_env:Struck-v0", start_new_session: bool = False
+    runs_dir: Path,
+    *options: str,
+    algorithm: str = "impala",
+    environment: str = "struck_env:Struck-v0",
+    start_new_session: bool = False,
 ) -> Job:
-    """`machina train impala`, for five minutes unless the options say otherwise."""
+    """`machina train`, for five minutes unless the options say otherwise."""
     processes = ("--processes", "False") if "Struck" in environment and "--processes" not in options else ()
     minutes = () if "--minutes" in options else ("--minutes", "5")
     where = (*minutes, "--runs-dir", runs_dir, "--name", "run")
-    arguments = ("train", "impala", environment, *TINY, *processes, *where, *options)
+    arguments = ("train", algorithm, environment, *TINY, *processes, *where, *options)
     process = start(*arguments, cwd=FOLDER, start_new_session=start_new_session)
     return Job(process, RunDirectory(runs_dir / "run"))
 
