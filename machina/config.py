@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tyro.conf import Suppress
 
-from machina.errors import UserError, in_one_line, nearest
+from machina.errors import UserError, nearest
 from machina.ranges import OUT_OF_RANGE, number_range
 
 LARGEST_SEED = 2**32 - 1
@@ -27,6 +26,9 @@ MOST_MINUTES = 5_256_000.0
 MOST_EPISODES = 1_000_000
 MOST_ACTORS = 10_000
 MOST_THREADS = 1024
+
+SOON = 100_000
+"""Env steps that come in minutes; a run shorter than a batch of fewer makes its one update."""
 
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Episodes = Annotated[int, Field(ge=1, le=MOST_EPISODES)]
@@ -72,12 +74,44 @@ class AlgorithmConfig(Config):
         """Updates that parameters may lie behind if the run sets no bound; None: any number."""
         return None
 
+    @property
+    def item_length(self) -> int:
+        """Env steps of each item of a batch."""
+        return self.unroll_length
+
+    def env_steps_per_update(self, batch_size: int) -> int:
+        """Env steps that are collected for each update, 1 at least."""
+        return batch_size * self.unroll_length
+
+    @property
+    def learns_again(self) -> bool:
+        """Whether what was collected is kept to be learned from again."""
+        return False
+
+    def saves_replay(self, num_bytes: int) -> bool:  # noqa: ARG002 (nothing is kept)
+        """Whether checkpoints hold what is kept so, which takes this much memory when it is full."""
+        return False
+
     def check_batch(self, batch_size: int) -> None:
         """Refuse settings that don't fit the resolved batch size.
 
         Raises:
             UserError: what does not fit.
         """
+
+    def check_length(self, total_env_steps: int, batch_size: int) -> None:
+        """Refuse a run that ends before the first update.
+
+        Raises:
+            UserError: with the sizes, and what to change.
+        """
+        steps = self.env_steps_per_update(batch_size)
+        if steps > max(total_env_steps, SOON):
+            raise UserError(
+                f"batch_size={batch_size}: with unroll_length={self.unroll_length} a batch is {steps:,} env steps, and "
+                f"the whole run only {total_env_steps:,}; use a smaller --batch-size or --unroll-length, or more "
+                "--total-frames"
+            )
 
 
 class EnvConfig(Config):
@@ -345,49 +379,6 @@ def merged(defaults: dict[str, Any], changes: dict[str, Any], where: str, path: 
             value = merged(defaults[key], value, where, f"{path}{key}.")
         result[key] = value
     return result
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that appears twice, of which YAML's loaders keep the last silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for index, key in enumerate(scalars):
-            if any(key.value == other.value for other in scalars[:index]):
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} appears twice", problem_mark=key.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a configuration file.
-
-    Raises:
-        UserError: the file is absent, is not YAML, or is not a mapping.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"configuration {str(path)!r} can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"configuration {str(path)!r} is not a text file") from error
-    try:
-        content = yaml.load(text, _Loader)
-    except Exception as error:  # it also lets through errors of int(), of dates, of its recursion
-        mark = getattr(error, "problem_mark", None)
-        reason = getattr(error, "problem", None) or in_one_line(error)
-        if mark is not None:
-            reason = f"line {mark.line + 1}, column {mark.column + 1}: {reason}"
-        raise UserError(f"configuration {str(path)!r} is not valid YAML: {reason}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"configuration {str(path)!r} must be a mapping of sections, got {type(content).__name__}")
-    return content
-
-
-def to_yaml(config: Config) -> str:
-    """The whole tree as YAML text, in the order of the fields."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def cache_folder() -> Path:

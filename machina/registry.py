@@ -60,6 +60,31 @@ ALGORITHMS: dict[str, AlgorithmEntry] = {
         "machina.algorithms.pqn.config:PQNConfig",
         "machina.algorithms.pqn.builder:build",
     ),
+    "dqn": _entry(
+        "Deep Q-network with a replay; every part of Rainbow is an option",
+        "machina.algorithms.dqn.config:DQNConfig",
+        "machina.algorithms.dqn.builder:build",
+    ),
+    "rainbow": _entry(
+        "DQN with its six extensions, for discrete actions",
+        "machina.algorithms.rainbow.config:RainbowConfig",
+        "machina.algorithms.rainbow.builder:build",
+    ),
+    "apex": _entry(
+        "Q-learning from a prioritized replay that many actors fill",
+        "machina.algorithms.apex.config:ApexConfig",
+        "machina.algorithms.apex.builder:build",
+    ),
+    "r2d2": _entry(
+        "Recurrent Q-learning from replayed sequences, for tasks that need memory",
+        "machina.algorithms.r2d2.config:R2D2Config",
+        "machina.algorithms.r2d2.builder:build",
+    ),
+    "r2d3": _entry(
+        "R2D2 with a share of demonstrations in every batch",
+        "machina.algorithms.r2d3.config:R2D3Config",
+        "machina.algorithms.r2d3.builder:build",
+    ),
 }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from machina.algorithms.actor_critic.config import ActorCriticConfig
-from machina.buffers.buffer import BufferSizes
+from machina.buffers.buffer import BufferSizes, Shards
 from machina.buffers.queue import UnrollQueue
 from machina.interfaces import Learner, LearningFacts, Ranks
 from machina.learner.popart import PopArt
@@ -48,9 +48,13 @@ class ActorCriticAlgorithm:
         """One of ``ranks`` that share every batch."""
         return self._make_learner(spec, device, precision, seed, ranks)
 
-    def make_buffer(self, sizes: BufferSizes) -> UnrollQueue:
+    def make_buffer(self, spec: EnvSpec, sizes: BufferSizes, shards: Shards) -> UnrollQueue:  # noqa: ARG002
         """Every unroll is learned once, in the order of arrival."""
         return UnrollQueue(sizes)
+
+    def buffer_bytes(self, spec: EnvSpec) -> int:  # noqa: ARG002 (a queue holds nothing else)
+        """None."""
+        return 0
 
     def policy_outputs(self, spec: EnvSpec) -> dict[str, ArraySpec]:
         """The parameters of the distribution that actions were sampled from."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from machina.algorithms.pqn.acting import EPSILON, MAX_Q, EpsilonGreedyPolicy
+from machina.algorithms.exploration.acting import EPSILON, MAX_Q, EpsilonGreedyPolicy
 from machina.algorithms.pqn.config import PQNConfig
 from machina.algorithms.pqn.learning import PQNLearner
-from machina.buffers.buffer import BufferSizes
+from machina.buffers.buffer import BufferSizes, Shards
 from machina.buffers.queue import UnrollQueue
 from machina.errors import UserError
 from machina.interfaces import LearningFacts, Ranks
+from machina.nets.build import build_q_network
 from machina.nets.reading import read
 from machina.specs import ArraySpec, EnvSpec
 
@@ -23,15 +24,22 @@ class PQNAlgorithm:
         self, spec: EnvSpec, device: str, precision: str, *, explores: bool, num_slots: int
     ) -> EpsilonGreedyPolicy:
         """Epsilon-greedy, or greedy where it does not explore."""
-        return EpsilonGreedyPolicy(self.config, spec, device, precision, explores=explores, num_slots=num_slots)
+        network = build_q_network(spec, self.config.network, seed=0)
+        return EpsilonGreedyPolicy(
+            self.config, network, spec, device, precision, explores=explores, num_slots=num_slots
+        )
 
     def make_learner(self, spec: EnvSpec, device: str, precision: str, seed: int, ranks: Ranks) -> PQNLearner:
         """One of ``ranks`` that share every batch."""
         return PQNLearner(self.config, spec, device, precision, seed, ranks)
 
-    def make_buffer(self, sizes: BufferSizes) -> UnrollQueue:
+    def make_buffer(self, spec: EnvSpec, sizes: BufferSizes, shards: Shards) -> UnrollQueue:  # noqa: ARG002
         """Every unroll is learned once; with the bound on the policy lag this is a synchronous batch."""
         return UnrollQueue(sizes)
+
+    def buffer_bytes(self, spec: EnvSpec) -> int:  # noqa: ARG002 (a queue holds nothing else)
+        """None."""
+        return 0
 
     def policy_outputs(self, spec: EnvSpec) -> dict[str, ArraySpec]:  # noqa: ARG002 (the same for all)
         """The highest value, from which targets are made, and the share of random actions."""

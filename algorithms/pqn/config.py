@@ -7,11 +7,12 @@ from typing import Literal
 from pydantic import Field
 
 from machina.algorithms.epochs.config import MinibatchConfig
+from machina.algorithms.exploration.config import ExplorationConfig
 from machina.algorithms.reward_config import RewardConfig
 from machina.nets.config import QNetworkConfig
 
 
-class PQNConfig(RewardConfig, MinibatchConfig):
+class PQNConfig(RewardConfig, ExplorationConfig, MinibatchConfig):
     """``--config defaults`` has the values of the published code (arXiv 2407.04811) unless a field says otherwise.
 
     Fields whose name ends in ``_final`` are reached linearly, epsilon's over ``exploration_share`` of the run.
@@ -36,18 +37,6 @@ class PQNConfig(RewardConfig, MinibatchConfig):
     )
     max_grad_norm: float = Field(
         default=10.0, gt=0, le=1e12, description="The gradient's norm over all weights is clipped to this."
-    )
-    epsilon: float = Field(default=1.0, ge=0, le=1, description="Share of random actions at the start.")
-    epsilon_final: float = Field(default=0.001, ge=0, le=1, description="Share of random actions at the end.")
-    exploration_share: float = Field(
-        default=0.1, ge=0, le=1, description="Share of the run over which epsilon falls to its final value."
-    )
-    epsilon_spread: float = Field(
-        default=0.0,
-        ge=0,
-        le=100,
-        description="alpha: slot i of the N of a task explores with epsilon ** (1 + alpha i / (N - 1)), as in Ape-X "
-        "(arXiv 1803.00933, where it is 7); 0: all alike.",
     )
     reward_clip: Literal["auto", "clip", "none"] = Field(
         default="auto",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from machina.algorithms.epochs.learning import MinibatchLearner
-from machina.algorithms.pqn.acting import EPSILON, MAX_Q
+from machina.algorithms.exploration.acting import EPSILON, MAX_Q
 from machina.algorithms.pqn.config import PQNConfig
 from machina.interfaces import Ranks
 from machina.learner.base_learner import explained_variance, linear

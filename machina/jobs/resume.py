@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from machina.checkpoint import Checkpoint, RunDirectory
-from machina.config import to_yaml
 from machina.errors import UserError
 from machina.jobs.loaded_run import checked
 from machina.jobs.session import run_session
@@ -15,6 +14,7 @@ from machina.launch.plan import RunPlan, plan_run
 from machina.launch.saved_state import own_state
 from machina.launch.sizes import check_batch_fills, check_memory
 from machina.report.output import steady_output
+from machina.yaml_files import to_yaml
 
 
 def resume(path: Path, minutes: float | None = None, total_frames: int | None = None) -> tuple[RunDirectory, Outcome]:

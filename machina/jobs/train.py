@@ -10,7 +10,7 @@ from contextlib import suppress
 from machina.checkpoint import RunDirectory
 from machina.checkpoint.files import as_file_name
 from machina.checkpoint.run_directory import RunExistsError, load_from
-from machina.config import LeagueConfig, to_yaml
+from machina.config import LeagueConfig
 from machina.errors import UserError
 from machina.jobs.loaded_run import checked
 from machina.jobs.session import run_session
@@ -23,6 +23,7 @@ from machina.nets.config import NetworkConfig, QNetworkConfig, TorsoConfig
 from machina.nets.reading import read
 from machina.report.output import steady_output
 from machina.specs import EnvSpec
+from machina.yaml_files import to_yaml
 
 
 def train(config: AnyRunConfig, source: str = "the caller") -> tuple[RunDirectory, Outcome]:

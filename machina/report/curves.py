@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from machina.checkpoint import RunDirectory
-from machina.config import load_yaml
 from machina.errors import UserError
 from machina.metrics import read_metrics
 from machina.report.scores import human_normalized, score_table
 from machina.types import FloatArray
+from machina.yaml_files import load_yaml
 
 RETURN_PREFIX = "episode_return/"
 EVALUATION_PREFIX = "eval/"

@@ -10,7 +10,7 @@ from rank_processes import PATIENCE_S
 from torch import Tensor, device, nn, ones
 from unrolls import random_unroll
 
-from machina.algorithms.pqn.acting import EPSILON, MAX_Q
+from machina.algorithms.exploration.acting import EPSILON, MAX_Q
 from machina.buffers.unrolls import slice_slots
 from machina.interfaces import LearnerState, Ranks
 from machina.learner.sums import join_ranks
@@ -63,6 +63,9 @@ MLP = {"hidden_sizes": [16, 16]}
 ADAM = {"optimizer": "adam"}
 PPO = {"epochs": 2, "minibatches": 2, "unroll_length": LENGTH, "learning_rate": 1e-3, "clip": 0.2}
 PQN = {"epochs": 2, "minibatches": 2, "unroll_length": LENGTH, "learning_rate": 1e-3}
+TRANSITIONS = {"n_step": LENGTH, "optimizer": "adam", "target_update_period": 4, "learning_rate": 1e-3}
+SEQUENCES = {"burn_in_length": 1, "sequence_length": LENGTH - 1, "unroll_length": 2, "target_update_period": 4}
+REPLAYING = ("dqn", "rainbow", "apex", "r2d2")
 CASES = {
     "plain": Case(2, 8, {"network": MLP}),
     "popart": Case(2, 8, {"network": MLP, "popart": True, "popart_beta": 0.05, "max_grad_norm": 1.0} | ADAM),
@@ -92,6 +95,14 @@ CASES = {
     "pqn with lstm": Case(2, 8, PQN | {"network": LSTM}, algorithm="pqn"),
     "pqn, 2 slots on 3 ranks": Case(3, 2, PQN | {"network": MLP}, updates=8, algorithm="pqn"),
     "pqn, not a number": Case(2, 8, PQN | {"network": MLP}, updates=8, spoilt_update=5, algorithm="pqn"),
+    "dqn": Case(2, 8, TRANSITIONS | {"network": MLP | {"observation_filter": True}}, algorithm="dqn"),
+    "rainbow, 5 slots on 2 ranks": Case(
+        2, 5, TRANSITIONS | {"network": MLP | {"dueling": True, "atoms": 9, "noise": "factorised"}}, algorithm="rainbow"
+    ),
+    "apex, 2 slots on 3 ranks": Case(3, 2, TRANSITIONS | {"network": MLP}, updates=8, algorithm="apex"),
+    "dqn, not a number": Case(2, 8, TRANSITIONS | {"network": MLP}, updates=8, spoilt_update=5, algorithm="dqn"),
+    "r2d2": Case(2, 8, SEQUENCES | {"network": LSTM | {"dueling": True}}, algorithm="r2d2"),
+    "r2d2, 2 slots on 3 ranks": Case(3, 2, SEQUENCES | {"network": LSTM}, updates=8, algorithm="r2d2"),
     "ppo, not a number": Case(2, 8, PPO | {"network": MLP}, updates=8, spoilt_update=5, algorithm="ppo"),
 }
 
@@ -107,6 +118,10 @@ def batch_of(case: Case, update: int, core_state_shapes: tuple[tuple[int, ...], 
     if case.algorithm == "pqn":
         numbers = random.random((2, LENGTH + 1, case.slots)).astype(np.float32)
         batch = batch._replace(policy_outputs=dict(zip((MAX_Q, EPSILON), numbers, strict=True)))
+    if case.algorithm in REPLAYING:  # an item begins where an action was taken
+        for ends in (batch.terminated, batch.truncated):
+            ends[0] = False
+        batch = batch._replace(weight=random.random(case.slots).astype(np.float32))
     return batch._replace(reward=reward.astype(np.float32))
 
 

@@ -26,6 +26,7 @@ from machina.algorithms.reward_config import RewardConfig
 from machina.buffers.buffer import BufferSizes
 from machina.buffers.unrolls import slice_slots
 from machina.errors import UserError
+from machina.launch.places import LocalShards
 from machina.learner.minibatches import Share, minibatches, share_of
 from machina.learner.sums import SINGLE_RANK
 from machina.types import BEHAVIOUR_LOGITS
@@ -400,7 +401,8 @@ def test_the_algorithm_makes_its_parts(algorithm: str) -> None:
         built = build_ppo(PPOConfig.model_validate({"network": network, "learning_rate": 0.3, "minibatches": 1}))
         kind = PPOLearner
     assert {key: array.shape for key, array in built.policy_outputs(GAME).items()} == {BEHAVIOUR_LOGITS: (3,)}
-    buffer = built.make_buffer(BufferSizes(2, 8, capacity=3, max_policy_lag=None, waits=False))
+    sizes = BufferSizes(2, 8, capacity=3, max_policy_lag=None, waits=False, num_slots=1, total_env_steps=100, seed=1)
+    buffer = built.make_buffer(GAME, sizes, LocalShards())
     assert [buffer.admits(unrolls, promised=1, slots=1) for unrolls in (3, 4)] == [True, False]
     learners = [built.make_learner(GAME, "cpu", "bfloat16", seed, SINGLE_RANK) for seed in (1, 2, 1)]
     assert isinstance(learners[0], kind)

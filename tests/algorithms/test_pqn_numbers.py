@@ -10,7 +10,7 @@ import pytest
 import torch
 from unrolls import random_unroll
 
-from machina.algorithms.pqn.acting import EPSILON, MAX_Q
+from machina.algorithms.exploration.acting import EPSILON, MAX_Q
 from machina.algorithms.pqn.config import PQNConfig
 from machina.algorithms.pqn.learning import PQNLearner
 from machina.learner.minibatches import Share, minibatches

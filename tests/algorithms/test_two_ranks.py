@@ -12,11 +12,11 @@ import torch
 from by_hand import GAME, LINEAR, SLOTS, game_batch
 from torch import Tensor
 
+from machina.algorithms.exploration.acting import EPSILON, MAX_Q
 from machina.algorithms.impala.config import ImpalaConfig
 from machina.algorithms.impala.learning import ImpalaLearner
 from machina.algorithms.ppo.config import PPOConfig
 from machina.algorithms.ppo.learning import PPOLearner
-from machina.algorithms.pqn.acting import EPSILON, MAX_Q
 from machina.algorithms.pqn.config import PQNConfig
 from machina.algorithms.pqn.learning import PQNLearner
 from machina.buffers.unrolls import slice_slots

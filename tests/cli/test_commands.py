@@ -32,6 +32,17 @@ ENVIRONMENTS = {
     "CartPole-v1": ("--envs-per-task", "5", *SMALL_NET),
     "pong": PONG,
 }
+SEQUENCES = (
+    *("--burn-in-length", "2", "--sequence-length", "5", "--lstm-size", "8", "--replay-ratio", "1"),
+    *("--save-replay", "always"),
+)
+REPLAYING = {
+    "dqn": ("--replay-ratio", "0.2"),
+    "rainbow": ("--replay-ratio", "0.2", "--atoms", "5"),
+    "apex": ("--replay-ratio", "0.2", "--episode-memory", "2", "--episode-memory-steps", "40"),
+    "r2d2": SEQUENCES,
+    "r2d3": (*SEQUENCES, "--demo-ratio", "1/2"),
+}
 UPDATES = 12
 STEPS = UPDATES * 4 * 5
 
@@ -39,6 +50,15 @@ STEPS = UPDATES * 4 * 5
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     return Command(capsys, tmp_path)
+
+
+def recorded(cli: Command, environment: str) -> Path:
+    """Demonstrations of somebody who presses keys at random."""
+    folder = cli.runs / "demonstrations"
+    options = ("--frame-cap", "120") if environment == "pong" else ()
+    random = ("--script", "random", "--episodes", "3", "--no-pictures")
+    cli.good("record", environment, "--out", folder, *random, *options)
+    return folder
 
 
 def frames(environment: str) -> str:
@@ -68,22 +88,31 @@ def test_the_life_of_a_run(algorithm: str, environment: str, cli: Command) -> No
     if algorithm == "pqn":
         # At random, poles fall; a lucky greedy policy balances one for longer than these runs last.
         options += ["--epsilon-final", "1"]
+    if algorithm in REPLAYING:
+        options += ["--learning-starts", "100", "--replay-capacity", "1000", "--epsilon", "1", "--epsilon-final", "1"]
+        options += REPLAYING[algorithm]
+    if algorithm == "r2d3":
+        options += ["--demos", str(recorded(cli, environment))]
     run = cli.train(algorithm, environment, *ENVIRONMENTS[environment], *options)
-    assert read_metrics(run)[-1]["env_steps"] == STEPS
+    first = RunDirectory.open(run).latest().checkpoint
+    steps, updates = first.step, first.values["progress"]["updates"]
+    assert read_metrics(run)[-1]["env_steps"] == steps
+    # A replay takes in whole rounds, and learning from it begins later.
+    assert (steps, updates) == (STEPS, UPDATES) or (algorithm in REPLAYING and STEPS <= steps < STEPS + 25)
 
     drop_checkpoints_after(run, 5)
     out = cli.good("resume", run)
     assert "the schedule is complete" in out
     assert str(run) in out
     last = RunDirectory.open(run).latest().checkpoint
-    assert last.values["progress"]["updates"] == UPDATES
-    assert last.step == STEPS
+    assert last.values["progress"]["updates"] == updates
+    assert last.step == steps
 
     out = cli.good("eval", run, "--episodes", "3", "--seed", "5")
     assert environment in out
     result = latest_evaluation(run / "report")
     assert {task: len(returns) for task, returns in result.episodes.items()} == {environment: 3}
-    assert (result.step, result.seed) == (STEPS, 5)
+    assert (result.step, result.seed) == (steps, 5)
 
     if environment == "CartPole-v1" and not CAN_DRAW_CARTPOLE:
         assert 'pip install "gymnasium[classic-control]"' in cli.refused("watch", run)
@@ -101,8 +130,9 @@ def test_the_life_of_a_run(algorithm: str, environment: str, cli: Command) -> No
 
     for path in (run, last.path):
         out = cli.good("inspect", path)
-        assert f"env step {STEPS:,}" in out
-        assert ("q_head.weight" if algorithm == "pqn" else "policy_head.weight") in out
+        assert f"env step {steps:,}" in out
+        head = "q_head.weight" if algorithm == "pqn" else "policy_head.weight"
+        assert ("q_head.0.weight" if algorithm in REPLAYING else head) in out
         assert ("popart.mu" in out) == (algorithm == "impala_popart")
 
 

@@ -34,7 +34,7 @@ EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
 IMPALA = ["algorithms/test_impala_numbers.py"]
 IMPALA += [f"algorithms/{name}.py" for name in ("test_options", "test_two_ranks", "test_chunks")]
 PPO = ["algorithms/test_ppo_numbers.py", *IMPALA[1:]]
-PQN = ["algorithms/test_pqn_numbers.py", "algorithms/test_pqn_acting.py"]
+PQN = ["algorithms/test_pqn_numbers.py", "algorithms/test_epsilon_greedy.py"]
 TESTS = {
     "algorithms/actor_critic/": [*IMPALA, "algorithms/test_impala_learning.py", "launch/test_run_facts.py"],
     "algorithms/impala/": [*IMPALA, "algorithms/test_impala_learning.py"],

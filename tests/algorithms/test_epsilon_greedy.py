@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from machina.algorithms.pqn.acting import EPSILON, MAX_Q, EpsilonGreedyPolicy, chosen, epsilons
+from machina.algorithms.exploration.acting import EPSILON, MAX_Q, EpsilonGreedyPolicy, chosen, epsilons
 from machina.algorithms.pqn.builder import build
 from machina.algorithms.pqn.config import PQNConfig
 from machina.errors import UserError

@@ -1,0 +1,1 @@
+"""How the value-based algorithms explore: epsilon-greedily, each slot with its own share of random actions."""

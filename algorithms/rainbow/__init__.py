@@ -1,0 +1,1 @@
+"""Rainbow: DQN with six extensions (arXiv 1710.02298)."""

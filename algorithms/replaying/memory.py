@@ -1,0 +1,122 @@
+"""The replay of an algorithm: what it stores, how it is drawn from, and how much memory it takes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from machina.algorithms.replaying.config import PriorityKind, ReplayingConfig
+from machina.buffers.buffer import BufferSizes, Shards
+from machina.buffers.layout import Layout
+from machina.buffers.priorities import PriorityRule
+from machina.buffers.replay import Replay, ReplayPlan
+from machina.buffers.replay_shard import AGENT, DEMONSTRATIONS, EPISODES, InitialErrors, MemorySetup, ShardSetup
+from machina.buffers.replay_size import store_bytes
+from machina.demonstrations import check_suits, load_set
+from machina.errors import UserError
+from machina.specs import ArraySpec, EnvSpec
+from machina.types import Array, Unroll
+
+
+class Items(NamedTuple):
+    """What an algorithm learns from at a time."""
+
+    window: int
+    """W: env steps of an item."""
+    every_step: bool
+    """An item begins at every env step; else where a core state is stored."""
+    sample_steps: int
+    """Env steps of an item that are learned."""
+    core_shapes: tuple[tuple[int, ...], ...]
+
+
+def layout_of(config: ReplayingConfig, spec: EnvSpec, policy_outputs: Mapping[str, ArraySpec], items: Items) -> Layout:
+    """What the replay stores of an environment."""
+    return Layout(
+        spec=spec,
+        policy_outputs=policy_outputs,
+        core_shapes=items.core_shapes,
+        unroll_length=config.unroll_length,
+        window=items.window,
+        every_step=items.every_step,
+        compressed=config.compress_frames and spec.stores_frames_once,
+    )
+
+
+def replay_bytes(config: ReplayingConfig, layout: Layout) -> int:
+    """Memory of the whole replay when it is full; the least that it may be where frames are compressed."""
+    return store_bytes(layout, config.replay_capacity)
+
+
+def make_replay(
+    config: ReplayingConfig,
+    layout: Layout,
+    items: Items,
+    initial_errors: InitialErrors | None,
+    sizes: BufferSizes,
+    shards: Shards,
+) -> Replay:
+    """The buffer of a run.
+
+    Raises:
+        UserError: it is too small for so many environments, or there are more shards than environments.
+    """
+    count = config.replay_shards
+    if count > sizes.num_slots:
+        raise UserError(
+            f"replay_shards={count}: only {sizes.num_slots} environments to share out; use at most {sizes.num_slots}"
+        )
+    lanes = -(-sizes.num_slots // count)
+    capacity = config.replay_capacity // count
+    least = layout.shortest_lane
+    if capacity // lanes < least:
+        raise UserError(
+            f"replay_capacity={config.replay_capacity}: {capacity // lanes} env steps for each of {sizes.num_slots} "
+            f"environments, and an item needs {least}; use at least {least * lanes * count}"
+        )
+    memories = {AGENT: MemorySetup(layout, capacity, lanes, _rule(config, config.priority), initial_errors)}
+    if config.episode_memory:
+        memories[EPISODES] = _episodes(config, layout, count, initial_errors)
+    setups = [ShardSetup(memories, None) for _ in range(count)]
+    if config.demos is not None:
+        setups[0] = _with_demonstrations(config, setups[0], layout, config.demos)
+    plan = ReplayPlan(
+        ratio=config.replay_ratio,
+        sample_steps=items.sample_steps,
+        learning_starts=config.learning_starts,
+        exponent=0.0 if config.priority == "none" else config.importance_sampling_exponent,
+        exponent_final=0.0 if config.priority == "none" else config.importance_sampling_exponent_final,
+        shares=config.shares,
+        pretraining_updates=config.pretraining_updates,
+    )
+    return Replay(plan, sizes, setups, shards)
+
+
+def _rule(config: ReplayingConfig, kind: PriorityKind | None) -> PriorityRule:
+    return PriorityRule(kind or config.priority, config.priority_exponent, config.priority_epsilon)
+
+
+def _episodes(
+    config: ReplayingConfig, layout: Layout, shards: int, initial_errors: InitialErrors | None
+) -> MemorySetup:
+    """A lane for each of the best episodes that a shard keeps."""
+    lanes = -(-config.episode_memory // shards)
+    longest = layout.needed(config.episode_memory_steps)
+    return MemorySetup(layout, longest * lanes, lanes, _rule(config, config.episode_priority), initial_errors)
+
+
+def _with_demonstrations(config: ReplayingConfig, setup: ShardSetup, layout: Layout, folder: Path) -> ShardSetup:
+    """All in one lane, one after the other."""
+    found = load_set(folder)
+    check_suits(found, layout.spec)
+    capacity = sum(layout.needed(episode.header.length) for episode in found.episodes)
+    memory = MemorySetup(layout, capacity, 1, _rule(config, config.demo_priority), None)
+    read = functools.partial(_unrolls, folder, layout)
+    return ShardSetup({**setup.memories, DEMONSTRATIONS: memory}, read)
+
+
+def _unrolls(folder: Path, layout: Layout) -> Iterator[Unroll[Array]]:
+    for episode in load_set(folder).episodes:
+        yield from episode.unrolls(layout.policy_outputs, layout.core_shapes, layout.unroll_length)
