@@ -11,7 +11,8 @@ from machina.envs.atari_games import ATARI57, NOT_FOR_ONE, NUM_FULL_ACTIONS
 from machina.envs.config import AtariConfig, GameConfig, GymnasiumConfig, ToyConfig
 from machina.envs.games.table import GAMES, game_factory, is_game
 from machina.envs.names import meant
-from machina.envs.wrappers import refuse_learning, wrapped
+from machina.envs.spec_of_env import spec_of, spec_of_wrapped
+from machina.envs.wrappers import wrapped
 from machina.errors import RAISED, EnvironmentFaultError, UserError, in_one_line_with_place
 from machina.interfaces import EnvFactory, SlotEnv
 from machina.specs import ArraySpec, EnvSpec, discrete
@@ -153,7 +154,7 @@ class GymnasiumFactory(_Factory):
         from machina.envs import gymnasium_envs
 
         if self.config.processes is None:
-            return not gymnasium_envs.is_native(_find_spec(self.spec.name, self.config.drop_keys))
+            return not gymnasium_envs.is_native(_registered(self.spec.name, self.config))
         return self.config.processes
 
     def make(self, task_ids: Sequence[int], progress: Progress | None = None) -> SlotEnv:
@@ -161,7 +162,7 @@ class GymnasiumFactory(_Factory):
         from machina.envs import gymnasium_envs
         from machina.envs.workers import WorkerEnvs
 
-        spec = _find_spec(self.spec.name, self.config.drop_keys)
+        spec = _registered(self.spec.name, self.config)
         keep_infos = self.wrapper is not None
 
         def build() -> AnyVectorEnv:
@@ -177,7 +178,7 @@ class GymnasiumFactory(_Factory):
         """One slot that can be rendered."""
         from machina.envs import gymnasium_envs
 
-        spec = _find_spec(self.spec.name, self.config.drop_keys)
+        spec = _registered(self.spec.name, self.config)
         env = _built(self.spec.name, lambda: gymnasium_envs.InProcessEnvs(spec, 1, self.spec.name, True, "rgb_array"))
         return self._slots(env, [task_id], info_mask=self.config.info_mask)
 
@@ -300,6 +301,22 @@ def _find_spec(name: str, drop_keys: Sequence[str] = ()) -> GymnasiumSpec:
     return spec_without(spec, drop_keys) if drop_keys else spec
 
 
+def _registered(name: str, config: GymnasiumConfig) -> GymnasiumSpec:
+    """The registered environment as the options want it observed.
+
+    Raises:
+        UserError: there is none, or the options contradict one another.
+    """
+    spec = _find_spec(name, config.drop_keys)
+    if config.observe == "state":
+        return spec
+    if config.drop_keys:
+        raise UserError(f"drop_keys={', '.join(config.drop_keys)}: observe=pixels has no keys; leave one of them out")
+    from machina.envs.pixels import spec_of_pictures
+
+    return spec_of_pictures(spec, name)
+
+
 def _atari_factory(name: str, config: AtariConfig, wrapper: str | None, env_threads: int) -> AtariFactory:
     games = _check_games(name)
     if len(games) > 1 and config.full_action_space is False:
@@ -324,7 +341,7 @@ def _atari_factory(name: str, config: AtariConfig, wrapper: str | None, env_thre
     )
     if wrapper is not None:
         env = atari.AtariTasks(games[:1], [0], config, 1, full=full)
-        spec = _spec_of_wrapped(env, spec, wrapper)
+        spec = spec_of_wrapped(env, spec, wrapper)
     return AtariFactory(spec=spec, wrapper=wrapper, config=config, env_threads=env_threads)
 
 
@@ -334,11 +351,15 @@ def _gymnasium_factory(name: str, config: GymnasiumConfig, wrapper: str | None) 
 
     limit = _find_spec(name).max_episode_steps
     protocol = {} if limit is None else {"max_episode_steps": limit}
-    registered = _find_spec(name, config.drop_keys)
+    registered = _registered(name, config)
     env = _built(name, lambda: gymnasium_envs.InProcessEnvs(registered, 1, name, True))
-    spec = _spec_of(env, name, (name,), protocol, wrapper, config.action_bins, can_drop=True)
+    spec = spec_of(env, name, (name,), protocol, wrapper, config.action_bins, can_drop=True)
     if config.info_mask == "use":
         spec = with_info_mask(spec)
+    if config.observe == "pixels":
+        # A wrapper may change pixels: then whole stacks are stored.
+        seen = {"protocol": {**spec.protocol, "observe": "pixels"}, "frame_stack": 4 if wrapper is None else 1}
+        spec = spec.model_copy(update=seen)
     return GymnasiumFactory(spec=spec, wrapper=wrapper, config=config)
 
 
@@ -347,47 +368,11 @@ def _toy_factory(name: str, wrapper: str | None) -> ToyFactory:
 
     from machina.envs.toys import TOYS, ToyEnv
 
-    spec = _spec_of(ToyEnv(TOYS[name], np.zeros(1, dtype=np.int64)), name, TOY_TASKS[name], {}, wrapper)
+    spec = spec_of(ToyEnv(TOYS[name], np.zeros(1, dtype=np.int64)), name, TOY_TASKS[name], {}, wrapper)
     return ToyFactory(spec=spec, wrapper=wrapper)
 
 
 def _registered_factory(name: str, wrapper: str | None) -> RegisteredFactory:
     function = ENVIRONMENTS[name]
-    spec = _spec_of(_built(name, lambda: function(1)), name, (name,), {}, wrapper)
+    spec = spec_of(_built(name, lambda: function(1)), name, (name,), {}, wrapper)
     return RegisteredFactory(spec=spec, wrapper=wrapper, function=function)
-
-
-def _spec_of(
-    env: AnyVectorEnv,
-    name: str,
-    tasks: tuple[str, ...],
-    protocol: dict[str, Any],
-    wrapper: str | None,
-    bins: int | None = None,
-    *,
-    can_drop: bool = False,
-) -> EnvSpec:
-    """The spec read off a small environment, which is closed; ``can_drop``: the user may give ``--drop-keys``."""
-    from machina.envs.action_spaces import action_spec
-    from machina.envs.declared import close_in_time
-    from machina.envs.observations import observation_specs
-
-    outermost = env
-    try:
-        outermost = wrapped(env, wrapper)
-        refuse_learning(outermost, f"environment {name!r}" if wrapper is None else f"wrapper {wrapper!r}")
-        return EnvSpec(
-            name=name,
-            tasks=tasks,
-            observation=observation_specs(name, outermost.single_observation_space, can_drop=can_drop),
-            action=action_spec(name, outermost.single_action_space, bins),
-            protocol=protocol if wrapper is None else {**protocol, "wrapper": wrapper},
-        )
-    finally:
-        close_in_time(outermost.close, name)
-
-
-def _spec_of_wrapped(env: AnyVectorEnv, spec: EnvSpec, wrapper: str) -> EnvSpec:
-    """``spec`` with the spaces that the wrapper leaves; whole stacks are stored, since it may change pixels."""
-    seen = _spec_of(env, spec.name, spec.tasks, spec.protocol, wrapper)
-    return seen.model_copy(update={"frames_per_step": spec.frames_per_step, "clip_rewards": spec.clip_rewards})

@@ -54,6 +54,11 @@ class GymnasiumConfig(EnvConfig):
         description="What to do with an action_mask in the environment's infos. use: the policy obeys it; ignore: it "
         "does not; refuse: such an environment is not trained on.",
     )
+    observe: Literal["state", "pixels"] = Field(
+        default="state",
+        description="pixels: what the environment draws, grey, 84 x 84, the last four pictures together; needs its "
+        "render_mode rgb_array. state: what it returns.",
+    )
     action_bins: int | None = Field(
         default=None,
         ge=2,
