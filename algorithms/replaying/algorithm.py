@@ -98,7 +98,7 @@ class ReplayingAlgorithm(Generic[C]):
         if spec.action.kind != "discrete":
             raise UserError(
                 f"environment {spec.name!r}: {self._name} needs one choice among actions, these are "
-                f"{spec.action.kind}; use ppo, or --action-bins for a single number"
+                f"{spec.action.kind}; use ppo, which learns numbers, or choices of each with --action-bins"
             )
         if self.config.demos is not None:
             check_suits(load_set(self.config.demos), spec)
@@ -118,7 +118,11 @@ class ReplayingAlgorithm(Generic[C]):
         line = f"{config.replay_capacity:,} env steps, {size:.1f} GiB when full"
         line += " or less, as its frames can be compressed" if self._layout(spec).compressed else ""
         if config.demos is not None:
-            line += f"; demonstrations of '{config.demos}', {config.demo_ratio or '1/256'} of a batch"
+            found = load_set(config.demos)
+            line += (
+                f"; {len(found.episodes)} demonstrations of '{config.demos}', {config.demo_ratio or '1/256'} of a batch"
+            )
+            line += "".join(f"; {refusal.file} {refusal.reason}" for refusal in found.refusals)
         if config.episode_memory:
             line += f"; the best {config.episode_memory} episodes, {config.episode_ratio} of a batch"
         return line + f"; {config.replay_ratio:g} samples learned per env step, from {config.learning_starts:,} on"

@@ -63,6 +63,10 @@ def make_replay(
     Raises:
         UserError: it is too small for so many environments, or there are more shards than environments.
     """
+    if sizes.max_policy_lag is not None:
+        raise UserError(
+            f"max_policy_lag={sizes.max_policy_lag}: what lies in a replay is older as a rule; leave it out, or use pqn"
+        )
     count = config.replay_shards
     if count > sizes.num_slots:
         raise UserError(

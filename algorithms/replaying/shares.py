@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ValidationInfo
 
 from machina.buffers.replay import Share
 
@@ -30,8 +30,11 @@ def parsed_share(text: str, memory: str) -> Share:
     return Share(memory, first, last, int(steps or 0))
 
 
-def _checked(text: str) -> str:
-    parsed_share(text, "")
+def _checked(text: str, info: ValidationInfo) -> str:
+    try:
+        parsed_share(text, "")
+    except ValueError as error:
+        raise ValueError(f"{info.field_name}={error}") from error
     return text
 
 

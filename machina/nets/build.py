@@ -78,7 +78,7 @@ def _check_choice(spec: EnvSpec) -> None:
     if spec.action.kind != "discrete":
         raise UserError(
             f"environment {spec.name!r}: a Q-network needs one choice among actions, these are {spec.action.kind}; use "
-            "an actor-critic algorithm (impala, ppo), or --action-bins for numbers"
+            "ppo, which learns numbers, or choices of each with --action-bins"
         )
 
 
