@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import lz4.block
 import numpy as np
+import numpy.typing as npt
 
 from machina.buffers.layout import BLOCK
 from machina.errors import UserError
@@ -64,7 +66,7 @@ class PlainColumn:
     """
 
     def __init__(self, lanes: int, length: int, array: ArraySpec) -> None:
-        self.rows: Array = np.zeros((lanes * length, *array.shape), array.dtype)
+        self.rows: Array = untouched_zeros((lanes * length, *array.shape), array.dtype)
         self._by_lane = self.rows.reshape(lanes, length, *array.shape)
 
     def write(self, at: Positions, values: Array) -> None:
@@ -168,6 +170,14 @@ class BlockColumn:
 
     def load_rest(self, state: Mapping[str, Array]) -> None:
         self._raw[...], self._open[...] = state["raw"], state["open"]
+
+
+def untouched_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """Zeros that take no memory before they are written; what numpy asks for may be used memory, which is cleared."""
+    count = math.prod(shape)
+    size = max(1, count * np.dtype(dtype).itemsize)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, dtype, count).reshape(shape)
 
 
 def row_bytes(array: ArraySpec) -> int:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from machina.buffers.columns import BlockColumn, Column, PlainColumn, Positions, row_bytes
+from machina.buffers.columns import BlockColumn, Column, PlainColumn, Positions, row_bytes, untouched_zeros
 from machina.buffers.entries import ages, entry_values, lead_values
 from machina.buffers.lanes import Lanes
 from machina.buffers.layout import BLOCK, FLAGS, Layout
@@ -98,7 +98,7 @@ class ReplayStore:
         # Unrolls begin at least T steps apart, so each has a row of its own as long as it is there.
         self._rows_per_lane = 0 if layout.every_step else -(-length // layout.unroll_length)
         core_shapes = () if layout.every_step else layout.core_shapes
-        self._cores = [np.zeros((lanes * self._rows_per_lane, *shape), np.float32) for shape in core_shapes]
+        self._cores = [untouched_zeros((lanes * self._rows_per_lane, *shape), np.float32) for shape in core_shapes]
         self._priorities = Priorities(rule, lanes * length)
         rows = max(1, int(CHUNK_BYTES / (lanes * sum(map(row_bytes, layout.columns().values())))))
         self._chunk_length = -(-rows // BLOCK) * BLOCK
