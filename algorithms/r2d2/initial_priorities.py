@@ -21,19 +21,22 @@ class SequenceErrors(NamedTuple):
     clips_rewards: bool
 
     def of(self, window: Unroll[Array]) -> Array:
-        """``[k]``: of sequences without observations; equal to the learner's where its networks are the actor's."""
+        """``[k]`` float32: of sequences without observations; the learner's, where its networks are the actor's.
+
+        Made in float64, so that they do not depend on how many sequences come at once.
+        """
         config = self.config
         learned = slice(config.burn_in_length, None)
-        rewards = torch.from_numpy(window.reward[1:][learned])
+        rewards = torch.from_numpy(window.reward[1:][learned]).double()
         if self.clips_rewards:
             rewards = rewards.clamp(-1, 1)
         done = window.terminated | window.truncated
         ends_return = window.terminated | window.life_lost
-        values = torch.from_numpy(window.policy_outputs[MAX_Q][learned])
-        taken = torch.from_numpy(window.policy_outputs[TAKEN_Q][:-1][learned])
+        values = torch.from_numpy(window.policy_outputs[MAX_Q][learned]).double()
+        taken = torch.from_numpy(window.policy_outputs[TAKEN_Q][:-1][learned]).double()
         targets = n_step_returns(
             rewards,
-            torch.from_numpy((~ends_return[1:][learned]).astype(rewards.numpy().dtype)),
+            torch.from_numpy(~ends_return[1:][learned]).double(),
             torch.from_numpy(done[1:][learned]),
             unrescaled(values) if config.rescales_values else values,
             gamma=config.gamma,
@@ -42,5 +45,5 @@ class SequenceErrors(NamedTuple):
         if config.rescales_values:
             targets = rescaled(targets)
         mask = torch.from_numpy(~(done | window.foreign)[:-1][learned])
-        priorities: Array = sequence_priorities(targets - taken, mask, eta=config.largest_error_weight).numpy()
+        priorities: Array = sequence_priorities(targets - taken, mask, eta=config.largest_error_weight).float().numpy()
         return priorities

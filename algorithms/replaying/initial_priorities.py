@@ -17,11 +17,11 @@ class ActorErrors(NamedTuple):
     clips_rewards: bool
 
     def of(self, window: Unroll[Array]) -> Array:
-        """``[k]``: sizes of the errors of windows ``[n + 1, k]`` without observations.
+        """``[k]`` float32: sizes of the errors of windows ``[n + 1, k]`` without observations.
 
         Equal to the learner's where its networks are the actor's.
         """
-        rewards = window.reward[1:]
+        rewards = window.reward[1:].astype(np.float64)
         if self.clips_rewards:
             rewards = rewards.clip(-1, 1)
         ends_return = (window.terminated | window.life_lost)[1:]
@@ -35,5 +35,5 @@ class ActorErrors(NamedTuple):
         values = window.policy_outputs[MAX_Q][ahead, items]
         # At a break nothing was said of the last entry; its value is taken for 0.
         targets = returns + powers[ahead] * continues * values
-        errors: Array = np.abs(targets - window.policy_outputs[TAKEN_Q][0])
+        errors: Array = np.abs(targets - window.policy_outputs[TAKEN_Q][0].astype(np.float64)).astype(np.float32)
         return errors

@@ -70,25 +70,26 @@ class InlineActors(InProcessActors):
         self._buffer.load_state(waiting)
 
     def next_batch(self, updates: int, timeout_s: float) -> Batch | None:
-        """The next batch; runs a round of every actor while the buffer is short.
+        """The next batch; runs a round of every actor when the buffer is short, and one only.
 
-        When time runs out between two steps, the next call continues the round.
+        A replay counts what is put in: after each round the run may be over, as it would be in every other place. When
+        time runs out between two steps, the next call continues the round.
         """
         deadline = time.monotonic() + timeout_s
         wait([self._built], timeout_s)
         if not self._built.done():
             return None
         self._built.result()
-        while True:
-            if not self._round:
-                batch = self._buffer.take(updates, timeout_s=0)
-                if batch is not None:
-                    return batch
-                self._round.extend(self._actors)
-            while self._round:
-                if not self._round[0].run_round(self._store.latest(), deadline):
-                    return None
-                self._round.popleft()
+        if not self._round:
+            batch = self._buffer.take(updates, timeout_s=0)
+            if batch is not None:
+                return batch
+            self._round.extend(self._actors)
+        while self._round:
+            if not self._round[0].run_round(self._store.latest(), deadline):
+                return None
+            self._round.popleft()
+        return self._buffer.take(updates, timeout_s=0)
 
     def drain_episodes(self) -> Iterator[Episode]:
         """Episodes that ended since the last call; none in the middle of a round, so that their order repeats."""
