@@ -155,6 +155,11 @@ class ReplayingConfig(RewardConfig, ExplorationConfig):
         return self.save_replay == "always" or (self.save_replay == "auto" and num_bytes <= SAVED_BYTES)
 
     @property
+    def passes(self) -> int:
+        """How often each env step is learned, 1 at least."""
+        return max(1, round(self.replay_ratio))
+
+    @property
     def item_length(self) -> int:
         """The window of a target."""
         return self.n_step
