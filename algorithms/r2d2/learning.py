@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -51,7 +50,7 @@ class R2D2Learner(TargetNetworkLearner):
         Raises:
             RanksBrokenError: another rank is gone; everything but the gradients is as before.
         """
-        config, model = self.config, self.model
+        model = self.model
         unroll = to_device(batch, self.device)
         self._redraw_noise()
         entries, num_slots = unroll.reward.shape
@@ -67,21 +66,9 @@ class R2D2Learner(TargetNetworkLearner):
             sums += part_sums
             filter_sums += part_filter_sums
             priorities.append(of_part)
-        model.add_up_over_ranks([sums, filter_sums])
-        grad_norm = model.grad_norm()
-        *numbers, norm = torch.cat([sums, grad_norm[None]]).tolist()
-        finite = all(math.isfinite(number) for number in (*numbers, norm))
-        if finite:
-            model.step(config.learning_rate, config.max_grad_norm, grad_norm)
-            model.update_filter(filter_sums)
-        self._count_update()
-        found = torch.cat(priorities) if priorities else torch.zeros(0)
+        numbers, learned = self._learn(sums, filter_sums, priorities)
         metrics = {f"learner/{name}": value / count for name, value in _shown(Sums(*numbers)).items()}
-        return Learned(
-            metrics | {"learner/grad_norm": norm},
-            skipped=not finite,
-            priorities=found.float().cpu().numpy() if finite else None,
-        )
+        return learned._replace(metrics=metrics | learned.metrics)
 
     def _count(self, unroll: Unroll[Tensor]) -> float:
         """Learned steps of the whole batch, 1 at least."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -67,21 +66,8 @@ class ReplayingLearner(TargetNetworkLearner):
             (loss / count).backward()  # type: ignore[no-untyped-call]
             sums += part_sums
             errors.append(of_part)
-        filter_sums = self._filter_sums(samples)
-        model.add_up_over_ranks([sums, filter_sums])
-        grad_norm = model.grad_norm()
-        *numbers, norm = torch.cat([sums, grad_norm[None]]).tolist()
-        finite = all(math.isfinite(number) for number in (*numbers, norm))
-        if finite:
-            model.step(config.learning_rate, config.max_grad_norm, grad_norm)
-            model.update_filter(filter_sums)
-        self._count_update()
-        found = torch.cat(errors) if errors else torch.zeros(0)
-        return Learned(
-            _metrics(Sums(*numbers), count) | {"learner/grad_norm": norm},
-            skipped=not finite,
-            priorities=found.float().cpu().numpy() if finite else None,
-        )
+        numbers, learned = self._learn(sums, self._filter_sums(samples), errors)
+        return learned._replace(metrics=_metrics(Sums(*numbers), count) | learned.metrics)
 
     def _count(self, own: int) -> float:
         """Items of the whole batch."""

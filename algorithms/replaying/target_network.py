@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from machina.nets.precision import resolve_device
 from machina.nets.value_network import ValueNetwork
 from machina.specs import EnvSpec
 from machina.streams import Stream
+from machina.types import Learned
 
 TARGET = "target"
 """The group of tensors of the target network in a checkpoint."""
@@ -64,11 +66,36 @@ class TargetNetworkLearner(BaseLearner[ValueNetwork]):
         self.model.network.redraw(self._generator)
         self.target.redraw(self._generator)
 
-    def _count_update(self) -> None:
-        """Count an update, and copy the network into the target network when that is due."""
+    def _learn(self, sums: Tensor, filter_sums: Tensor, priorities: Sequence[Tensor]) -> tuple[list[float], Learned]:
+        """Step with the gradients of the whole batch, count the update, and copy the target network when it is due.
+
+        When something is not finite, the parameters stay as they are.
+
+        Args:
+            sums: float64, of this rank's items.
+            filter_sums: the observation filter's.
+            priorities: of this rank's items, in parts.
+
+        Returns:
+            The sums of all ranks, and what the update came to.
+
+        Raises:
+            RanksBrokenError: another rank is gone; everything but the gradients is as before.
+        """
+        config, model = self._replaying, self.model
+        model.add_up_over_ranks([sums, filter_sums])
+        grad_norm = model.grad_norm()
+        *numbers, norm = torch.cat([sums, grad_norm[None]]).tolist()
+        finite = all(math.isfinite(number) for number in (*numbers, norm))
+        if finite:
+            model.step(config.learning_rate, config.max_grad_norm, grad_norm)
+            model.update_filter(filter_sums)
         self.updates += 1
-        if self.updates % self._replaying.target_update_period == 0:
+        if self.updates % config.target_update_period == 0:
             self._copy_to_target()
+        found = torch.cat(list(priorities)) if priorities else torch.zeros(0)
+        metrics = {"learner/grad_norm": norm}
+        return numbers, Learned(metrics, not finite, priorities=found.float().cpu().numpy() if finite else None)
 
     def _copy_to_target(self) -> None:
         with torch.no_grad():
