@@ -269,10 +269,14 @@ def test_every_shipped_configuration_runs(name: str, cli: Command) -> None:
     tiny: tuple[str, ...] = (*TINY, "--envs-per-task", "1", "--batch-size", unrolls, "--unroll-length", "2")
     if content["algorithm"] in ("ppo", "pqn"):
         tiny = (*tiny, "--minibatches", "2")
-    place = ("--total-frames", "48", "--runs-dir", cli.runs, "--name", "run")
+    frames = "48"
+    if content["algorithm"] in REPLAYING:
+        tiny, frames = (*tiny, "--learning-starts", "60"), "140"  # until there is a sequence to learn from
+    place = ("--total-frames", frames, "--runs-dir", cli.runs, "--name", "run")
     cli.good("train", content["algorithm"], games, "--config", name, *tiny, *place)
     saved = yaml.safe_load((cli.runs / "run" / "config.yaml").read_text())
     overridden = {"total_frames", "envs_per_task", "batch_size", "unroll_length", "minibatches", "name", "environment"}
+    overridden |= {"learning_starts"}
     for section, values in content.items():
         for field, value in values.items() if isinstance(values, dict) else [(None, values)]:
             if field is None and section not in overridden:
