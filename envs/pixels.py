@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -11,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 
 from machina.envs.pictures import as_picture
-from machina.errors import UserError
+from machina.errors import RAISED, UserError
 from machina.types import Array, FloatArray
 
 SIZE = 84
@@ -58,25 +59,45 @@ def spec_of_pictures(spec: GymnasiumSpec, name: str) -> GymnasiumSpec:
 
 def _make(spec: GymnasiumSpec, name: str, **options: Any) -> Pictures:
     """Raises UserError where the environment draws no pictures."""
-    env = gymnasium.make(spec, **{**options, "render_mode": "rgb_array"})
-    if env.render_mode != "rgb_array":
+    refusal = UserError(f"environment {name!r}: observe=pixels needs render_mode 'rgb_array'; use --observe state")
+    try:
+        env = gymnasium.make(spec, **{**options, "render_mode": "rgb_array"})
+    except RAISED as error:
+        if _declares_pictures(gymnasium.make(spec)):
+            raise
+        raise refusal from error
+    if env.render_mode != "rgb_array" or "rgb_array" not in _render_modes(env):
         env.close()
-        raise UserError(f"environment {name!r}: observe=pixels needs render_mode 'rgb_array'; use --observe state")
+        raise refusal
     return Pictures(env, name)
 
 
+def _declares_pictures(env: gymnasium.Env[Any, Any]) -> bool:
+    env.close()
+    return "rgb_array" in _render_modes(env)
+
+
+def _render_modes(env: gymnasium.Env[Any, Any]) -> Sequence[str]:
+    return env.metadata.get("render_modes") or ()
+
+
 def small_and_grey(picture: Array) -> Array:
-    """``[H, W, 3]`` uint8 as ``[84, 84]`` uint8: every place is the mean of the area that it covers."""
-    grey: FloatArray = picture.astype(np.float32) @ GREY
-    height, width = grey.shape
-    small = _areas(height) @ grey @ _areas(width).T
+    """``[H, W, 3]`` uint8 as ``[84, 84]`` uint8: every place is the mean of the area that it covers.
+
+    Without products of matrices, whose threads would be as many in every worker process and wait for one another.
+    """
+    grey: FloatArray = picture[..., 0] * GREY[0] + picture[..., 1] * GREY[1] + picture[..., 2] * GREY[2]
+    small = _means(_means(grey).T).T
     return (small + 0.5).astype(np.uint8)
 
 
-@functools.cache
-def _areas(length: int) -> FloatArray:
-    """``[84, length]``: the share of every pixel in each place."""
-    edges = np.linspace(0, length, SIZE + 1)
-    pixels = np.arange(length)
-    overlaps = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return np.asarray(overlaps.clip(min=0) * SIZE / length, np.float32)
+def _means(lines: FloatArray) -> FloatArray:
+    """``[L, N]`` as ``[84, N]``: the mean of each 84th of the lines; a line that an edge cuts counts by its shares."""
+    first, cut = np.divmod(np.arange(SIZE) * len(lines), SIZE)
+    sums = np.add.reduceat(lines, first, axis=0)
+    # An area that begins and ends in one line: reduceat takes that line whole, the shares below are all of it.
+    sums[:-1][first[:-1] == first[1:]] = 0
+    before = lines[first] * (cut / SIZE).astype(np.float32)[:, None]
+    sums -= before
+    sums[:-1] += before[1:]
+    return np.asarray(sums * np.float32(SIZE / len(lines)), np.float32)
