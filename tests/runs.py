@@ -46,7 +46,7 @@ def content(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     tensors = {f"{stem}/{name}": tensor for stem, group in loaded.tensors.items() for name, tensor in group.items()}
     # Files of the replay have names of their own; versions of its chunks count writes of one session.
     for piece in values.pop("replay", []):
-        read = PieceFolder(checkpoint.parent.parent).read(Piece(**piece))
+        read = PieceFolder(checkpoint.parent.parent).read(Piece(**piece), checkpoint)
         tensors |= {f"{piece['part']}/{name}": torch.from_numpy(array) for name, array in read.items()}
     return tensors, values
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from machina.buffers.unrolls import concatenate_slots, slice_slots
+from machina.errors import RunFailedError
 from machina.handles import Handle
 from machina.types import Array, FloatArray, IntArray, Learned, Unroll
 
@@ -113,15 +114,19 @@ class Batch:
         self._finished = ()
 
 
+class PartLostError(RunFailedError):
+    """A part can't be saved: its holder is gone, with all that it held, and an empty one is in its place."""
+
+
 class ReplayPart(NamedTuple):
     """Part of what a buffer holds, saved in a file of its own."""
 
     name: str
     """The same in every checkpoint of a run."""
-    version: int | None
+    version: tuple[int, int] | None
     """As long as it stays, so does the content; None: it changes all the time."""
     read: Callable[[], dict[str, Array]]
-    """Named arrays."""
+    """Gives named arrays; raises ``PartLostError``."""
 
 
 class Buffer(Protocol):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from machina.buffers.buffer import ReplayPart, Shards
+from machina.buffers.buffer import PartLostError, ReplayPart, Shards
 from machina.buffers.replay_shard import AGENT, NOTHING, REST, Keys, MemoryReport, ReplayShard, ShardReport, ShardSetup
 from machina.errors import RunFailedError, UserError
 from machina.handles import Handle, HandleFaultError
@@ -50,6 +50,8 @@ class ReplayPool:
         self._num_slots = num_slots
         self._names = [f"replay shard {index}" for index in range(len(setups))]
         self._handles = [self._started(index) for index in range(len(setups))]
+        self._replaced = [0] * len(setups)
+        """How often each shard was: its successor counts its writes anew, and holds something else."""
         self._reports: list[ShardReport] = [{} for _ in setups]
         self._awaited: list[deque[int]] = [deque() for _ in setups]
         """Of each shard, the env steps that each unanswered call puts; 0 of other calls."""
@@ -174,6 +176,7 @@ class ReplayPool:
         self._before["removed"] += held.removed
         self._before["stale"] += held.stale
         self._awaited[index].clear()
+        self._replaced[index] += 1
         self._reports[index] = {}
         self._handles[index].kill()
         self._shards.report(f"{fault}; an empty one takes its place, {held.stored + on_the_way:,} env steps are lost")
@@ -185,15 +188,34 @@ class ReplayPool:
     # Saving
 
     def parts(self) -> list[ReplayPart]:
-        """Everything that the shards hold; an owner that locks must keep the lock until the parts are read."""
+        """Everything that the shards hold; an owner that locks must keep the lock until the parts are read.
+
+        Raises:
+            PartLostError: a shard is lost.
+        """
         self.settle()
         parts = []
         for index in range(len(self._handles)):
-            versions: dict[str, int] = self._ask(index, "part_versions")
+            versions: dict[str, int] = self._read(index, "part_versions")
             for name, version in versions.items():
-                known = None if name == REST else version
-                parts.append(ReplayPart(f"{index}-{name}", known, functools.partial(self._ask, index, "part", name)))
+                known = None if name == REST else (self._replaced[index], version)
+                parts.append(ReplayPart(f"{index}-{name}", known, functools.partial(self._read, index, "part", name)))
         return parts
+
+    def _read(self, index: int, method: str, *arguments: Any) -> Any:
+        """What a method of a shard comes to; nothing else may be awaited of it.
+
+        Raises:
+            PartLostError: the shard is lost; an empty one took its place.
+        """
+        name = self._handles[index].name
+        self._awaited[index].append(0)
+        self._handles[index].call(method, *arguments)
+        answer = self._answer(index)
+        if answer is None:
+            raise PartLostError(f"{name} was lost while it was saved")
+        self._awaited[index].popleft()
+        return answer
 
     def load_parts(self, parts: Mapping[str, Callable[[], dict[str, Array]]]) -> None:
         """Put everything back, as ``parts`` named it.
@@ -217,7 +239,7 @@ class ReplayPool:
         """What a method of a shard comes to; nothing else may be awaited of it.
 
         Raises:
-            RunFailedError: the shard is lost.
+            RunFailedError: the shard is lost, before anything was learned.
         """
         handle = self._handles[index]
         handle.call(method, *arguments)
@@ -226,7 +248,7 @@ class ReplayPool:
                 raise RunFailedError(f"{handle.name}: no answer for {ANSWER_TIMEOUT_S:g} s")
             return handle.answer()
         except HandleFaultError as fault:
-            raise RunFailedError(f"{fault}, while the replay was saved or loaded") from fault
+            raise RunFailedError(f"{fault}, while the replay was loaded") from fault
 
     @property
     def gone(self) -> list[int]:

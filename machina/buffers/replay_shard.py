@@ -17,6 +17,7 @@ from machina.buffers.layout import Layout
 from machina.buffers.priorities import PriorityRule
 from machina.buffers.replay_store import ReplayStore
 from machina.buffers.unrolls import slice_slots
+from machina.errors import UserError
 from machina.types import Array, FloatArray, IntArray, Unroll, section
 
 AGENT = "agent"
@@ -174,6 +175,12 @@ class ReplayShard:
             store, index = self._chunk(name)
             store.load_chunk(index, arrays)
             return
+        saved = {key.partition("/")[0] for key in arrays} - {"stale", "best"}
+        if saved != self._stores.keys():
+            raise UserError(
+                f"checkpoint: the replay has the memories {', '.join(sorted(saved))}, this run "
+                f"{', '.join(sorted(self._stores))}; continue with the same --episode-memory and --demos"
+            )
         for memory, store in self._stores.items():
             store.load_rest(section(arrays, f"{memory}/"))
         self._stale = dict(zip(self._stores, arrays["stale"].tolist(), strict=True))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from machina.checkpoint.files import write_atomically, write_or_refuse
+from machina.checkpoint.pieces import PIECES, PieceFolder, VisitParts
 from machina.checkpoint.status import Status
 from machina.checkpoint.store import (
     CHECKPOINTS,
@@ -72,6 +73,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.pieces = PieceFolder(path)
 
     @classmethod
     def create(cls, runs_dir: Path, name: str, config_text: str) -> RunDirectory:
@@ -211,11 +213,13 @@ class RunDirectory:
         values: Mapping[str, Any],
         keep_last: int,
         notice: Callable[[str], None] | None = None,
+        visit_parts: VisitParts | None = None,
     ) -> Path:
         """Write a checkpoint, then remove those beyond the ``keep_last`` latest; the best one stays.
 
         On a full disk old ones make room, the oldest first. The best one and the last good one stay in any case: until
-        the new one is complete, a run must have something to continue from.
+        the new one is complete, a run must have something to continue from. Whether it was written or
+        not, pieces that no checkpoint lists are removed.
 
         Args:
             step: env steps.
@@ -223,22 +227,28 @@ class RunDirectory:
             values: see there too.
             keep_last: checkpoints.
             notice: called for each checkpoint that made room.
+            visit_parts: shows what is kept in pieces; None: nothing is.
 
         Raises:
             CheckpointError: the disk refuses, or is full without old checkpoints.
         """
         while True:
             try:
-                saved = save_checkpoint(self.checkpoints, step, tensors, values)
+                pieces = [] if visit_parts is None else self.pieces.write(visit_parts)
+                listed = {PIECES: [piece.model_dump() for piece in pieces]} if pieces else {}
+                saved = save_checkpoint(self.checkpoints, step, tensors, {**values, **listed})
                 break
             except CheckpointError as error:
                 oldest = self._spare_checkpoint() if error.disk_is_full else None
                 if oldest is None:
+                    self.pieces.remove_unlisted()
                     raise
                 remove(oldest)
+                self.pieces.remove_unlisted(but_reusable=True)
                 if notice is not None:
                     notice(f"the disk is full: checkpoint '{oldest}' made room for that of env step {step}")
         prune(self.checkpoints, saved, keep_last, keep=self._kept())
+        self.pieces.remove_unlisted()
         return saved
 
     def _spare_checkpoint(self) -> Path | None:

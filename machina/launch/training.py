@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor
 
 from machina.checkpoint import Checkpoint, CheckpointError, RunDirectory
-from machina.checkpoint.pieces import PIECES, Piece, PieceFolder
 from machina.checkpoint.status import Status, steady_clock
 from machina.errors import RunFailedError, UserError, in_one_line
 from machina.hardware import resident_memory
@@ -83,7 +82,6 @@ class Trainer:
         self._skipped = SkippedUpdates(run.path, self.learners.skipped_batch)
         self._evaluations = Evaluations(place, run, view.notice, self._ending, self._log, self._loop.shares)
         self._actors_state: dict[str, Array] = {}
-        self._pieces = PieceFolder(run.path)
         self._has_begun = False  # the actors: not where a run only waits for ratings
         self._is_new = checkpoint is None
         if checkpoint is not None and state is not None:
@@ -108,7 +106,7 @@ class Trainer:
         self._loop.continue_from(progress.env_steps, progress.updates)
         if self._config.algo.learns_again and not state.replay:
             self._view.notice("the replay was not saved (save_replay): it starts empty")
-        kept = {piece.part: functools.partial(self._pieces.read, piece) for piece in state.replay}
+        kept = {piece.part: functools.partial(self._run.pieces.read, piece, checkpoint.path) for piece in state.replay}
         self._actors.buffer.resume(progress.env_steps, kept)
 
     def save(self) -> None:
@@ -126,15 +124,11 @@ class Trainer:
             **self._hook.state(),
         }
         self._hook.write()
-        pieces: list[Piece] = []
-        if self._plan.saves_replay:
-            self._actors.buffer.visit_parts(lambda part: pieces.append(self._pieces.write(*part)))
-            values[PIECES] = [piece.model_dump() for piece in pieces]
         actors = self._actors.group.state() if self._has_begun else self._actors_state
         tensors: dict[str, Mapping[str, Tensor | Array]] = {**state.tensors, "plane": actors}
-        keep = self._config.keep_checkpoints
-        self._view.checkpoint = self._run.save(progress.env_steps, tensors, values, keep, self._view.notice)
-        self._pieces.remove_unlisted(pieces)
+        keep, visit_parts = self._config.keep_checkpoints, self._actors.buffer.visit_parts
+        parts = visit_parts if self._plan.saves_replay else None
+        self._view.checkpoint = self._run.save(progress.env_steps, tensors, values, keep, self._view.notice, parts)
         self._saved_at = time.monotonic()
 
     @property

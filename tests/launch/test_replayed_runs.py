@@ -118,7 +118,7 @@ def test_a_damaged_file_of_the_replay_is_refused_by_name(damage: str, tmp_path: 
     else:
         file.write_bytes(file.read_bytes()[:-1] + b"?")
     expected = "is missing" if damage == "missing" else "its checksum differs"
-    with pytest.raises(UserError, match=rf"{file.name}' .*{expected}; remove that checkpoint"):
+    with pytest.raises(UserError, match=rf"{file.name}' .*{expected}; remove '{last_checkpoint(path)}' to"):
         machina.resume(path, total_frames=800)
 
 
