@@ -6,7 +6,6 @@ from machina.algorithms.r2d2.config import R2D2Config
 from machina.algorithms.r2d2.initial_priorities import SequenceErrors
 from machina.algorithms.r2d2.learning import R2D2Learner
 from machina.algorithms.replaying.algorithm import ReplayingAlgorithm
-from machina.algorithms.replaying.memory import Items
 from machina.buffers.replay_shard import InitialErrors
 from machina.interfaces import Learner, Ranks
 from machina.specs import EnvSpec
@@ -18,16 +17,6 @@ class R2D2Algorithm(ReplayingAlgorithm[R2D2Config]):
     def make_learner(self, spec: EnvSpec, device: str, precision: str, seed: int, ranks: Ranks) -> Learner:
         """One of ``ranks`` that share every batch."""
         return R2D2Learner(self.config, spec, device, precision, seed, ranks)
-
-    def _items(self, spec: EnvSpec) -> Items:  # noqa: ARG002 (the same for all)
-        config = self.config
-        size = config.network.lstm_size
-        return Items(
-            window=config.item_length,
-            every_step=False,
-            sample_steps=config.sequence_length,
-            core_shapes=((size,), (size,)),
-        )
 
     def _errors(self, spec: EnvSpec) -> InitialErrors:
         return SequenceErrors(self.config, self.config.clips_rewards(spec)).of

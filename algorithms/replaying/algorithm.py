@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 from machina.algorithms.exploration.acting import EPSILON, MAX_Q, TAKEN_Q, EpsilonGreedyPolicy
 from machina.algorithms.replaying.config import ReplayingConfig, TransitionConfig
 from machina.algorithms.replaying.initial_priorities import ActorErrors
 from machina.algorithms.replaying.learning import ReplayingLearner
-from machina.algorithms.replaying.memory import Items, layout_of, make_replay, replay_bytes
+from machina.algorithms.replaying.memory import layout_of, make_replay, replay_bytes
 from machina.buffers.buffer import BufferSizes, Shards
 from machina.buffers.layout import Layout
 from machina.buffers.replay import Replay
@@ -23,7 +24,7 @@ from machina.specs import ArraySpec, EnvSpec
 C = TypeVar("C", bound=ReplayingConfig)
 
 
-class ReplayingAlgorithm(Generic[C]):
+class ReplayingAlgorithm(ABC, Generic[C]):
     """Implements ``machina.interfaces.Algorithm`` but for what is learned at a time, which a subclass says."""
 
     def __init__(self, config: C, name: str) -> None:
@@ -49,9 +50,9 @@ class ReplayingAlgorithm(Generic[C]):
     def _actors_give_priorities(self) -> bool:
         return self.config.initial_priority == "actor" and self.config.priority != "none"
 
+    @abstractmethod
     def make_learner(self, spec: EnvSpec, device: str, precision: str, seed: int, ranks: Ranks) -> Learner:
         """One of ``ranks`` that share every batch."""
-        raise NotImplementedError
 
     def policy_outputs(self, spec: EnvSpec) -> dict[str, ArraySpec]:  # noqa: ARG002 (the same for all)
         """The share of random actions, and the values from which actors' priorities are made."""
@@ -65,24 +66,20 @@ class ReplayingAlgorithm(Generic[C]):
         Raises:
             UserError: it is too small for so many environments.
         """
-        given: InitialErrors | None = None
-        if self._actors_give_priorities:
-            given = self._errors(spec)
-        return make_replay(self.config, self._layout(spec), self._items(spec), given, sizes, shards)
+        errors = self._errors(spec) if self._actors_give_priorities else None
+        return make_replay(self.config, self._layout(spec), errors, sizes, shards)
 
     def buffer_bytes(self, spec: EnvSpec) -> int:
         """Memory of the replay when it is full."""
         return replay_bytes(self.config, self._layout(spec))
 
-    def _items(self, spec: EnvSpec) -> Items:
-        raise NotImplementedError
-
+    @abstractmethod
     def _errors(self, spec: EnvSpec) -> InitialErrors:
-        raise NotImplementedError
+        """What makes priorities of new items from what actors computed."""
 
     def _layout(self, spec: EnvSpec) -> Layout:
         stored = self.policy_outputs(spec) if self._actors_give_priorities else {}
-        return layout_of(self.config, spec, stored, self._items(spec))
+        return layout_of(self.config, spec, stored)
 
     def describe(self, spec: EnvSpec) -> LearningFacts:
         """How the network reads observations, what is done with rewards, how actors explore.
@@ -100,8 +97,6 @@ class ReplayingAlgorithm(Generic[C]):
                 f"environment {spec.name!r}: {self._name} needs one choice among actions, these are "
                 f"{spec.action.kind}; use ppo, which learns numbers, or choices of each with --action-bins"
             )
-        if self.config.demos is not None:
-            check_suits(load_set(self.config.demos), spec)
         network = self.config.network
         line = read(spec, network).describe(spec)
         line += f"; then an LSTM of {network.lstm_size}" if network.lstm_size else ""
@@ -119,6 +114,7 @@ class ReplayingAlgorithm(Generic[C]):
         line += " or less, as its frames can be compressed" if self._layout(spec).compressed else ""
         if config.demos is not None:
             found = load_set(config.demos)
+            check_suits(found, spec)
             line += (
                 f"; {len(found.episodes)} demonstrations of '{config.demos}', {config.demo_ratio or '1/256'} of a batch"
             )
@@ -144,9 +140,6 @@ class TransitionAlgorithm(ReplayingAlgorithm[TransitionConfig]):
     def make_learner(self, spec: EnvSpec, device: str, precision: str, seed: int, ranks: Ranks) -> Learner:
         """One of ``ranks`` that share every batch."""
         return ReplayingLearner(self.config, spec, device, precision, seed, ranks)
-
-    def _items(self, spec: EnvSpec) -> Items:  # noqa: ARG002 (the same for all)
-        return Items(window=self.config.item_length, every_step=True, sample_steps=1, core_shapes=())
 
     def _errors(self, spec: EnvSpec) -> InitialErrors:
         return ActorErrors(self.config.gamma, self.config.clips_rewards(spec)).of

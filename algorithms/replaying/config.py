@@ -12,6 +12,7 @@ from machina.algorithms.replaying.shares import ShareText, parsed_share
 from machina.algorithms.reward_config import RewardConfig
 from machina.buffers.replay import Share
 from machina.buffers.replay_shard import DEMONSTRATIONS, EPISODES
+from machina.defaults import with_default
 from machina.errors import UserError
 from machina.nets.config import ValueNetworkConfig
 
@@ -128,11 +129,7 @@ class ReplayingConfig(RewardConfig, ExplorationConfig):
     max_grad_norm: float = Field(
         default=10.0, gt=0, le=1e12, description="The gradient's norm over all weights is clipped to this."
     )
-    reward_clip: Literal["auto", "clip", "none"] = Field(
-        default="auto",
-        description="clip: the learner sees rewards clipped to [-1, 1]; none: as the environment gave them; auto: "
-        "clipped for Atari games.",
-    )
+    reward_clip: Literal["auto", "clip", "none"] = with_default(RewardConfig, "reward_clip", "auto")
     network: ValueNetworkConfig = ValueNetworkConfig()
 
     @property
@@ -225,7 +222,12 @@ class TransitionConfig(ReplayingConfig):
     margin: float = Field(default=0.8, gt=0, le=1e6, description="By how much, in units of the values (DQfD).")
 
     @model_validator(mode="after")
-    def _margin_has_demonstrations(self) -> Self:
+    def _fits_transitions(self) -> Self:
+        if self.network.lstm_size:
+            raise ValueError(
+                f"lstm_size={self.network.lstm_size}: a transition has no core state to begin with; use r2d2, or "
+                "--lstm-size 0"
+            )
         if self.margin_cost and self.demos is None:
             raise ValueError(f"margin_cost={self.margin_cost:g} needs demonstrations: --demos FOLDER")
         return self

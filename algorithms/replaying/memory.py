@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from machina.algorithms.replaying.config import PriorityKind, ReplayingConfig
 from machina.buffers.buffer import BufferSizes, Shards
@@ -20,27 +19,19 @@ from machina.specs import ArraySpec, EnvSpec
 from machina.types import Array, Unroll
 
 
-class Items(NamedTuple):
-    """What an algorithm learns from at a time."""
+def layout_of(config: ReplayingConfig, spec: EnvSpec, policy_outputs: Mapping[str, ArraySpec]) -> Layout:
+    """What the replay stores of an environment, and what an item is.
 
-    window: int
-    """W: env steps of an item."""
-    every_step: bool
-    """An item begins at every env step; else where a core state is stored."""
-    sample_steps: int
-    """Env steps of an item that are learned."""
-    core_shapes: tuple[tuple[int, ...], ...]
-
-
-def layout_of(config: ReplayingConfig, spec: EnvSpec, policy_outputs: Mapping[str, ArraySpec], items: Items) -> Layout:
-    """What the replay stores of an environment."""
+    With a core state items begin where one is stored, else at every env step.
+    """
+    size = config.network.lstm_size
     return Layout(
         spec=spec,
         policy_outputs=policy_outputs,
-        core_shapes=items.core_shapes,
+        core_shapes=((size,), (size,)) if size else (),
         unroll_length=config.unroll_length,
-        window=items.window,
-        every_step=items.every_step,
+        window=config.item_length,
+        every_step=not size,
         compressed=config.compress_frames and spec.stores_frames_once,
     )
 
@@ -53,7 +44,6 @@ def replay_bytes(config: ReplayingConfig, layout: Layout) -> int:
 def make_replay(
     config: ReplayingConfig,
     layout: Layout,
-    items: Items,
     initial_errors: InitialErrors | None,
     sizes: BufferSizes,
     shards: Shards,
@@ -88,7 +78,7 @@ def make_replay(
         setups[0] = _with_demonstrations(config, setups[0], layout, config.demos)
     plan = ReplayPlan(
         ratio=config.replay_ratio,
-        sample_steps=items.sample_steps,
+        sample_steps=config.item_steps,
         learning_starts=config.learning_starts,
         exponent=0.0 if config.priority == "none" else config.importance_sampling_exponent,
         exponent_final=0.0 if config.priority == "none" else config.importance_sampling_exponent_final,

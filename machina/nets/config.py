@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from machina.config import Config
+from machina.defaults import with_default
 
 ImageLayout = Literal["auto", "HWC", "CHW"]
 MOST_UNITS = 65_536
@@ -121,10 +122,8 @@ class QNetworkConfig(TorsoConfig):
 class ValueNetworkConfig(QNetworkConfig):
     """A Q-network with the parts of Rainbow (arXiv 1710.02298), each on its own."""
 
-    layer_norm: bool = Field(
-        default=False, description="Layer normalization before every activation of the torso (arXiv 1607.06450)."
-    )
-    task_heads: bool = Field(default=True, description="Each task has a head of its own; else all share one.")
+    layer_norm: bool = with_default(TorsoConfig, "layer_norm", False)
+    task_heads: bool = with_default(QNetworkConfig, "task_heads", True)
     dueling: bool = Field(
         default=False,
         description="Separate streams for the state's value and the actions' advantages (arXiv 1511.06581); each has "
