@@ -8,7 +8,7 @@ import numpy as np
 
 from machina.buffers.replay_store import ReplayStore
 from machina.buffers.unrolls import from_arrays, slice_slots, to_arrays
-from machina.types import Array, IntArray, Unroll, combined, section
+from machina.types import NO_ACTION, Array, IntArray, Unroll, combined, section
 
 Piece = Unroll[Array]
 """Consecutive entries of one slot, ``[T' + 1, 1, ...]``, of one episode."""
@@ -135,7 +135,7 @@ def _piece(unroll: Unroll[Array], first: int, last: int) -> Piece:
     return piece._replace(
         observation=observation,
         core_state=tuple(np.zeros_like(array) for array in piece.core_state),
-        previous_action=np.full_like(piece.previous_action, -1),
+        previous_action=np.full_like(piece.previous_action, NO_ACTION),
         first=np.ones_like(piece.first),
     )
 

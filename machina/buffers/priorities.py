@@ -99,14 +99,17 @@ class _Errors:
         self.errors = np.full(capacity, NO_ITEM)
         self._order = np.zeros(capacity, np.int64)
         self._added = 0
+        self.num_items = 0
 
     def set(self, indices: IntArray, errors: Numbers) -> None:
         new = indices[self.errors[indices] == NO_ITEM]
         self._number(new)
+        self.num_items += len(np.unique(new))
         self.errors[indices] = errors
 
     def add(self, indices: IntArray) -> None:
         self._number(indices)
+        self.num_items += int((self.errors[indices] == NO_ITEM).sum())
         self.errors[indices] = np.inf
 
     def _number(self, indices: IntArray) -> None:
@@ -114,6 +117,7 @@ class _Errors:
         self._added += len(indices)
 
     def remove(self, indices: IntArray) -> None:
+        self.num_items -= int((self.errors[indices] != NO_ITEM).sum())
         self.errors[indices] = NO_ITEM
 
     def sorted(self) -> IntArray:
@@ -142,6 +146,7 @@ class _Errors:
     def load_state(self, state: Mapping[str, Array]) -> None:
         self.errors[...], self._order[...] = state["errors"], state["order"]
         self._added = int(state["added"])
+        self.num_items = int((self.errors != NO_ITEM).sum())
 
 
 class _Ranked:
@@ -192,13 +197,16 @@ class _Ranked:
         self._changes = 0
 
     def state(self) -> dict[str, Array]:
-        own = {"masses": self._sums.numbers(), "ascending": self._ascending, "changes": np.array(self._changes)}
-        return self._items.state() | own
+        # As long as the store, whatever was sorted last: a saved state of other sizes is of another store.
+        ascending = np.full(len(self._items.errors), np.inf)
+        ascending[: len(self._ascending)] = self._ascending
+        counts = {"sorted": np.array(len(self._ascending)), "changes": np.array(self._changes)}
+        return self._items.state() | {"masses": self._sums.numbers(), "ascending": ascending} | counts
 
     def load_state(self, state: Mapping[str, Array]) -> None:
         self._items.load_state(state)
         self._sums.load(state["masses"])
-        self._ascending, self._changes = state["ascending"].copy(), int(state["changes"])
+        self._ascending, self._changes = state["ascending"][: int(state["sorted"])].copy(), int(state["changes"])
 
 
 class _Greedy:
@@ -209,7 +217,7 @@ class _Greedy:
 
     @property
     def total(self) -> float:
-        return float((self._items.errors != NO_ITEM).sum())
+        return float(self._items.num_items)
 
     def set(self, indices: IntArray, errors: Numbers) -> None:
         self._items.set(indices, errors)

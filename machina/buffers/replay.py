@@ -84,6 +84,8 @@ class Replay:
         self._learned_steps = 0
         """Samples in batches that were taken and not lost."""
         self._published_at = 0
+        self._uncounted = plan.learning_starts
+        """Env steps that the ratio does not count: before learning begins, and what nobody can learn any more."""
         self._at_start = 0
         """Env steps that were counted when the session began."""
         self._before = 0
@@ -109,7 +111,7 @@ class Replay:
 
     def _owed(self, collected: int) -> float:
         """Samples that the learner is behind, once this much is collected."""
-        return max(0, collected - self._plan.learning_starts) * self._plan.ratio - self._learned_steps
+        return max(0, collected - self._uncounted) * self._plan.ratio - self._learned_steps
 
     def put(self, handover: Handover) -> None:
         """Take in an unroll.
@@ -137,7 +139,7 @@ class Replay:
     # Learning
 
     def take(self, updates: int, timeout_s: float) -> Batch | None:  # noqa: ARG002 (nothing is too old)
-        """The next batch, or None after ``timeout_s``.
+        """The next batch, or None after ``timeout_s``, or when all that could be drawn was lost.
 
         Raises:
             RunFailedError: there is enough to begin, and nothing of it can be drawn.
@@ -157,6 +159,10 @@ class Replay:
 
     def _draw(self) -> Batch | None:
         self._pool.settle()
+        if self._pool.lost and not any(self._holds(memory) for memory in self._memories):
+            # Learning goes on with what comes now; else actors would wait for a learner that waits for them.
+            self._uncounted = self._collected - int(self._learned_steps / self._plan.ratio)
+            return None
         generator = np.random.default_rng([self._sizes.seed, Stream.REPLAY, self._taken])
         selections: list[Selection] = []
         weights, names = [], []
@@ -193,17 +199,20 @@ class Replay:
 
     def _counts(self, generator: np.random.Generator, env_steps: int) -> dict[str, int]:
         """How many items of a batch come from each memory; each is drawn by itself."""
-        shares = {share.memory: share.at(env_steps) for share in self._plan.shares}
         if self._pretrains:
             return {DEMONSTRATIONS: self._sizes.batch_size}
-        if any(report.items for report in self._pool.reports(AGENT)):
-            shares[AGENT] = max(0.0, 1.0 - sum(shares.values()))
+        shares = {share.memory: share.at(env_steps) for share in self._plan.shares}
+        shares[AGENT] = max(0.0, 1.0 - sum(shares.values()))
         present = {name: share for name, share in shares.items() if self._holds(name)}
         if not present:
             return {AGENT: self._sizes.batch_size}
         total = sum(present.values())
         counts = generator.multinomial(self._sizes.batch_size, [share / total for share in present.values()])
         return {name: int(count) for name, count in zip(present, counts, strict=True) if count}
+
+    @property
+    def _memories(self) -> list[str]:
+        return [AGENT, *(share.memory for share in self._plan.shares)]
 
     def _holds(self, memory: str) -> bool:
         return any(report.items for report in self._pool.reports(memory))
@@ -278,7 +287,7 @@ class Replay:
     def metrics(self) -> dict[str, float]:
         """The replay ratio since learning began, and priorities that came too late."""
         with self._changed:
-            counted = self._collected - self._plan.learning_starts
+            counted = self._collected - self._uncounted
             return {
                 "replay/ratio": self._learned_steps / counted if counted > 0 else 0.0,
                 "replay/stale_priorities": self._pool.count("stale"),
@@ -299,8 +308,8 @@ class Replay:
             self._store_arrived()
             for part in self._pool.parts():
                 visit(part)
-            numbers = (self._collected, self._taken, self._learned_steps, self._published_at, *self._pool.gone)
-            counters = np.array(numbers, np.int64)
+            own = (self._collected, self._taken, self._learned_steps, self._published_at, self._uncounted)
+            counters = np.array((*own, *self._pool.gone), np.int64)
             visit(ReplayPart(COUNTERS, None, lambda: {"counters": counters}))
 
     def resume(self, env_steps: int, parts: Mapping[str, Callable[[], dict[str, Array]]]) -> None:
@@ -313,8 +322,8 @@ class Replay:
             if COUNTERS not in parts:
                 raise UserError("checkpoint: its replay has no counters; use another checkpoint")
             numbers = parts[COUNTERS]()["counters"].tolist()
-            self._collected, self._taken, self._learned_steps, self._published_at = numbers[:4]
-            self._pool.gone = numbers[4:]
+            self._collected, self._taken, self._learned_steps, self._published_at, self._uncounted = numbers[:5]
+            self._pool.gone = numbers[5:]
             self._pool.load_parts({name: read for name, read in parts.items() if name != COUNTERS})
         else:
             self._taken = self._plan.pretraining_updates

@@ -49,27 +49,31 @@ class ReplayPool:
         self._shards = shards
         self._num_slots = num_slots
         self._names = [f"replay shard {index}" for index in range(len(setups))]
-        self._handles = [self._started(index) for index in range(len(setups))]
         self._replaced = [0] * len(setups)
         """How often each shard was: its successor counts its writes anew, and holds something else."""
         self._reports: list[ShardReport] = [{} for _ in setups]
         self._awaited: list[deque[int]] = [deque() for _ in setups]
         """Of each shard, the env steps that each unanswered call puts; 0 of other calls."""
+        self._handles = [self._started(index) for index in range(len(setups))]
         self.lost = 0
         """Env steps that went down with shards."""
         self._before: dict[str, int] = {"added": 0, "removed": 0, "stale": 0}
         """Counts of shards that are gone."""
 
     def _started(self, index: int) -> Handle:
+        """A new shard, which is asked at once what it holds: demonstrations are there from the start."""
         setup = self._setups[index]
-        return self._shards.start(lambda: ReplayShard(setup), self._names[index])
+        handle = self._shards.start(lambda: ReplayShard(setup), self._names[index])
+        self._awaited[index].append(0)
+        handle.call("report")
+        return handle
 
     def shard_of(self, slot: int) -> int:
         """Neighbours share a shard; slots of actors that join later are shared out alike."""
         return slot % self._num_slots * len(self._handles) // self._num_slots
 
     def put(self, unroll: Any, slots: IntArray, steps: int) -> None:
-        """Take in an unroll, or a reference to one; it may be changed once ``settled``.
+        """Take in an unroll, which is copied, or a reference to one, which is followed later.
 
         Args:
             unroll: of consecutive slots.
@@ -223,6 +227,7 @@ class ReplayPool:
         Raises:
             UserError: it is of another number of shards, or of a replay with other options.
         """
+        self.settle()
         rests = [f"{index}-{REST}" for index in range(len(self._handles))]
         found = sum(name.endswith(f"-{REST}") for name in parts)
         if found != len(rests) or any(name not in parts for name in rests):

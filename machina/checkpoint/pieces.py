@@ -69,7 +69,8 @@ class PieceFolder:
             return known[1]
         from safetensors.numpy import save
 
-        content = save({name: np.ascontiguousarray(array) for name, array in part.read().items()})
+        # Others than contiguous arrays would be written scrambled; ``ascontiguousarray`` gives a number an axis.
+        content = save({name: np.asarray(array, order="C") for name, array in part.read().items()})
         piece = Piece(
             part=part.name,
             file=f"{part.name}-{secrets.token_hex(6)}.safetensors",

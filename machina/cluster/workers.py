@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import numpy as np
 import ray
 
 from machina.actors.actor import Actor, Fault
@@ -22,7 +23,7 @@ from machina.handles import HandleFaultError, as_answer
 from machina.hardware import tune_process
 from machina.learner.learner_rank import LearnerRank, RankSetup, free_port
 from machina.processes import RUN_MARK, end_started_by, seed_generators
-from machina.types import Array, Episode, GameResult, IntArray, Learned, Unroll
+from machina.types import Array, BoolArray, Episode, GameResult, IntArray, Learned, Unroll
 
 FETCH_TIMEOUT_S = 60.0
 """How long a learner rank waits for the unrolls of a batch that lie on other nodes."""
@@ -166,7 +167,8 @@ class RankWorker:
     def __init__(self, prepare: Callable[[], None], threads: int) -> None:
         prepare()
         tune_process(threads)
-        self._fetched: queue.SimpleQueue[tuple[Unroll[Array] | None, int]] = queue.SimpleQueue()
+        self._fetched: queue.SimpleQueue[tuple[Unroll[Array] | None, BoolArray]] = queue.SimpleQueue()
+        """Unrolls that came, and ``[B]`` which of the batch's slots they are."""
         self._template: Unroll[Array] | None = None
         self._setup: RankSetup | None = None
         self._rank: LearnerRank | None = None
@@ -183,7 +185,7 @@ class RankWorker:
     def fetch(self, parts: Sequence[Part]) -> None:
         """Bring the parts of a batch here; those that are lost with their node are left out."""
         got: list[Part] = []
-        lost = 0
+        came: list[BoolArray] = []
         deadline = time.monotonic() + FETCH_TIMEOUT_S
         # All at once: 16 unrolls take twice as long one after the other, more over a network (docs/benchmarks.md).
         ray.wait([part.unroll for part in parts], num_returns=len(parts), timeout=FETCH_TIMEOUT_S)
@@ -191,26 +193,26 @@ class RankWorker:
             try:
                 unroll = ray.get(part.unroll, timeout=max(0.0, deadline - time.monotonic()))
             except ray.exceptions.RayError:
-                lost += part.stop - part.start
+                came.append(np.zeros(part.stop - part.start, np.bool_))
                 continue
+            came.append(np.ones(part.stop - part.start, np.bool_))
             got.append(part._replace(unroll=unroll))
+        batch = self._template
         if got:
-            unroll = joined(got)
-            self._template = slice_slots(unroll, 0, 0)
-            self._fetched.put((unroll, lost))
-        else:
-            self._fetched.put((self._template, lost))
+            batch = joined(got)
+            self._template = slice_slots(batch, 0, 0)
+        self._fetched.put((batch, np.concatenate(came)))
 
     def update(self, done: float, publishes: bool) -> tuple[Learned, Array | None]:
         """One update from the batch that was fetched first."""
         try:
-            unroll, lost = self._fetched.get(timeout=2 * FETCH_TIMEOUT_S)
+            unroll, came = self._fetched.get(timeout=2 * FETCH_TIMEOUT_S)
         except queue.Empty:
             raise HandleFaultError(f"the batch did not arrive within {2 * FETCH_TIMEOUT_S:g} s") from None
         if unroll is None:
             raise HandleFaultError("all unrolls of the first batch were lost")
         learned, flat = self._learner().update_from(unroll, done, publishes)
-        return learned._replace(lost=lost), None if flat is None else flat.numpy()
+        return learned_of_all(learned, came), None if flat is None else flat.numpy()
 
     def parameters(self) -> tuple[None, Array | None]:
         """The parameters as they are."""
@@ -226,6 +228,20 @@ class RankWorker:
             assert self._setup is not None
             self._rank = LearnerRank(self._setup)
         return self._rank
+
+
+def learned_of_all(learned: Learned, came: BoolArray) -> Learned:
+    """What an update came to for a whole share of a batch, of which only some slots could be fetched.
+
+    Args:
+        learned: of the slots that came.
+        came: ``[B]``, which they are.
+    """
+    priorities = learned.priorities
+    if priorities is not None:
+        priorities = np.full(len(came), np.nan, np.float32)
+        priorities[came] = learned.priorities
+    return learned._replace(lost=int((~came).sum()), priorities=priorities)
 
 
 class RayHandle:

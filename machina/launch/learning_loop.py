@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from machina.buffers.buffer import Batch
 from machina.launch.places import Actors
 from machina.learner.learner_group import LearnerGroup, Lost, Updated
@@ -55,8 +57,8 @@ class LearningLoop:
         return self._env_steps_before + self._actors.buffer.env_steps
 
     def begin(self) -> None:
-        """Publish the parameters as they are; then the actors can start."""
-        self._publish(self._learners.parameters())
+        """Publish the parameters as they are, also where a saved replay owes updates; then the actors can start."""
+        self._publish_now(self._learners.parameters())
 
     def turn(self, timeout_s: float) -> None:
         """Submit the next batch and take what is finished; waits for the batch no longer than ``timeout_s``.
@@ -85,7 +87,8 @@ class LearningLoop:
             if isinstance(answer, Lost):
                 self._actors.buffer.settle(answer.batch, None)
                 continue
-            lags = self.updates - answer.batch.policy_versions
+            versions = answer.batch.policy_versions
+            lags = np.where(versions < 0, 0, self.updates - versions)  # a demonstration lags behind nothing
             self._actors.buffer.settle(answer.batch, answer.learned)
             self.updates += 1
             self._on_update(answer, lags)
@@ -96,7 +99,10 @@ class LearningLoop:
 
     def _publish(self, parameters: Any) -> None:
         if not (self._lock_step and self._actors.buffer.holds_batch):
-            self._actors.store.publish(self.updates, parameters, self.env_steps / self._total_env_steps)
+            self._publish_now(parameters)
+
+    def _publish_now(self, parameters: Any) -> None:
+        self._actors.store.publish(self.updates, parameters, self.env_steps / self._total_env_steps)
 
     def count_unpublished(self, updates: int) -> None:
         """Count the batch that was submitted last, if the learner, which has made ``updates``, learned from it.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from process_shards import ProcessShards
 from slow_replay import Slot, layout_of, unroll_of
 
 from machina.buffers.buffer import PartLostError
@@ -15,30 +16,10 @@ from machina.buffers.replay_pool import ReplayPool
 from machina.buffers.replay_shard import AGENT, MemorySetup, ShardSetup
 from machina.checkpoint.pieces import PieceFolder
 from machina.checkpoint.store import CheckpointError
-from machina.handles import Handle, ProcessHandle
 from machina.types import Array
 
 LAYOUT = layout_of(stack=1, window=3)
 SETUP = ShardSetup({AGENT: MemorySetup(LAYOUT, 2 * 60, 2, PriorityRule("none", 0.0, 0.0), None)}, None)
-
-
-def nothing() -> None:
-    """A process of a shard needs no names."""
-
-
-class ProcessShards:
-    """Implements ``machina.buffers.buffer.Shards`` with a process each."""
-
-    def __init__(self) -> None:
-        self.handles: list[ProcessHandle] = []
-        self.reports: list[str] = []
-
-    def start(self, make: Callable[[], object], name: str) -> Handle:
-        self.handles.append(ProcessHandle(nothing, make, name, 1))
-        return self.handles[-1]
-
-    def report(self, message: str) -> None:
-        self.reports.append(message)
 
 
 class Playing:

@@ -52,6 +52,10 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         "max_policy_lag=3: what lies in a replay is older as a rule",
     ),
     "r2d2 without memory": (("r2d2", "recall", "--lstm-size", "0"), "lstm_size=0: r2d2 learns a recurrent network"),
+    "memory for transitions": (
+        ("dqn", "catch", "--lstm-size", "8"),
+        "lstm_size=8: a transition has no core state to begin with; use r2d2, or --lstm-size 0",
+    ),
     "an empty range of returns": (("rainbow", "catch", "--v-min", "3", "--v-max", "3"), "v_min=3 must be less than"),
 }
 

@@ -30,6 +30,12 @@ CASES: dict[str, tuple[str, type[Learner], dict[str, Any]]] = {
         ReplayingLearner,
         {"replay_ratio": 2.0, "replay_shards": 2, "episode_memory": 3, "actors": 2},
     ),
+    "dqn, by rank": ("dqn", ReplayingLearner, {"replay_ratio": 2.0, "priority": "rank"}),
+    "dqn, greedy, lock-step": (
+        "dqn",
+        ReplayingLearner,
+        {"replay_ratio": 2.0, "priority": "greedy", "lock_step": True},
+    ),
     "r2d2": (
         "r2d2",
         R2D2Learner,
@@ -78,6 +84,14 @@ def test_lock_step_gives_the_same_in_threads_and_inline(case: str, tmp_path: Pat
     assert len(model) > 4
     for name in model:
         assert one[name].equal(other[name]), name
+
+
+def test_a_run_in_lock_step_continues_where_updates_were_owed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its actors start with what is there, though nothing is published before the last of these updates."""
+    with monkeypatch.context() as patch:
+        signal_at(2, signal.SIGTERM, patch, ReplayingLearner)
+        path = train("dqn", tmp_path, "run", place="local", lock_step=True)
+    assert machina.resume(path).reason == "the schedule is complete"
 
 
 def files(run: Path) -> dict[str, float]:

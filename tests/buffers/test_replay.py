@@ -1,0 +1,106 @@
+"""The replay: how often it has something learned, and what happens when the shard that holds everything is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from process_shards import ProcessShards
+from slow_replay import Slot, layout_of, unroll_of
+
+from machina.buffers.buffer import Batch, BufferSizes, Handover
+from machina.buffers.priorities import PriorityRule
+from machina.buffers.replay import Replay, ReplayPlan
+from machina.buffers.replay_shard import AGENT, MemorySetup, ShardSetup
+from machina.types import Learned
+
+LAYOUT = layout_of(stack=1, window=3)
+SETUP = ShardSetup({AGENT: MemorySetup(LAYOUT, 2 * 60, 2, PriorityRule("proportional", 1.0, 1e-9), None)}, None)
+SIZES = BufferSizes(
+    batch_size=5,
+    unroll_length=5,
+    capacity=10,
+    max_policy_lag=None,
+    waits=False,
+    num_slots=2,
+    total_env_steps=10**4,
+    seed=1,
+)
+RATIO = 2.0
+
+
+class Playing:
+    """A replay of one shard in a process, and slots that fill it."""
+
+    def __init__(self) -> None:
+        self.shards = ProcessShards()
+        plan = ReplayPlan(RATIO, sample_steps=1, learning_starts=20, exponent=0.0, exponent_final=0.0)
+        self.replay = Replay(plan, SIZES, [SETUP], self.shards)
+        self.slots = [Slot(number, 1, np.random.default_rng(number)) for number in range(2)]
+        self.serials = [float(number) for number in range(10_000, 0, -1)]
+
+    def put(self) -> None:
+        starts = [slot.drawn for slot in self.slots]
+        unroll = unroll_of([slot.play(5, 1, self.serials) for slot in self.slots], starts, LAYOUT, np.zeros((2, 4)))
+        self.replay.put(Handover(unroll, 2, 0, lambda: None, 0))
+
+    def learn(self) -> int:
+        """Learn whatever is due; how many batches that was."""
+        learned = 0
+        while (batch := self.replay.take(0, timeout_s=0)) is not None:
+            self.replay.settle(batch, Learned({}, priorities=np.ones(batch.num_slots, np.float32)))
+            learned += 1
+        return learned
+
+
+@pytest.fixture
+def playing() -> Iterator[Playing]:
+    playing = Playing()
+    yield playing
+    playing.replay.close()
+
+
+def test_two_samples_are_learned_for_every_step_after_the_start(playing: Playing) -> None:
+    batches = []
+    for _ in range(10):
+        playing.put()
+        batches.append(playing.learn())
+    assert batches == [0, 0, *[4] * 8]
+    assert playing.replay.metrics()["replay/ratio"] == RATIO
+    assert not playing.replay.admits(8, promised=0, slots=2)
+    assert playing.replay.admits(2, promised=0, slots=2)
+
+
+def test_when_the_only_shard_is_lost_learning_goes_on_with_what_comes_then(playing: Playing) -> None:
+    for _ in range(6):
+        playing.put()
+        playing.learn()
+    playing.put()
+    playing.shards.kill_last()
+    # The first batch finds the shard dead, the second one nothing to draw from: neither ends the run.
+    assert playing.learn() == 0
+    assert playing.learn() == 0
+    assert len(playing.shards.reports) == 1
+    assert playing.replay.admits(2, promised=0, slots=2), "else nothing would ever come"
+    batches = []
+    for _ in range(4):
+        playing.put()
+        batches.append(playing.learn())
+        account = playing.replay.account()
+        assert account["collected"] == account["stored"] + account["removed"] + account["lost"]
+    assert batches == [4] * 4
+    assert account["lost"] == 70
+    assert playing.replay.metrics()["replay/ratio"] == pytest.approx(RATIO, rel=0.05)
+
+
+def test_an_item_that_was_lost_on_its_way_to_a_rank_keeps_its_priority(playing: Playing) -> None:
+    for _ in range(3):
+        playing.put()
+    batch = playing.replay.take(0, timeout_s=0)
+    assert isinstance(batch, Batch)
+    errors = np.array([np.nan, 7.0, np.nan, np.nan, np.nan], np.float32)
+    playing.replay.settle(batch, Learned({}, lost=4, priorities=errors))
+    playing.replay.account()
+    (report,) = playing.replay._pool.reports(AGENT)
+    assert report.mass == pytest.approx(report.items - 1 + 7)
