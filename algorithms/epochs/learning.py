@@ -117,7 +117,7 @@ class MinibatchLearner(BaseLearner[N]):
                 return
             # Where nothing is learned, Adam would keep moving in its former direction.
             if any(found):
-                self.model.step(rate, max_grad_norm, norm)
+                self.model.step(rate, max_grad_norm, numbers[-1])
             yield OptimizerStep(numbers, found)
 
     def _gradient(

@@ -94,7 +94,7 @@ class ImpalaLearner(BaseLearner[PolicyNetwork]):
         metrics["learner/learning_rate"] = learning_rate
         finite = math.isfinite(weighted_loss(totals, self.config)) and math.isfinite(norm)
         if finite:
-            model.step(learning_rate, self.config.max_grad_norm, grad_norm)
+            model.step(learning_rate, self.config.max_grad_norm, norm)
             if model.popart is not None:
                 model.popart.update(statistics, model.network.value_head)
             model.update_filter(filter_sums)

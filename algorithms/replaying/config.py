@@ -121,10 +121,7 @@ class ReplayingConfig(RewardConfig, ExplorationConfig):
     adam_epsilon: float = Field(default=1.5e-4, gt=0, le=1, description="Added to Adam's denominator.")
     rmsprop_decay: float = Field(default=0.95, ge=0, lt=1, description="Of RMSProp's means.")
     rmsprop_epsilon: float = Field(
-        default=0.01**0.5 / 32,
-        gt=0,
-        le=1,
-        description="Added to RMSProp's denominator; the published 0.01 / 32^2 stands under the root.",
+        default=0.01 / 32**2, gt=0, le=1, description="Added to the gradients' variance, under RMSProp's root."
     )
     max_grad_norm: float = Field(
         default=10.0, gt=0, le=1e12, description="The gradient's norm over all weights is clipped to this."

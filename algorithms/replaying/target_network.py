@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer, RMSprop
+from torch.optim import Adam, Optimizer
 
 from machina.algorithms.replaying.config import ReplayingConfig
 from machina.interfaces import LearnerState, Ranks
 from machina.learner.base_learner import BaseLearner
+from machina.learner.optimizers import CentredRMSProp
 from machina.learner.trained_network import TrainedNetwork
 from machina.nets.build import build_value_network
 from machina.nets.parameters import load_tensors
@@ -56,6 +57,7 @@ class TargetNetworkLearner(BaseLearner[ValueNetwork]):
         self._seed = seed
         self._generator = torch.Generator()
         self.target: ValueNetwork = copy.deepcopy(model.network).requires_grad_(False)
+        self.target.cast_torso(self.precision.dtype)
 
     def _redraw_noise(self) -> None:
         """Once per update, for both networks; the same on every rank, and after the run was resumed."""
@@ -88,7 +90,7 @@ class TargetNetworkLearner(BaseLearner[ValueNetwork]):
         *numbers, norm = torch.cat([sums, grad_norm[None]]).tolist()
         finite = all(math.isfinite(number) for number in (*numbers, norm))
         if finite:
-            model.step(config.learning_rate, config.max_grad_norm, grad_norm)
+            model.step(config.learning_rate, config.max_grad_norm, norm)
             model.update_filter(filter_sums)
         self.updates += 1
         if self.updates % config.target_update_period == 0:
@@ -129,6 +131,4 @@ def make_optimizer(config: ReplayingConfig, parameters: Iterable[Tensor]) -> Opt
     """The optimizer asked for."""
     if config.optimizer == "adam":
         return Adam(parameters, lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
-    return RMSprop(
-        parameters, lr=config.learning_rate, alpha=config.rmsprop_decay, eps=config.rmsprop_epsilon, centered=True
-    )
+    return CentredRMSProp(parameters, config.learning_rate, config.rmsprop_decay, config.rmsprop_epsilon)

@@ -15,7 +15,6 @@ LEAST_LENGTH = 5
 PyTorch, 4 in the paper.
 """
 
-
 class RMSPropTF(Optimizer):
     """RMSProp as TensorFlow 1 defines it, with which IMPALA's constants were found.
 
@@ -71,6 +70,62 @@ class RMSPropTF(Optimizer):
         torch._foreach_mul_(moments, group["momentum"])
         torch._foreach_addcdiv_(moments, grads, roots, group["lr"])
         torch._foreach_sub_(params, moments)
+
+
+class CentredRMSProp(Optimizer):
+    """RMSProp by the variance of the gradients instead of their squares, as published for DQN (DQN Zoo)::
+
+        s <- decay s + (1 - decay) g^2
+        m <- decay m + (1 - decay) g
+        w <- w - lr g / sqrt(s - m^2 + epsilon)
+
+    ``torch.optim.RMSprop`` adds epsilon outside the root, under which rounding may leave a negative number.
+
+    Args:
+        params: to train.
+        lr: step size.
+        decay: of both means.
+        epsilon: under the root.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float, decay: float, epsilon: float) -> None:
+        super().__init__(params, {"lr": lr, "decay": decay, "epsilon": epsilon})
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["square_average"] = torch.zeros_like(parameter)
+                self.state[parameter]["average"] = torch.zeros_like(parameter)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step over every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._step_group(group)
+        return loss
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        params = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not params:
+            return
+        grads = [parameter.grad for parameter in params]
+        squares = [self.state[parameter]["square_average"] for parameter in params]
+        means = [self.state[parameter]["average"] for parameter in params]
+        rest = 1 - group["decay"]
+        torch._foreach_mul_(squares, group["decay"])
+        torch._foreach_addcmul_(squares, grads, grads, rest)
+        torch._foreach_lerp_(means, grads, rest)
+        roots = torch._foreach_addcmul(squares, means, means, -1)
+        torch._foreach_clamp_min_(roots, 0.0)
+        torch._foreach_add_(roots, group["epsilon"])
+        torch._foreach_sqrt_(roots)
+        torch._foreach_addcdiv_(params, grads, roots, -group["lr"])
 
 
 class FusedRAdam(Adam):

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer, RMSprop
+from torch.optim import Adam, Optimizer
 
 from machina.errors import UserError
 from machina.interfaces import Ranks
@@ -22,13 +22,13 @@ VALUE_HEAD = "value_head."
 N = TypeVar("N", bound=Network[Any])
 Tensors = dict[str, Tensor]
 
-_LATE = {
-    Adam: dict.fromkeys(("step", "exp_avg", "exp_avg_sq")).keys(),
-    RMSprop: dict.fromkeys(("step", "square_avg", "grad_avg")).keys(),
-}
-"""Optimizers that know nothing of a parameter before it has a gradient, and what they know then."""
+CLIP_EPSILON = 1e-6
+"""What PyTorch adds to the norm when it clips."""
 
-_NEVER_NEGATIVE = ("step", "exp_avg_sq", "square_average", "square_avg")
+_OF_ADAM = dict.fromkeys(("step", "exp_avg", "exp_avg_sq")).keys()
+"""What Adam knows of a parameter once it has a gradient; before it knows nothing."""
+
+_NEVER_NEGATIVE = ("step", "exp_avg_sq", "square_average")
 """Parts of an optimizer's state: counters and means of squares."""
 
 
@@ -95,9 +95,11 @@ class TrainedNetwork(Generic[N]):
         """Of all gradients together."""
         return torch.nn.utils.get_total_norm([each.grad for each in self.trained if each.grad is not None])
 
-    def step(self, learning_rate: float, max_grad_norm: float, grad_norm: Tensor) -> None:
-        """Cut the gradients' norm to ``max_grad_norm`` and let the optimizer step."""
-        torch.nn.utils.clip_grads_with_norm_(self.trained, max_grad_norm, grad_norm)
+    def step(self, learning_rate: float, max_grad_norm: float, grad_norm: float) -> None:
+        """Cut the gradients' norm, which is ``grad_norm``, to ``max_grad_norm`` and let the optimizer step."""
+        # Multiplying by 1 would be another pass over all of them.
+        if grad_norm + CLIP_EPSILON > max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(self.trained, max_grad_norm, torch.tensor(grad_norm))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
@@ -200,7 +202,7 @@ class TrainedNetwork(Generic[N]):
             if key in _NEVER_NEGATIVE and (tensor < 0).any():
                 raise UserError(f"checkpoint: the optimizer's {full_name!r} is negative; use another checkpoint")
             own[name][key] = tensor
-        late = next((keys for kind, keys in _LATE.items() if isinstance(self.optimizer, kind)), None)
+        late = _OF_ADAM if isinstance(self.optimizer, Adam) else None
         for name, parameter in trained.items():
             expected = self.optimizer.state[parameter].keys() if late is None else late
             if own[name].keys() != expected and (own[name] or late is None):

@@ -107,7 +107,7 @@ class Network(nn.Module, Generic[Output]):
         """``output`` with the actions that are not ``allowed`` ``[T, B, sum of choices]`` out of reach."""
         raise NotImplementedError
 
-    def cast_for_acting(self, dtype: torch.dtype) -> None:
+    def cast_torso(self, dtype: torch.dtype) -> None:
         """Keep the torso's weights in ``dtype``, where that saves converting them at every call."""
 
 
@@ -242,7 +242,7 @@ class ActorCritic(PolicyNetwork):
                 logits = torch.cat([logits, self.log_deviation.expand_as(logits)], dim=-1)
             return NetworkOutput(logits, self.value_head(value_features), core_state)
 
-    def cast_for_acting(self, dtype: torch.dtype) -> None:
+    def cast_torso(self, dtype: torch.dtype) -> None:
         """Keep the torsos' weights in ``dtype``; converting them costs as much as acting for a few slots."""
         self.encoder.to(dtype)
         if self.value_encoder is not None:

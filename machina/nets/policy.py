@@ -41,7 +41,7 @@ class NetworkPolicy(Generic[N]):
             self._stream = torch.cuda.Stream(self.device, priority=-1)  # type: ignore[no-untyped-call]
         with self._on_own_stream():
             self.network: N = network.to(self.device).requires_grad_(False).eval()
-            self.network.cast_for_acting(self.precision.dtype)
+            self.network.cast_torso(self.precision.dtype)
 
     def initial_core_state(self, num_slots: int) -> CoreState:
         """Zeros, ``[num_slots, ...]`` each."""

@@ -72,6 +72,6 @@ class QNetwork(Network[QOutput]):
         nothing = ~allowed.any(dim=-1, keepdim=True)
         return output._replace(q_values=masked(output.q_values, allowed | nothing))
 
-    def cast_for_acting(self, dtype: torch.dtype) -> None:
+    def cast_torso(self, dtype: torch.dtype) -> None:
         """Keep the torso's weights in ``dtype``; converting them costs as much as acting for a few slots."""
         self.encoder.to(dtype)

@@ -46,11 +46,11 @@ class RoleNetworks(PolicyNetwork):
             ),
         )
 
-    def cast_for_acting(self, dtype: torch.dtype) -> None:
+    def cast_torso(self, dtype: torch.dtype) -> None:
         """As every role's network does it."""
         for network in self.roles:
             assert isinstance(network, ActorCritic)
-            network.cast_for_acting(dtype)
+            network.cast_torso(dtype)
 
 
 def _slots(inputs: NetworkInput, slots: Tensor) -> NetworkInput:

@@ -54,10 +54,12 @@ def windows(spec: EnvSpec, seed: int, length: int = N, slots: int = B) -> Unroll
     return unroll._replace(weight=weight)
 
 
-def learner_of(spec: EnvSpec, kind: type[TransitionConfig] = DQNConfig, **options: Any) -> ReplayingLearner:
+def learner_of(
+    spec: EnvSpec, kind: type[TransitionConfig] = DQNConfig, precision: str = "float32", **options: Any
+) -> ReplayingLearner:
     network = {**SMALL, **options.pop("network", {})}
     config = kind.model_validate({**OPTIONS, **options, "network": network})
-    learner = ReplayingLearner(config, spec, "cpu", "float32", 3, SINGLE_RANK)
+    learner = ReplayingLearner(config, spec, "cpu", precision, 3, SINGLE_RANK)
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():  # a target network that differs
         for parameter in learner.target.parameters():
@@ -202,18 +204,27 @@ def test_the_target_network_is_copied_when_it_is_due_and_not_before() -> None:
             assert torch.equal(now, own[name] if update % 3 == 0 else old)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("spec", [VECTOR, FRAMES], ids=["vector", "frames"])
 @pytest.mark.parametrize("kind", [DQNConfig, RainbowConfig])
-def test_a_restored_learner_makes_the_same_updates(kind: type[TransitionConfig]) -> None:
+def test_a_restored_learner_makes_the_same_updates(kind: type[TransitionConfig], spec: EnvSpec, precision: str) -> None:
     options: dict[str, Any] = {"optimizer": "rmsprop"} if kind is DQNConfig else {}
-    first, second = (learner_of(VECTOR, kind, **options) for _ in range(2))
+    first, second = (learner_of(spec, kind, precision, **options) for _ in range(2))
     for seed in range(4):
-        first.update(windows(VECTOR, seed), 0)
+        first.update(windows(spec, seed), 0)
     second.load_state(first.state())
     for seed in range(4, 8):
-        assert second.update(windows(VECTOR, seed), 0).metrics == first.update(windows(VECTOR, seed), 0).metrics
+        assert second.update(windows(spec, seed), 0).metrics == first.update(windows(spec, seed), 0).metrics
     assert torch.equal(second.flat_parameters(), first.flat_parameters())
     for stem, tensors in first.state().tensors.items():
         assert all(torch.equal(tensor, second.state().tensors[stem][name]) for name, tensor in tensors.items())
+
+
+def test_a_target_network_in_bfloat16_gives_nearly_the_values_of_one_in_float32() -> None:
+    narrow, wide = (learner_of(FRAMES, precision=precision) for precision in ("bfloat16", "float32"))
+    assert {parameter.dtype for parameter in narrow.target.encoder.parameters()} == {torch.bfloat16}
+    of_narrow, of_wide = (each.update(windows(FRAMES, 3), 0).metrics["learner/target"] for each in (narrow, wide))
+    assert of_narrow == pytest.approx(of_wide, rel=0.03)
 
 
 def test_a_batch_that_is_not_finite_changes_nothing() -> None:

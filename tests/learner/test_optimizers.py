@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from machina.learner.optimizers import FusedRAdam, RMSPropTF
+from machina.learner.optimizers import CentredRMSProp, FusedRAdam, RMSPropTF
 
 LR, DECAY, EPSILON = 0.1, 0.9, 0.02
 
@@ -28,6 +28,35 @@ def test_equals_a_scalar_transcription_of_tensorflow_1(momentum: float) -> None:
             weights[i] = weight - moments[i]
     got = [w for parameter in params for w in parameter.tolist()]
     assert got == pytest.approx(weights, rel=1e-12)
+
+
+def test_centred_rmsprop_equals_a_scalar_transcription_of_the_published_code() -> None:
+    """Epsilon lies under the root; both means start at zero."""
+    params = [torch.tensor([0.5, -2.0, 3.0], dtype=torch.float64).requires_grad_()]
+    optimizer = CentredRMSProp(params, LR, DECAY, EPSILON)
+    weights, squares, means = [0.5, -2.0, 3.0], [0.0] * 3, [0.0] * 3
+    for step in range(6):
+        params[0].grad = (params[0].detach() ** 2) * (step - 2)
+        optimizer.step()
+        for i, weight in enumerate(weights):
+            gradient = weight**2 * (step - 2)
+            squares[i] = DECAY * squares[i] + (1 - DECAY) * gradient**2
+            means[i] = DECAY * means[i] + (1 - DECAY) * gradient
+            weights[i] = weight - LR * gradient / math.sqrt(squares[i] - means[i] ** 2 + EPSILON)
+    assert params[0].tolist() == pytest.approx(weights, rel=1e-12)
+
+
+def test_centred_rmsprop_steps_by_numbers_where_rounding_makes_the_variance_negative() -> None:
+    """Gradients that never change have none; of some values the square of the mean is rounded above the mean square."""
+    weights = torch.zeros(1000, requires_grad=True)
+    optimizer = CentredRMSProp([weights], 1e-3, 0.95, 1e-12)
+    gradients = 1000 * torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    for _ in range(400):
+        weights.grad = gradients
+        optimizer.step()
+    state = optimizer.state[weights]
+    assert (state["square_average"] < state["average"] ** 2).any()
+    assert weights.isfinite().all()
 
 
 def test_the_first_step_is_small_unlike_pytorchs() -> None:

@@ -134,7 +134,7 @@ def test_a_separate_value_shares_nothing_with_the_policy() -> None:
 
     assert touched(network(inputs, ()).values.sum()) == {"value_encoder", "value_head"}
     assert touched(network(inputs, ()).logits.sum()) == {"encoder", "policy_head"}
-    network.cast_for_acting(torch.bfloat16)
+    network.cast_torso(torch.bfloat16)
     rounded = {name for name, each in network.named_parameters() if each.dtype == torch.bfloat16}
     assert {name.partition(".")[0] for name in rounded} == {"encoder", "value_encoder"}
     with pytest.raises(ValidationError, match="separate_value needs lstm_size=0, got 8"):

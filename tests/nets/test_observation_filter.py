@@ -210,7 +210,7 @@ def test_the_filter_is_published_and_not_trained() -> None:
     assert all(not module.mean[0].any() for module in filters_of(learner))
     statistics.write(learner)
     assert not torch.allclose(learner(inputs, ()).logits, plain)
-    actor.cast_for_acting(torch.bfloat16)
+    actor.cast_torso(torch.bfloat16)
     load_flat(actor, flattened(learner))
     (module,) = filters_of(actor)
     assert module.mean[0].dtype == torch.float32

@@ -146,7 +146,7 @@ def test_roles_start_differently_and_act_in_bfloat16() -> None:
     assert not torch.equal(first, second)
     inputs = inputs_of(with_mask(SPEC), 1, [0, 1, 2])
     exact = network(inputs, ())
-    network.cast_for_acting(torch.bfloat16)
+    network.cast_torso(torch.bfloat16)
     kinds = {parameter.dtype for name, parameter in network.named_parameters() if "encoder" in name}
     assert kinds == {torch.bfloat16}
     with torch.autocast("cpu", dtype=torch.bfloat16):
