@@ -104,8 +104,8 @@ class A2CLearner(BaseLearner[PolicyNetwork]):
         for parameter in model.trained:
             if parameter.grad is not None:
                 parameter.grad /= max(1.0, total)
-        norm = model.grad_norm()
-        finite = math.isfinite(policy + value + entropy) and math.isfinite(norm.item())
+        norm = model.grad_norm().item()
+        finite = math.isfinite(policy + value + entropy) and math.isfinite(norm)
         if finite:
             model.step(linear(config.learning_rate, 0.0, done), config.max_grad_norm, norm)
             model.update_filter(filter_sums)

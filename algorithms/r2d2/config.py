@@ -72,4 +72,10 @@ class R2D2Config(ReplayingConfig):
             raise ValueError("lstm_size=0: r2d2 learns a recurrent network; use --lstm-size 512, or apex without one")
         if self.network.atoms > 1:
             raise ValueError(f"atoms={self.network.atoms}: r2d2 learns means only; use atoms=1, or rainbow")
+        if self.sequence_length < self.unroll_length:
+            raise ValueError(
+                f"sequence_length={self.sequence_length}: a sequence begins every unroll_length={self.unroll_length} "
+                "env steps, and those between two would never be learned; use "
+                f"unroll_length={self.sequence_length} or less"
+            )
         return self

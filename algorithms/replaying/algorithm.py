@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
@@ -14,7 +15,7 @@ from machina.buffers.buffer import BufferSizes, Shards
 from machina.buffers.layout import Layout
 from machina.buffers.replay import Replay
 from machina.buffers.replay_shard import InitialErrors
-from machina.demonstrations import check_suits, load_set
+from machina.demonstrations import DemonstrationSet, check_suits, load_set
 from machina.errors import UserError
 from machina.interfaces import Learner, LearningFacts, Ranks
 from machina.nets.build import build_value_network
@@ -67,11 +68,20 @@ class ReplayingAlgorithm(ABC, Generic[C]):
             UserError: it is too small for so many environments.
         """
         errors = self._errors(spec) if self._actors_give_priorities else None
-        return make_replay(self.config, self._layout(spec), errors, sizes, shards)
+        return make_replay(self.config, self._layout(spec), self._demonstrations, errors, sizes, shards)
 
     def buffer_bytes(self, spec: EnvSpec) -> int:
-        """Memory of the replay when it is full."""
-        return replay_bytes(self.config, self._layout(spec))
+        """Memory of the replay when it is full.
+
+        Raises:
+            UserError: its demonstrations can't be read.
+        """
+        return replay_bytes(self.config, self._layout(spec), self._demonstrations)
+
+    @functools.cached_property
+    def _demonstrations(self) -> DemonstrationSet | None:
+        """Read and checked once: every byte takes a while where they are many."""
+        return None if self.config.demos is None else load_set(self.config.demos)
 
     @abstractmethod
     def _errors(self, spec: EnvSpec) -> InitialErrors:
@@ -112,8 +122,8 @@ class ReplayingAlgorithm(ABC, Generic[C]):
         size = self.buffer_bytes(spec) / 2**30
         line = f"{config.replay_capacity:,} env steps, {size:.1f} GiB when full"
         line += " or less, as its frames can be compressed" if self._layout(spec).compressed else ""
-        if config.demos is not None:
-            found = load_set(config.demos)
+        found = self._demonstrations
+        if found is not None:
             check_suits(found, spec)
             line += (
                 f"; {len(found.episodes)} demonstrations of '{config.demos}', {config.demo_ratio or '1/256'} of a batch"

@@ -13,7 +13,8 @@ from machina.buffers.priorities import PriorityRule
 from machina.buffers.replay import Replay, ReplayPlan
 from machina.buffers.replay_shard import AGENT, DEMONSTRATIONS, EPISODES, InitialErrors, MemorySetup, ShardSetup
 from machina.buffers.replay_size import store_bytes
-from machina.demonstrations import check_suits, load_set
+from machina.buffers.unrolls import burn_in_before
+from machina.demonstrations import DemonstrationSet, check_suits, load_set
 from machina.errors import UserError
 from machina.specs import ArraySpec, EnvSpec
 from machina.types import Array, Unroll
@@ -33,17 +34,32 @@ def layout_of(config: ReplayingConfig, spec: EnvSpec, policy_outputs: Mapping[st
         window=config.item_length,
         every_step=not size,
         compressed=config.compress_frames and spec.stores_frames_once,
+        burn_in=config.item_length - config.item_steps if size else 0,
     )
 
 
-def replay_bytes(config: ReplayingConfig, layout: Layout) -> int:
-    """Memory of the whole replay when it is full; the least that it may be where frames are compressed."""
-    return store_bytes(layout, config.replay_capacity)
+def replay_bytes(config: ReplayingConfig, layout: Layout, demonstrations: DemonstrationSet | None) -> int:
+    """Memory of all memories when they are full; the most that it may be where frames are compressed."""
+    steps = config.replay_capacity + _episodes_capacity(config, layout, config.episode_memory)
+    if demonstrations is not None:
+        steps += _demonstrations_capacity(layout, demonstrations)
+    return store_bytes(layout, steps)
+
+
+def _episodes_capacity(config: ReplayingConfig, layout: Layout, episodes: int) -> int:
+    """Env steps for the best episodes, each in a lane of its own."""
+    return episodes * layout.needed(layout.burn_in + config.episode_memory_steps)
+
+
+def _demonstrations_capacity(layout: Layout, found: DemonstrationSet) -> int:
+    """Env steps for all of them in one lane."""
+    return sum(layout.needed(layout.burn_in + episode.header.length) for episode in found.episodes)
 
 
 def make_replay(
     config: ReplayingConfig,
     layout: Layout,
+    demonstrations: DemonstrationSet | None,
     initial_errors: InitialErrors | None,
     sizes: BufferSizes,
     shards: Shards,
@@ -73,9 +89,9 @@ def make_replay(
     memories = {AGENT: MemorySetup(layout, capacity, lanes, _rule(config, config.priority), initial_errors)}
     if config.episode_memory:
         memories[EPISODES] = _episodes(config, layout, count, initial_errors)
-    setups = [ShardSetup(memories, None) for _ in range(count)]
-    if config.demos is not None:
-        setups[0] = _with_demonstrations(config, setups[0], layout, config.demos)
+    setups = [ShardSetup(memories, None, config.episode_memory_steps) for _ in range(count)]
+    if demonstrations is not None:
+        setups[0] = _with_demonstrations(config, setups[0], layout, demonstrations)
     plan = ReplayPlan(
         ratio=config.replay_ratio,
         sample_steps=config.item_steps,
@@ -97,20 +113,26 @@ def _episodes(
 ) -> MemorySetup:
     """A lane for each of the best episodes that a shard keeps."""
     lanes = -(-config.episode_memory // shards)
-    longest = layout.needed(config.episode_memory_steps)
-    return MemorySetup(layout, longest * lanes, lanes, _rule(config, config.episode_priority), initial_errors)
+    capacity = _episodes_capacity(config, layout, lanes)
+    return MemorySetup(layout, capacity, lanes, _rule(config, config.episode_priority), initial_errors)
 
 
-def _with_demonstrations(config: ReplayingConfig, setup: ShardSetup, layout: Layout, folder: Path) -> ShardSetup:
+def _with_demonstrations(
+    config: ReplayingConfig, setup: ShardSetup, layout: Layout, demonstrations: DemonstrationSet
+) -> ShardSetup:
     """All in one lane, one after the other."""
-    found = load_set(folder)
-    check_suits(found, layout.spec)
-    capacity = sum(layout.needed(episode.header.length) for episode in found.episodes)
-    memory = MemorySetup(layout, capacity, 1, _rule(config, config.demo_priority), None)
-    read = functools.partial(_unrolls, folder, layout)
-    return ShardSetup({**setup.memories, DEMONSTRATIONS: memory}, read)
+    check_suits(demonstrations, layout.spec)
+    memory = MemorySetup(
+        layout, _demonstrations_capacity(layout, demonstrations), 1, _rule(config, config.demo_priority), None
+    )
+    read = functools.partial(_unrolls, demonstrations.folder, layout)
+    return setup._replace(memories={**setup.memories, DEMONSTRATIONS: memory}, demonstrations=read)
 
 
 def _unrolls(folder: Path, layout: Layout) -> Iterator[Unroll[Array]]:
+    burn_in = layout.burn_in
     for episode in load_set(folder).episodes:
-        yield from episode.unrolls(layout.policy_outputs, layout.core_shapes, layout.unroll_length)
+        for unroll in episode.unrolls(layout.policy_outputs, layout.core_shapes, layout.unroll_length):
+            if burn_in and unroll.first[0]:
+                yield burn_in_before(unroll, burn_in)
+            yield unroll._replace(start=unroll.start + burn_in)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from machina.buffers.replay_store import ReplayStore
-from machina.buffers.unrolls import from_arrays, slice_slots, to_arrays
+from machina.buffers.unrolls import burn_in_before, from_arrays, slice_slots, to_arrays
 from machina.types import NO_ACTION, Array, IntArray, Unroll, combined, section
 
 Piece = Unroll[Array]
@@ -22,12 +22,14 @@ class BestEpisodes:
 
     Args:
         store: for episodes alone.
+        burn_in: see ``Layout``.
         lanes: episodes that are kept.
         longest: env steps of the longest one.
     """
 
-    def __init__(self, store: ReplayStore, lanes: int, longest: int) -> None:
+    def __init__(self, store: ReplayStore, burn_in: int, lanes: int, longest: int) -> None:
         self._store = store
+        self._burn_in = burn_in
         self._longest = longest
         self._returns = np.full(lanes, -np.inf)
         self._since = np.zeros(lanes, np.int64)
@@ -77,7 +79,7 @@ class BestEpisodes:
         self._returns[lane], self._since[lane] = total, self._kept
         self._store.clear(lane)
         start = 0
-        for piece in pieces:
+        for piece in [burn_in_before(pieces[0], self._burn_in), *pieces] if self._burn_in else pieces:
             slot = np.array([lane], np.int64)
             self._store.put(piece._replace(slot=slot, start=np.array([start], np.int64)))
             start += len(piece.reward) - 1

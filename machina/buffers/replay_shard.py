@@ -56,6 +56,8 @@ class ShardSetup(NamedTuple):
     """By name; ``AGENT`` is always there."""
     demonstrations: Callable[[], Iterator[Unroll[Array]]] | None
     """Reads what is put into ``DEMONSTRATIONS`` at the start."""
+    longest_episode: int = 0
+    """Env steps of the longest one that ``EPISODES`` keeps, where there is that memory."""
 
 
 class MemoryReport(NamedTuple):
@@ -103,7 +105,8 @@ class ReplayShard:
         self._best: BestEpisodes | None = None
         if EPISODES in self._stores:
             episodes = setup.memories[EPISODES]
-            self._best = BestEpisodes(self._stores[EPISODES], episodes.lanes, episodes.capacity // episodes.lanes)
+            burn_in = episodes.layout.burn_in
+            self._best = BestEpisodes(self._stores[EPISODES], burn_in, episodes.lanes, setup.longest_episode)
         if setup.demonstrations is not None:
             for unroll in setup.demonstrations():
                 self._stores[DEMONSTRATIONS].put(unroll)

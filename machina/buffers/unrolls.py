@@ -132,6 +132,23 @@ def concatenate_slots(unrolls: Sequence[Unroll[Array]]) -> Unroll[Array]:
     return combined(unrolls, lambda a: np.concatenate(a, axis=1), lambda a: np.concatenate(a, axis=0))
 
 
+def burn_in_before(unroll: Unroll[Array], steps: int) -> Unroll[Array]:
+    """``steps`` entries that are steps of nothing, to precede an unroll whose slots open an episode.
+
+    Nothing of them is learned, and what a core state comes to over them ends with them.
+    """
+    entries = len(unroll.reward)
+
+    def blank(arrays: list[Array]) -> Array:
+        opening = arrays[0][: len(arrays[0]) - entries + 1]
+        return np.concatenate([np.zeros((steps, *opening.shape[1:]), opening.dtype), opening])
+
+    before = combined([unroll], blank, lambda arrays: arrays[0])
+    before.foreign[:steps] = True
+    before.truncated[steps - 1] = True
+    return before
+
+
 def to_arrays(unroll: Unroll[Array]) -> dict[str, Array]:
     """The unroll as named arrays, for a file."""
     arrays = {f"observation/{key}": array for key, array in unroll.observation.items()}

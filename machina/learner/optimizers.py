@@ -15,6 +15,7 @@ LEAST_LENGTH = 5
 PyTorch, 4 in the paper.
 """
 
+
 class RMSPropTF(Optimizer):
     """RMSProp as TensorFlow 1 defines it, with which IMPALA's constants were found.
 

@@ -51,6 +51,11 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         ("dqn", "catch", "--max-policy-lag", "3", "--learning-starts", "10"),
         "max_policy_lag=3: what lies in a replay is older as a rule",
     ),
+    "sequences with gaps": (
+        ("r2d2", "recall", "--sequence-length", "5"),
+        "sequence_length=5: a sequence begins every unroll_length=10 env steps, and those between two would never be "
+        "learned; use unroll_length=5 or less",
+    ),
     "r2d2 without memory": (("r2d2", "recall", "--lstm-size", "0"), "lstm_size=0: r2d2 learns a recurrent network"),
     "memory for transitions": (
         ("dqn", "catch", "--lstm-size", "8"),
