@@ -147,7 +147,7 @@ def test_a_run_of_another_format_is_refused_as_a_whole(run: RunDirectory) -> Non
     with pytest.raises(UserError) as caught:
         run.latest()
     assert str(caught.value) == (
-        f"checkpoint '{file.parent}' has format version 2, this version of machina reads 3; "
+        f"checkpoint '{file.parent}' has format version 2, this version of machina reads 4; "
         "use the version of machina that wrote it, or train again"
     )
 

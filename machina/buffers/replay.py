@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from machina.buffers.buffer import Batch, BufferClosedError, BufferSizes, Handover, Part, ReplayPart, Shards
+from machina.buffers.error_scales import ErrorScales
 from machina.buffers.replay_pool import ReplayPool, Selection
 from machina.buffers.replay_shard import AGENT, DEMONSTRATIONS, ShardSetup
 from machina.errors import RunFailedError, UserError
@@ -73,6 +74,9 @@ class Replay:
         self._plan = plan
         self._sizes = sizes
         self._pool = ReplayPool(setups, shards, sizes.num_slots)
+        memories = setups[0].memories
+        self._prioritized = {name: memory.rule.kind != "none" for name, memory in memories.items()}
+        self._scales = ErrorScales(memories[AGENT].layout.spec.num_tasks)
         self._arrived: list[Handover] = []
         """In lock-step, until the round is whole: they are stored in the order of their slots, whoever was first."""
         self._changed = threading.Condition()
@@ -233,8 +237,15 @@ class Replay:
                 self._learned_steps -= batch.counted
             elif learned.priorities is not None:
                 for selection, memory, errors in batch.with_errors(learned.priorities):
-                    self._pool.write_back(memory, selection.keys, errors)
+                    if self._prioritized[memory]:
+                        self._write_back(memory, selection, errors)
             self._changed.notify_all()
+
+    def _write_back(self, memory: str, selection: Selection, errors: Array) -> None:
+        self._scales.note(selection.task_ids, errors)
+        scales = self._scales.values.copy()
+        in_units = np.asarray(errors / scales[selection.task_ids], np.float32)
+        self._pool.write_back(memory, selection.keys, in_units, scales)
 
     # Numbers
 
@@ -310,7 +321,7 @@ class Replay:
                 visit(part)
             own = (self._collected, self._taken, self._learned_steps, self._published_at, self._uncounted)
             counters = np.array((*own, *self._pool.gone), np.int64)
-            visit(ReplayPart(COUNTERS, None, lambda: {"counters": counters}))
+            visit(ReplayPart(COUNTERS, None, lambda: {"counters": counters, "scales": self._scales.state()}))
 
     def resume(self, env_steps: int, parts: Mapping[str, Callable[[], dict[str, Array]]]) -> None:
         """Continue with what was kept, or with an empty replay.
@@ -321,7 +332,9 @@ class Replay:
         if parts:
             if COUNTERS not in parts:
                 raise UserError("checkpoint: its replay has no counters; use another checkpoint")
-            numbers = parts[COUNTERS]()["counters"].tolist()
+            counters = parts[COUNTERS]()
+            numbers = counters["counters"].tolist()
+            self._scales.load_state(counters["scales"])
             self._collected, self._taken, self._learned_steps, self._published_at, self._uncounted = numbers[:5]
             self._pool.gone = numbers[5:]
             self._pool.load_parts({name: read for name, read in parts.items() if name != COUNTERS})

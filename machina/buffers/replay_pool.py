@@ -33,6 +33,7 @@ class Selection(NamedTuple):
     """``[k]``, unique among all shards."""
     masses: npt.NDArray[np.float64]
     policy_versions: IntArray
+    task_ids: IntArray
 
 
 class ReplayPool:
@@ -115,14 +116,21 @@ class ReplayPool:
         (drawn, report), unroll = answer
         self._note(index, report)
         keys: Keys = drawn
-        return Selection(unroll, keys.keys * len(self._handles) + index, keys.masses, keys.policy_versions)
+        return Selection(unroll, *keys._replace(keys=keys.keys * len(self._handles) + index))
 
-    def write_back(self, memory: str, keys: IntArray, errors: FloatArray) -> None:
-        """Give the items of ``keys`` ``[k]`` their new errors; NaN leaves an item as it is."""
+    def write_back(self, memory: str, keys: IntArray, errors: FloatArray, scales: FloatArray) -> None:
+        """Give the items of ``keys`` ``[k]`` their new errors; NaN leaves an item as it is.
+
+        Args:
+            memory: its name.
+            keys: ``[k]``.
+            errors: ``[k]``, divided by the scale of their task.
+            scales: ``[num_tasks]``, for new items.
+        """
         own_keys, of_keys = np.divmod(keys, len(self._handles))
         for index in np.unique(of_keys).tolist():
             here = of_keys == index
-            self._call(index, 0, "write_back", memory, own_keys[here], errors[here])
+            self._call(index, 0, "write_back", memory, own_keys[here], errors[here], scales)
 
     def count(self, name: str) -> int:
         """Of the agent's memory on all shards, those that are gone included: added, stored, removed or stale."""

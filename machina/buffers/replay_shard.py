@@ -87,6 +87,7 @@ class Keys(NamedTuple):
     keys: IntArray
     masses: npt.NDArray[np.float64]
     policy_versions: IntArray
+    task_ids: IntArray
 
 
 class ReplayShard:
@@ -137,10 +138,20 @@ class ReplayShard:
             fractions: ``[k]`` in [0, 1).
         """
         drawn = self._stores[memory].draw(fractions)
-        return (Keys(drawn.keys, drawn.masses, drawn.unroll.policy_version), self.report()), drawn.unroll
+        unroll = drawn.unroll
+        return (Keys(drawn.keys, drawn.masses, unroll.policy_version, unroll.task_id), self.report()), unroll
 
-    def write_back(self, memory: str, keys: IntArray, errors: FloatArray) -> ShardReport:
-        """Give items, as they were drawn, their new errors ``[k]``; NaN leaves them as they are."""
+    def write_back(self, memory: str, keys: IntArray, errors: FloatArray, scales: FloatArray) -> ShardReport:
+        """Give items, as they were drawn, their new errors ``[k]``; NaN leaves them as they are.
+
+        Args:
+            memory: its name.
+            keys: ``[k]``.
+            errors: ``[k]``, divided already by the scale of their task.
+            scales: ``[num_tasks]``, for new items.
+        """
+        for store in self._stores.values():
+            store.error_scales = scales
         self._stale[memory] += self._stores[memory].write_back(keys, errors)
         return self.report()
 
@@ -164,6 +175,7 @@ class ReplayShard:
             f"{memory}/{key}": array for memory, store in self._stores.items() for key, array in store.rest().items()
         }
         rest["stale"] = np.array(list(self._stale.values()), np.int64)
+        rest["scales"] = self._stores[AGENT].error_scales
         if self._best is not None:
             rest |= {f"best/{key}": array for key, array in self._best.state().items()}
         return rest
@@ -178,7 +190,7 @@ class ReplayShard:
             store, index = self._chunk(name)
             store.load_chunk(index, arrays)
             return
-        saved = {key.partition("/")[0] for key in arrays} - {"stale", "best"}
+        saved = {key.partition("/")[0] for key in arrays} - {"stale", "scales", "best"}
         if saved != self._stores.keys():
             raise UserError(
                 f"checkpoint: the replay has the memories {', '.join(sorted(saved))}, this run "
@@ -186,6 +198,7 @@ class ReplayShard:
             )
         for memory, store in self._stores.items():
             store.load_rest(section(arrays, f"{memory}/"))
+            store.error_scales = arrays["scales"].copy()
         self._stale = dict(zip(self._stores, arrays["stale"].tolist(), strict=True))
         if self._best is not None:
             self._best.load_state(section(arrays, "best/"))

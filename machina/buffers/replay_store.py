@@ -24,7 +24,7 @@ from machina.buffers.lanes import Lanes
 from machina.buffers.layout import BLOCK, FLAGS, Layout
 from machina.buffers.priorities import Priorities, PriorityRule
 from machina.errors import UserError
-from machina.types import OBSERVATION, Array, BoolArray, IntArray, Unroll, section, where_slots
+from machina.types import OBSERVATION, Array, BoolArray, FloatArray, IntArray, Unroll, section, where_slots
 
 DEMONSTRATION = -1
 """The ``policy_version`` of demonstrations: what others did there is learned from."""
@@ -104,6 +104,8 @@ class ReplayStore:
         self._chunk_length = -(-rows // BLOCK) * BLOCK
         self._chunk_versions = np.zeros(-(-length // self._chunk_length), np.int64)
         self._writes = 0
+        self.error_scales: FloatArray = np.ones(layout.spec.num_tasks, np.float32)
+        """``[num_tasks]``: initial errors are divided by them; see ``ErrorScales``."""
         self.added = 0
         """Steps put in so far."""
         self.removed = 0
@@ -254,7 +256,8 @@ class ReplayStore:
         if self._initial_errors is None or len(flat) == 0:
             self._priorities.add(flat)
             return
-        errors = self._initial_errors(self._windows(lanes, counts, with_observation=False))
+        windows = self._windows(lanes, counts, with_observation=False)
+        errors = self._initial_errors(windows) / self.error_scales[windows.task_id]
         known = np.isfinite(errors)
         self._priorities.add(flat[~known])
         self._priorities.set(flat[known], errors[known])

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 STATE = "state.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """3: unrolls that wait hold other arrays, and learners no counter of env steps."""
 
 _MARK = "checkpoint"

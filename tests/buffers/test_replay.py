@@ -11,7 +11,7 @@ from slow_replay import Slot, layout_of, unroll_of
 
 from machina.buffers.buffer import Batch, BufferSizes, Handover
 from machina.buffers.priorities import PriorityRule
-from machina.buffers.replay import Replay, ReplayPlan
+from machina.buffers.replay import Replay, ReplayPlan, SampledBatch
 from machina.buffers.replay_shard import AGENT, MemorySetup, ShardSetup
 from machina.types import Learned
 
@@ -94,6 +94,22 @@ def test_when_the_only_shard_is_lost_learning_goes_on_with_what_comes_then(playi
     assert playing.replay.metrics()["replay/ratio"] == pytest.approx(RATIO, rel=0.05)
 
 
+def test_a_task_of_a_thousandfold_errors_is_drawn_no_more_often_than_the_other(playing: Playing) -> None:
+    """Slot 0 plays task 0, slot 1 task 1; the errors of both vary alike around means that are 1 and 1000."""
+    random = np.random.default_rng(0)
+    drawn = np.zeros(2)
+    for _ in range(120):
+        playing.put()
+        while (batch := playing.replay.take(0, timeout_s=0)) is not None:
+            assert isinstance(batch, SampledBatch)
+            tasks = np.concatenate([each.task_ids for each in batch._selections])
+            drawn += np.bincount(tasks, minlength=2)
+            errors = (random.uniform(0.1, 1.9, len(tasks)) * 1000.0**tasks).astype(np.float32)
+            playing.replay.settle(batch, Learned({}, priorities=errors))
+    assert drawn.sum() > 2000
+    assert drawn[1] / drawn.sum() == pytest.approx(0.5, abs=0.06)
+
+
 def test_an_item_that_was_lost_on_its_way_to_a_rank_keeps_its_priority(playing: Playing) -> None:
     for _ in range(3):
         playing.put()
@@ -103,4 +119,5 @@ def test_an_item_that_was_lost_on_its_way_to_a_rank_keeps_its_priority(playing: 
     playing.replay.settle(batch, Learned({}, lost=4, priorities=errors))
     playing.replay.account()
     (report,) = playing.replay._pool.reports(AGENT)
-    assert report.mass == pytest.approx(report.items - 1 + 7)
+    # Tasks have scales of their own: the first error of one is the mean of its errors.
+    assert report.mass == pytest.approx(report.items - 1 + 1)
