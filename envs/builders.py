@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -282,8 +283,8 @@ def _own_names() -> list[str]:
     return ["atari57", *TOY_TASKS, *GAMES, *ENVIRONMENTS]
 
 
-def _find_spec(name: str, drop_keys: Sequence[str] = ()) -> GymnasiumSpec:
-    """The registered environment ``name``, without some parts of its observation.
+def _find_spec(name: str, drop_keys: Sequence[str] = (), max_steps: int | None = None) -> GymnasiumSpec:
+    """The registered environment ``name``, without some parts of its observation, perhaps with another limit.
 
     Raises:
         UserError: there is none, or it is one of Atari's; names what may have been meant.
@@ -298,6 +299,8 @@ def _find_spec(name: str, drop_keys: Sequence[str] = ()) -> GymnasiumSpec:
         )
     if str(spec.entry_point).startswith("ale_py"):
         raise UserError(f"environment {name!r}: Atari games have names of their own{meant(name, _own_names())}")
+    if max_steps is not None:
+        spec = dataclasses.replace(spec, max_episode_steps=max_steps)
     return spec_without(spec, drop_keys) if drop_keys else spec
 
 
@@ -307,7 +310,7 @@ def _registered(name: str, config: GymnasiumConfig) -> GymnasiumSpec:
     Raises:
         UserError: there is none, or the options contradict one another.
     """
-    spec = _find_spec(name, config.drop_keys)
+    spec = _find_spec(name, config.drop_keys, config.max_steps)
     if config.observe == "state":
         return spec
     if config.drop_keys:
@@ -349,7 +352,7 @@ def _gymnasium_factory(name: str, config: GymnasiumConfig, wrapper: str | None) 
     from machina.envs import gymnasium_envs
     from machina.envs.observations import with_info_mask
 
-    limit = _find_spec(name).max_episode_steps
+    limit = config.max_steps or _find_spec(name).max_episode_steps
     protocol = {} if limit is None else {"max_episode_steps": limit}
     registered = _registered(name, config)
     env = _built(name, lambda: gymnasium_envs.InProcessEnvs(registered, 1, name, True))

@@ -44,6 +44,13 @@ class GymnasiumConfig(EnvConfig):
         default=None,
         description="Step in worker processes; None: yes unless the environment has a vectorized form of its own.",
     )
+    max_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**9,
+        description="Env steps after which an episode is truncated, in place of the environment's own limit; None: "
+        "that.",
+    )
     drop_keys: tuple[str, ...] = Field(
         default=(),
         description="Keys of the observation that are left out, such as a text; in nested dictionaries a path, as in "

@@ -126,6 +126,6 @@ def endless(name: str, steps: int) -> EnvironmentFaultError:
         steps: env steps that were waited for it.
     """
     return EnvironmentFaultError(
-        f"environment {name!r}: an episode did not end in {steps:,} env steps; give it a limit (max_episode_steps "
-        "where it is registered with gymnasium, --max-steps of a game)"
+        f"environment {name!r}: an episode did not end in {steps:,} env steps; give it a limit: --max-steps, or "
+        "one of its own"
     )

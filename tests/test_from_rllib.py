@@ -7,7 +7,7 @@ from pathlib import Path
 
 from machina.algorithms.apex.config import ApexConfig
 from machina.config import RunConfig, option_paths
-from machina.envs.config import AtariConfig
+from machina.envs.config import AtariConfig, GymnasiumConfig
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "from_rllib.md"
 SETTINGS = [
@@ -75,7 +75,8 @@ def test_every_setting_has_one_row() -> None:
 
 
 def test_every_option_that_is_named_exists() -> None:
-    known = {name.replace("_", "-") for name in option_paths(RunConfig[ApexConfig, AtariConfig])}
+    kinds = (RunConfig[ApexConfig, AtariConfig], RunConfig[ApexConfig, GymnasiumConfig])
+    known = {name.replace("_", "-") for kind in kinds for name in option_paths(kind)}
     named = set(re.findall(r"`--([a-z0-9-]+)", DOCUMENT.read_text(encoding="utf-8")))
     assert named <= known, sorted(named - known)
     assert len(named) > 35

@@ -163,6 +163,11 @@ class ReplayingConfig(RewardConfig, ExplorationConfig):
         """Env steps of an item that are learned."""
         return 1
 
+    @property
+    def whole_episodes(self) -> bool:
+        """Whether a step can be drawn only when its episode has ended."""
+        return False
+
     def env_steps_per_update(self, batch_size: int) -> int:
         """By the replay ratio."""
         return max(1, round(batch_size * self.item_steps / self.replay_ratio))
@@ -210,6 +215,12 @@ class ReplayingConfig(RewardConfig, ExplorationConfig):
 class TransitionConfig(ReplayingConfig):
     """Items are transitions of n steps; demonstrations may have a loss of their own."""
 
+    batch_mode: Literal["truncate_episodes", "complete_episodes"] = Field(
+        default="truncate_episodes",
+        description="complete_episodes: a step can be learned only when its episode has ended; truncate_episodes: as "
+        "soon as the n steps after it are there.",
+    )
+
     margin_cost: float = Field(
         default=0.0,
         ge=0,
@@ -217,6 +228,11 @@ class TransitionConfig(ReplayingConfig):
         description="Weight of the loss that puts a demonstrated action above the others (1 in DQfD); 0: none.",
     )
     margin: float = Field(default=0.8, gt=0, le=1e6, description="By how much, in units of the values (DQfD).")
+
+    @property
+    def whole_episodes(self) -> bool:
+        """As asked for."""
+        return self.batch_mode == "complete_episodes"
 
     @model_validator(mode="after")
     def _fits_transitions(self) -> Self:

@@ -34,6 +34,7 @@ def layout_of(config: ReplayingConfig, spec: EnvSpec, policy_outputs: Mapping[st
         window=config.item_length,
         every_step=not size,
         compressed=config.compress_frames and spec.stores_frames_once,
+        whole_episodes=config.whole_episodes,
         burn_in=config.item_length - config.item_steps if size else 0,
     )
 

@@ -31,6 +31,8 @@ class Layout(NamedTuple):
     """An item starts at every step that counts; else one at entry 0 of every stored unroll, with its core state."""
     compressed: bool
     """Image frames are kept in LZ4 blocks of ``BLOCK``."""
+    whole_episodes: bool = False
+    """With ``every_step``: a step can be drawn only when its episode has ended."""
     burn_in: int = 0
     """Steps at the start of an item that are not learned. Whole episodes are put in behind as many that are nothing
     (``burn_in_before``), so that their first steps are learned as well."""

@@ -208,6 +208,7 @@ class ReplayStore:
         self.stored -= steps
         self._priorities.remove(flat[self._priorities.has(flat)])
         ring.oldest[lanes] = np.maximum(ring.oldest[lanes], oldest)
+        ring.pending[lanes] = np.maximum(ring.pending[lanes], ring.oldest[lanes])
 
     def end(self, lanes: IntArray) -> None:
         """Nothing follows what these lanes hold: whatever waits for more becomes an item as it is."""
@@ -239,7 +240,9 @@ class ReplayStore:
         Where a lane is cut, all windows end there.
         """
         ring, every_step = self._lanes, self._layout.every_step
-        closed = np.maximum(ring.pending[lanes], end if is_cut else end - self._layout.window)
+        closed = ring.pending[lanes]
+        if is_cut or not self._layout.whole_episodes:
+            closed = np.maximum(closed, end if is_cut else end - self._layout.window)
         if every_step:
             closed = np.maximum(closed, ring.last_end[lanes] + 1)
         at = ring.between(lanes, ring.pending[lanes], closed)

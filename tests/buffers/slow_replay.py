@@ -192,6 +192,16 @@ class SlowLane:
             beyond = -(-beyond // BLOCK) * BLOCK
         return index - self.layout.lead >= beyond - self.length
 
+    def _has_ended(self, index: int) -> bool:
+        """Whether the episode of an entry is over, and the action at its last entry known."""
+        for at, entry in enumerate(self.entries[index:], index):
+            if at in self.cuts:
+                return True
+            assert entry is not None
+            if (entry.terminated or entry.truncated) and entry.serial != 0:
+                return True
+        return False
+
     def items(self) -> dict[float, list[Entry]]:
         """Windows by the serial of their first step."""
         found, full = {}, self.layout.window + 1
@@ -199,6 +209,8 @@ class SlowLane:
             if entry is None or entry.serial == 0 or not self._is_there(index):
                 continue
             window = self.window(index)
+            if self.layout.whole_episodes and not self._has_ended(index):
+                continue
             # With the action at its last entry, or ended before, or cut.
             whole = len(window) == full and (window[-1].serial != 0 or index + full - 1 in self.cuts)
             if self.layout.every_step:

@@ -117,6 +117,19 @@ def test_every_window_equals_that_of_lists(window: int, stack: int, compressed: 
     assert max(counts) > 50
 
 
+@pytest.mark.parametrize("capacity", [3 * 200, 3 * 26])
+def test_of_whole_episodes_nothing_is_drawn_before_they_have_ended(capacity: int) -> None:
+    """In the smaller one the first steps of some episodes are overwritten before the last are there."""
+    layout = layout_of(stack=4, window=3, unroll_length=7)._replace(whole_episodes=True)
+    played = Played(layout, capacity, 3, 3, seed=5)
+    counts = []
+    for _ in range(60):
+        played.put(played.random.permutation(3)[: played.random.integers(1, 4)].tolist(), 7)
+        counts.append(played.check())
+    assert played.store.removed > 0
+    assert max(counts) > 20
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_slots_that_share_a_lane_break_it_each_time(steps: int) -> None:
     played = Played(layout_of(stack=4, window=3), 2 * 60, 5, 2, seed=steps)

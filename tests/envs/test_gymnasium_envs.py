@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,6 +185,18 @@ def test_a_sleeping_worker_is_closed_at_once() -> None:
     assert time.monotonic() - started < 3
     assert not thread.is_alive()
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"processes": True}, {"processes": False}, {"observe": "pixels"}], ids=str)
+@pytest.mark.parametrize("name", ["CartPole-v1", "MountainCar-v0"])
+def test_max_steps_takes_the_place_of_the_environments_own_limit(name: str, options: dict[str, Any]) -> None:
+    factory = parse_environment(name, GymnasiumConfig(max_steps=7, **options))
+    assert factory.spec.protocol["max_episode_steps"] == 7
+    env = factory.make([0, 0])
+    env.reset([1, 2])
+    truncated = [env.step(np.full(2, step % 2)).truncated.tolist() for step in range(9)]
+    env.close()
+    assert truncated == [[step == 6] * 2 for step in range(9)]
 
 
 def test_factory_can_be_pickled_and_draws() -> None:

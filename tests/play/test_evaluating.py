@@ -296,7 +296,7 @@ def test_an_episode_without_end_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         machina.evaluate(path, episodes=3)
     assert str(caught.value) == (
         "evaluation stopped: environment 'endless_env:Walk-v0': an episode did not end in 200 env steps; give it a "
-        "limit (max_episode_steps where it is registered with gymnasium, --max-steps of a game)"
+        "limit: --max-steps, or one of its own"
     )
     monkeypatch.setattr("endless_env.Shared.ends", False)
     factory = parse_environment(SHARED, GameConfig())
