@@ -1,10 +1,14 @@
-"""PPO of Machina and of stable-baselines3, in turns on one machine.
+"""PPO and DQN of Machina and of stable-baselines3, in turns on one machine.
 
     python benchmarks/peers.py cartpole --peer-python PEER/bin/python
     python benchmarks/peers.py pong --peer-python PEER/bin/python
+    python benchmarks/peers.py dqn-pong --peer-python PEER/bin/python
 
 cartpole: seconds from the command to a mean return of 475 over the latest 100 training episodes of CartPole-v1.
 pong: env steps per second with 8 environments, 128 steps, 4 epochs and minibatches of 256, without imports and start.
+dqn-pong: env steps per second of DQN at equal work: batches of 32, one every 4 env steps, the network of the Nature
+paper, Adam, a replay of 100,000; after the first 3,000 env steps. Machina has 8 environments in place inline, once in
+its own precision and once in float32.
 
 The peer has its own environment, in which ``pip install stable-baselines3 ale-py opencv-python-headless`` was typed. On
 CartPole it runs with its defaults, on Pong with the settings above, which are those of its published configurations.
@@ -66,11 +70,35 @@ PPO("CnnPolicy", env, n_steps=128, n_epochs=4, batch_size=256, learning_rate=2.5
     vf_coef=0.5, device="cpu").learn(10_000_000, callback=Clock())
 """
 
+PEER_DQN_ON_PONG = """
+import sys, time
+import ale_py, gymnasium
+gymnasium.register_envs(ale_py)
+from stable_baselines3 import DQN
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_atari_env
+from stable_baselines3.common.vec_env import VecFrameStack
+
+class Clock(BaseCallback):
+    started = 0.0
+    def _on_step(self):
+        if self.num_timesteps == 3000:
+            self.started = time.perf_counter()
+        elif self.started and time.perf_counter() - self.started > float(sys.argv[2]):
+            print((self.num_timesteps - 3000) / (time.perf_counter() - self.started))
+            sys.exit()
+        return True
+
+env = VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=1, seed=int(sys.argv[1])), 4)
+DQN("CnnPolicy", env, buffer_size=100_000, batch_size=32, learning_starts=2_000, train_freq=4, gradient_steps=1,
+    target_update_interval=10_000, device="cpu").learn(10_000_000, callback=Clock())
+"""
+
 
 class Options(BaseModel):
     """Measure both trainers."""
 
-    task: Positional[Literal["cartpole", "pong"]] = Field(description="What is measured.")
+    task: Positional[Literal["cartpole", "pong", "dqn-pong"]] = Field(description="What is measured.")
     seeds: int = Field(default=5, ge=1, description="Runs of each trainer, with seeds from 1.")
     seconds: float = Field(default=60, gt=0, description="Length of a run on Pong.")
     peer_python: str = Field(description="Interpreter that has stable-baselines3.")
@@ -78,18 +106,27 @@ class Options(BaseModel):
 
 def main() -> None:
     options = parse(Options, sys.argv[1:], "benchmarks/peers.py")
-    machina = [sys.executable, "-m", "machina", "train", "ppo"]
+    machina = [sys.executable, "-m", "machina", "train"]
     peer = [options.peer_python, "-c"]
     trainers: dict[str, Callable[[str], float]]
     if options.task == "cartpole":
         unit = "s"
         trainers = {
-            "machina": lambda seed: seconds([*machina, "CartPole-v1", "--until-return", "475", "--seed", seed]),
+            "machina": lambda seed: seconds([*machina, "ppo", "CartPole-v1", "--until-return", "475", "--seed", seed]),
             "stable-baselines3": lambda seed: seconds([*peer, PEER_ON_CARTPOLE, seed]),
+        }
+    elif options.task == "dqn-pong":
+        unit = "env steps/s"
+        settings = ["dqn", "pong", "--optimizer", "adam", "--replay-capacity", "100000", "--learning-starts", "2000"]
+        settings += ["--place", "inline", "--minutes", str(options.seconds / 60)]
+        trainers = {
+            "machina": lambda seed: own_speed([*machina, *settings, "--seed", seed]),
+            "machina, float32": lambda seed: own_speed([*machina, *settings, "--precision", "float32", "--seed", seed]),
+            "stable-baselines3": lambda seed: float(output([*peer, PEER_DQN_ON_PONG, seed, str(options.seconds)])),
         }
     else:
         unit = "env steps/s"
-        settings = ["pong", "--config", "defaults", "--epochs", "4", "--minutes", str(options.seconds / 60)]
+        settings = ["ppo", "pong", "--config", "defaults", "--epochs", "4", "--minutes", str(options.seconds / 60)]
         trainers = {
             "machina": lambda seed: own_speed([*machina, *settings, "--envs-per-task", "8", "--seed", seed]),
             "stable-baselines3": lambda seed: float(output([*peer, PEER_ON_PONG, seed, str(options.seconds)])),

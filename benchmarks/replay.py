@@ -20,10 +20,11 @@ import torch
 
 from machina.algorithms.replaying.targets import samples_of
 from machina.buffers.layout import Layout
-from machina.buffers.priorities import PriorityRule
+from machina.buffers.priorities import Priorities, PriorityRule
 from machina.buffers.replay_size import bytes_per_step
 from machina.buffers.replay_store import ReplayStore
 from machina.buffers.unrolls import UnrollBuffer
+from machina.hardware import available_cores, tune_process
 from machina.nets.unroll_tensors import to_device
 from machina.specs import ArraySpec, EnvSpec, discrete
 from machina.types import Array, Unroll
@@ -116,11 +117,25 @@ def rate(work: Callable[[], int], seconds: float = 1.0) -> float:
     return done / (time.perf_counter() - started)
 
 
+def draws_of(items: int) -> float:
+    """Draws of indices and masses per second, without frames."""
+    random = np.random.default_rng(0)
+    priorities = Priorities(PriorityRule("proportional", 0.6, 1e-6), items)
+    priorities.set(np.arange(items), random.random(items))
+
+    def draw() -> int:
+        priorities.draw((np.arange(BATCH) + random.random(BATCH)) / BATCH)
+        return 1
+
+    return rate(draw)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capacity", type=int, default=200_000, help="env steps")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each; medians are shown")
     options = parser.parse_args()
+    tune_process(available_cores())  # as in a run: else every call has its memory cleared by the kernel
     ours, packed = Ours(options.capacity), Ours(options.capacity, compressed=True)
     uniform = Ours(options.capacity, kind="none")
     works: dict[str, Callable[[], int]] = {
@@ -146,6 +161,8 @@ def main() -> None:
     print(f"{ours.bytes:,.0f} bytes per env step; {options.capacity:,} env steps; per second, medians of turns:")
     for name, found in rates.items():
         print(f"{name:24} {statistics.median(found):12,.1f}")
+    few, many = (draws_of(items) for items in (10_000, 10_000_000))
+    print(f"drawing {BATCH} of 10,000,000 items takes {few / many:.2f} times as long as of 10,000")
 
 
 if __name__ == "__main__":

@@ -75,11 +75,11 @@ def _entry(unroll: Unroll[Tensor], steps: Steps, entry: Tensor, spec: EnvSpec) -
     if OBSERVATION in unroll.observation:
         frames = unroll.observation[OBSERVATION]
         if spec.stores_frames_once:
+            ages = torch.arange(spec.frame_stack, device=entry.device)
             # Rows of a flat tensor are chosen ten times as fast as places among two axes.
-            rows = [(entry + age) * len(entry) + slots for age in range(spec.frame_stack)]
-            flat = frames.flatten(0, 1)
-            stack = torch.stack([flat.index_select(0, each) for each in rows], dim=-1)
-            observation[OBSERVATION] = stack.permute(0, 3, 1, 2)[None]
+            rows = (entry[:, None] + ages) * len(entry) + slots[:, None]
+            stacks = frames.flatten(0, 1).index_select(0, rows.flatten())
+            observation[OBSERVATION] = stacks.unflatten(0, rows.shape)[None]
         else:
             observation[OBSERVATION] = frames[entry, slots][None]
     return NetworkInput(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 import lz4.block
@@ -173,10 +174,15 @@ class BlockColumn:
 
 
 def untouched_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-    """Zeros that take no memory before they are written; what numpy asks for may be used memory, which is cleared."""
+    """Zeros that take no memory before they are written; what numpy asks for may be used memory, which is cleared.
+
+    In large pages, where the kernel has any: they are cleared faster when they are first written to, and found faster.
+    """
     count = math.prod(shape)
     size = max(1, count * np.dtype(dtype).itemsize)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(AttributeError, OSError):  # not every system knows of them
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype, count).reshape(shape)
 
 

@@ -138,6 +138,9 @@ class ReplayStore:
         self._check_length(steps)
         lanes = unroll.slot % len(self._lanes)
         waiting = np.arange(len(lanes))
+        if (lanes[1:] > lanes[:-1]).all():
+            self._put(unroll, waiting, lanes)
+            return
         while len(waiting):  # once, unless slots share a lane
             _, first = np.unique(lanes[waiting], return_index=True)
             first.sort()
@@ -229,7 +232,7 @@ class ReplayStore:
 
     def _note_written(self, at: Positions) -> None:
         self._writes += 1
-        self._chunk_versions[np.unique(at.counts % self._lanes.length // self._chunk_length)] = self._writes
+        self._chunk_versions[at.counts % self._lanes.length // self._chunk_length] = self._writes
 
     def _core_rows(self, lanes: IntArray, counts: IntArray) -> IntArray:
         return lanes * self._rows_per_lane + counts % self._lanes.length // self._layout.unroll_length

@@ -49,8 +49,13 @@ class SegmentTree:
         self._levels[0][indices] = values
         nodes = indices
         for children, parents in zip(self._levels, self._levels[1:], strict=False):
-            nodes = np.unique(nodes // FANOUT)
-            parents[nodes] = self._combine.reduce(children.reshape(-1, FANOUT)[nodes], axis=1)
+            rows = children.reshape(-1, FANOUT)
+            nodes = nodes // FANOUT
+            # A node that several items share is made several times: finding those that are equal takes longer.
+            if len(nodes) < len(rows):
+                parents[nodes] = self._combine.reduce(rows[nodes], axis=1)
+            else:
+                parents[: len(rows)] = self._combine.reduce(rows, axis=1)
 
     def find(self, masses: Numbers) -> IntArray:
         """``[k]``: for each mass the item with which the running sum of the numbers exceeds it; only of a sum.
