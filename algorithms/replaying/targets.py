@@ -79,7 +79,7 @@ def _entry(unroll: Unroll[Tensor], steps: Steps, entry: Tensor, spec: EnvSpec) -
             # Rows of a flat tensor are chosen ten times as fast as places among two axes.
             rows = (entry[:, None] + ages) * len(entry) + slots[:, None]
             stacks = frames.flatten(0, 1).index_select(0, rows.flatten())
-            observation[OBSERVATION] = stacks.unflatten(0, rows.shape)[None]
+            observation[OBSERVATION] = stacks.reshape(1, *rows.shape, *frames.shape[2:])
         else:
             observation[OBSERVATION] = frames[entry, slots][None]
     return NetworkInput(
