@@ -38,6 +38,8 @@ MACHINA = [sys.executable, "-m", "machina"]
 EPISODES_FILE = "EPISODES_FILE"
 """Environment variable: where the environment of a run notes its episodes (``noted_episodes``)."""
 
+WRAPPER = "learning:noted_episodes"
+
 DEMONSTRATED = ("--demos", "DEMOS", "--demo-ratio", "1.0 -> 1/512 over 50000")
 REMEMBERED = ("--episode-memory", "10")
 
@@ -118,7 +120,8 @@ def main() -> None:
 def record_demonstration(folder: Path) -> None:
     """One episode."""
     if not folder.exists():
-        source = ["--episodes", "1", "--script", "learning:pushed_as_it_moves", "--no-pictures"]
+        # With the wrapper of the runs, which notes nothing here: demonstrations are of the same environment.
+        source = ["--episodes", "1", "--script", "learning:pushed_as_it_moves", "--no-pictures", "--wrapper", WRAPPER]
         subprocess.run(
             [*MACHINA, "record", "MountainCar-v0", "--out", str(folder), *source], env=environment({}), check=True
         )
@@ -131,7 +134,7 @@ def figures_of(task: Task, folder: Path, variant: str, seed: int) -> list[int]:
     algorithm, *options = map(str, parts)
     episodes = folder / f"{name}.txt"
     command = [*MACHINA, "train", algorithm, task.environment, *options, "--seed", str(seed), "--runs-dir", str(folder)]
-    command += ["--name", name, "--until-return", str(task.goals[-1]), "--wrapper", "learning:noted_episodes"]
+    command += ["--name", name, "--until-return", str(task.goals[-1]), "--wrapper", WRAPPER]
     variables = {EPISODES_FILE: str(episodes), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, env=environment(variables), check=True, stdout=subprocess.DEVNULL)
     lines = [line.split() for line in episodes.read_text(encoding="utf-8").splitlines()]
