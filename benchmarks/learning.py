@@ -32,6 +32,7 @@ from refusals import refusing
 from tyro.conf import Positional
 
 from machina.cli.options import parse
+from machina.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 MACHINA = [sys.executable, "-m", "machina"]
@@ -98,6 +99,8 @@ class Options(BaseModel):
 def main() -> None:
     options = parse(Options, sys.argv[1:], "benchmarks/learning.py")
     task = TASKS[options.task]
+    if options.only not in (None, *task.variants):
+        raise UserError(f"only={options.only!r}: {options.task} has the variants {'; '.join(task.variants)}")
     variants = [name for name in task.variants if options.only in (None, name)]
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.processes) as pool:
         folder = (options.out or Path(temporary)).resolve()
