@@ -70,7 +70,8 @@ class TrainedNetwork(Generic[N]):
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.trained:  # the optimizer's own method takes five times as long to do this
+            parameter.grad = None
 
     @torch.no_grad()
     def add_up_over_ranks(self, others: Sequence[Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -25,9 +26,9 @@ class Precision(NamedTuple):
     reason: str
     """One sentence for the user."""
 
-    def autocast(self, device: torch.device) -> torch.autocast:
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """The context in which a network runs."""
-        return torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(device.type, dtype=self.dtype)
 
 
 def resolve_device(name: str) -> torch.device:
