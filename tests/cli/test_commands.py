@@ -272,6 +272,11 @@ def test_every_shipped_configuration_runs(name: str, cli: Command) -> None:
     frames = "48"
     if content["algorithm"] in REPLAYING:
         tiny, frames = (*tiny, "--learning-starts", "60"), "140"  # until there is a sequence to learn from
+    if content["algorithm"] == "r2d3":
+        demonstrations = cli.runs.parent / "demonstrations"
+        source = ("--episodes", "1", "--script", "random", "--no-pictures")
+        cli.good("record", content["environment"], "--out", demonstrations, *source)
+        tiny = (*tiny, "--demos", str(demonstrations))
     place = ("--total-frames", frames, "--runs-dir", cli.runs, "--name", "run")
     cli.good("train", content["algorithm"], games, "--config", name, *tiny, *place)
     saved = yaml.safe_load((cli.runs / "run" / "config.yaml").read_text())
