@@ -60,6 +60,9 @@ class TorsoConfig(Config):
     lstm_size: int = Field(
         default=0, ge=0, le=MOST_UNITS, description="Units of an LSTM after the torso (256 in IMPALA); 0: feed-forward."
     )
+    lstm_reads_last_step: bool = Field(
+        default=True, description="The LSTM is fed the action and the reward before each observation (as IMPALA)."
+    )
     layer_norm: bool = Field(
         default=False,
         description="Layer normalization before every activation of the torso (arXiv 1607.06450); of images over "
@@ -78,6 +81,12 @@ class TorsoConfig(Config):
                 f"filters, kernels and strides need one number per convolution each, got {len(self.filters)}, "
                 f"{len(self.kernels)} and {len(self.strides)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_reads(self) -> Self:
+        if not self.lstm_size and not self.lstm_reads_last_step:
+            raise ValueError("lstm_reads_last_step=False: there is no LSTM; leave it out, or choose --lstm-size")
         return self
 
 

@@ -140,7 +140,8 @@ class PolicyNetwork(Network[NetworkOutput]):
 
 
 class RecurrentCore(nn.Module):
-    """An LSTM fed with features, the previous action (one-hot) and the reward clipped to [-1, 1] (IMPALA).
+    """An LSTM fed with features and, if it ``reads_last_step``, the previous action (one-hot) and the reward clipped to
+    [-1, 1] (IMPALA).
 
     Of several choices each is one-hot; a continuous action is fed as its numbers, clipped to [-1, 1] too.
 
@@ -148,18 +149,21 @@ class RecurrentCore(nn.Module):
     at each step, and then one of three seeds did not learn to keep a cue for 20 steps (`recall`, 300,000 env steps).
     """
 
-    def __init__(self, features: int, action: ActionSpec, size: int) -> None:
+    def __init__(self, features: int, action: ActionSpec, size: int, *, reads_last_step: bool) -> None:
         super().__init__()
         self.action = action
-        self.lstm = nn.LSTM(features + (sum(action.choices) or len(action.low)) + 1, size)
+        self.reads_last_step = reads_last_step
+        last_step = (sum(action.choices) or len(action.low)) + 1 if reads_last_step else 0
+        self.lstm = nn.LSTM(features + last_step, size)
         bias = cast(Tensor, self.lstm.bias_ih_l0)  # of the gates input, forget, cell, output, in this order
         bias.data[size : 2 * size] += 1
 
     def forward(self, features: Tensor, inputs: NetworkInput, core_state: CoreTensors) -> tuple[Tensor, CoreTensors]:
         """``[T, B, features]`` to ``[T, B, size]`` and the state ``[B, size]`` twice (hidden, cell)."""
-        previous = self._read(inputs.previous_action)
-        reward = inputs.reward.clamp(-1, 1).unsqueeze(-1)
-        features = torch.cat([features, previous.to(features.dtype), reward.to(features.dtype)], dim=-1)
+        if self.reads_last_step:
+            previous = self._read(inputs.previous_action)
+            reward = inputs.reward.clamp(-1, 1).unsqueeze(-1)
+            features = torch.cat([features, previous.to(features.dtype), reward.to(features.dtype)], dim=-1)
         hidden, cell = core_state
         outputs = []
         # The LSTM runs at full speed over the spans between resets; the state restarts from zero between them.
@@ -207,7 +211,10 @@ class ActorCritic(PolicyNetwork):
         super().__init__()
         self.encoder = Encoder(spec, config)
         size = config.lstm_size
-        self.core = RecurrentCore(self.encoder.output_size, spec.action, size) if size else None
+        self.core: RecurrentCore | None = None
+        if size:
+            features, reads = self.encoder.output_size, config.lstm_reads_last_step
+            self.core = RecurrentCore(features, spec.action, size, reads_last_step=reads)
         self.core_state_shapes = ((size,), (size,)) if size else ()
         features = size or self.encoder.output_size
         self.policy_head = nn.Linear(features, sum(spec.action.choices) or len(spec.action.low))

@@ -35,7 +35,10 @@ class QNetwork(Network[QOutput]):
         super().__init__()
         self.encoder = Encoder(spec, config)
         size = config.lstm_size
-        self.core = RecurrentCore(self.encoder.output_size, spec.action, size) if size else None
+        self.core: RecurrentCore | None = None
+        if size:
+            features, reads = self.encoder.output_size, config.lstm_reads_last_step
+            self.core = RecurrentCore(features, spec.action, size, reads_last_step=reads)
         self.core_state_shapes = ((size,), (size,)) if size else ()
         self.num_heads = spec.num_tasks if config.task_heads else 1
         self.q_head: nn.Module = nn.Linear(size or self.encoder.output_size, self.num_heads * sum(spec.action.choices))

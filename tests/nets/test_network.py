@@ -66,6 +66,21 @@ def test_the_lstm_is_fed_with_previous_action_and_clipped_reward() -> None:
     assert not torch.equal(plain, logits(inputs._replace(previous_action=torch.tensor([[NO_ACTION]]))))
 
 
+def test_an_lstm_that_does_not_read_the_last_step_is_fed_features_only() -> None:
+    spec = spec_of(VECTOR)
+    options = NetworkConfig(lstm_size=4, hidden_sizes=(8,), lstm_reads_last_step=False)
+    network = build_network(spec, options, seed=1)
+    assert isinstance(network, ActorCritic)
+    assert network.core is not None
+    assert network.core.lstm.input_size == 8
+    inputs = random_inputs(spec, 3, 2)
+    changed = inputs._replace(reward=inputs.reward + 1, previous_action=(inputs.previous_action + 1) % 5)
+    first, second = (network(each, zero_state(network, 2)).logits for each in (inputs, changed))
+    assert torch.equal(first, second)
+    with pytest.raises(ValidationError, match="lstm_reads_last_step=False: there is no LSTM"):
+        NetworkConfig(lstm_reads_last_step=False)
+
+
 def seen_by_the_lstm(network: ActorCritic, inputs: NetworkInput, features: int) -> Tensor:
     """``[T, B, numbers]``: what follows the features."""
     assert network.core is not None
