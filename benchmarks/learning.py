@@ -7,7 +7,7 @@ cartpole: episodes until the mean return of the last 100 exceeds 150; dqn with d
 priorities, and with those and importance weights.
 mountaincar: env steps until the mean return of the last 20 episodes is at least -150, and at least -130, no reward
 shaped; rainbow as it is, with a demonstration, with the best episodes so far, with both, and r2d3. A run that does not
-get there in its 300,000 env steps counts as 300,000.
+get there in its 300,000 env steps counts as 300,000, on CartPole with all its episodes.
 
 The demonstration is one episode of a script that pushes the way the car moves. Every run is a process with one thread.
 Each is printed as it ends, the table comes last; with --out folder the runs stay, for `machina plot`.
