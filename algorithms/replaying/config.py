@@ -112,7 +112,9 @@ class ReplayingConfig(RewardConfig, ExplorationConfig):
     episode_memory_steps: int = Field(
         default=2_000, ge=1, le=10**7, description="Env steps of the longest episode that is kept so."
     )
-    episode_ratio: ShareText = Field(default="1/8", description="As demo_ratio, of items from the best episodes.")
+    episode_ratio: ShareText = Field(
+        default="1/8", description="As demo_ratio, of the best episodes among the other items."
+    )
     episode_priority: PriorityKind | None = Field(
         default=None, description="How items of the best episodes are drawn; None: as the agent's other items."
     )
@@ -199,11 +201,6 @@ class ReplayingConfig(RewardConfig, ExplorationConfig):
         if self.demos is None and (self.demo_ratio is not None or self.pretraining_updates):
             option = "demo_ratio" if self.demo_ratio is not None else "pretraining_updates"
             raise ValueError(f"{option}={getattr(self, option)} needs demonstrations: --demos FOLDER")
-        if sum(max(share.start, share.final) for share in self.shares) > 1:
-            raise ValueError(
-                f"demo_ratio={self.demo_ratio} and episode_ratio={self.episode_ratio} are more than a whole batch "
-                "together; make one smaller"
-            )
         if self.replay_shards > 1 and self.priority in ("rank", "greedy"):
             raise ValueError(
                 f"replay_shards={self.replay_shards}: priority={self.priority} ranks the items of one shard; use 1 "

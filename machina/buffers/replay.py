@@ -26,7 +26,7 @@ COUNTERS = "counters"
 
 
 class Share(NamedTuple):
-    """How much of every batch comes from one memory in addition to the agent's."""
+    """How much of every batch comes from one memory in addition to the agent's, and to those of the shares before."""
 
     memory: str
     start: float
@@ -205,12 +205,14 @@ class Replay:
         """How many items of a batch come from each memory; each is drawn by itself."""
         if self._pretrains:
             return {DEMONSTRATIONS: self._sizes.batch_size}
-        shares = {share.memory: share.at(env_steps) for share in self._plan.shares}
-        shares[AGENT] = max(0.0, 1.0 - sum(shares.values()))
+        shares = {AGENT: 1.0}
+        for share in self._plan.shares:  # each of what those before leave
+            shares[share.memory] = shares[AGENT] * share.at(env_steps)
+            shares[AGENT] -= shares[share.memory]
         present = {name: share for name, share in shares.items() if self._holds(name)}
-        if not present:
-            return {AGENT: self._sizes.batch_size}
         total = sum(present.values())
+        if not total:
+            return {AGENT: self._sizes.batch_size}
         counts = generator.multinomial(self._sizes.batch_size, [share / total for share in present.values()])
         return {name: int(count) for name, count in zip(present, counts, strict=True) if count}
 

@@ -11,9 +11,10 @@ from slow_replay import Slot, layout_of, unroll_of
 
 from machina.buffers.buffer import Batch, BufferSizes, Handover
 from machina.buffers.priorities import PriorityRule
-from machina.buffers.replay import Replay, ReplayPlan, SampledBatch
-from machina.buffers.replay_shard import AGENT, MemorySetup, ShardSetup
-from machina.types import Learned
+from machina.buffers.replay import Replay, ReplayPlan, SampledBatch, Share
+from machina.buffers.replay_shard import AGENT, DEMONSTRATIONS, EPISODES, MemorySetup, ShardSetup
+from machina.launch.places import LocalShards
+from machina.types import Array, Learned, Unroll
 
 LAYOUT = layout_of(stack=1, window=3)
 SETUP = ShardSetup({AGENT: MemorySetup(LAYOUT, 2 * 60, 2, PriorityRule("proportional", 1.0, 1e-9), None)}, None)
@@ -108,6 +109,56 @@ def test_a_task_of_a_thousandfold_errors_is_drawn_no_more_often_than_the_other(p
             playing.replay.settle(batch, Learned({}, priorities=errors))
     assert drawn.sum() > 2000
     assert drawn[1] / drawn.sum() == pytest.approx(0.5, abs=0.06)
+
+
+def demonstrated() -> Iterator[Unroll[Array]]:
+    slot = Slot(0, 1, np.random.default_rng(3))
+    serials = [float(number) for number in range(10_000, 0, -1)]
+    for start in range(0, 50, 5):
+        yield unroll_of([slot.play(5, -1, serials)], [start], LAYOUT, np.zeros((1, 4)))
+
+
+@pytest.mark.parametrize(
+    ("demo_share", "episode_share", "expected"),
+    [
+        (Share(DEMONSTRATIONS, 0.25, 0.25, 0), Share(EPISODES, 0.5, 0.5, 0), (0.25, 0.375)),
+        (Share(DEMONSTRATIONS, 1 / 256, 1 / 256, 0), Share(EPISODES, 1 / 8, 1 / 8, 0), (1 / 256, 255 / 256 / 8)),
+        # 50 env steps count until more is learned: half of the way from 1 to 1/16, by equal factors.
+        (Share(DEMONSTRATIONS, 1.0, 1 / 16, 100), Share(EPISODES, 1.0, 1.0, 0), (1 / 4, 3 / 4)),
+        (Share(DEMONSTRATIONS, 1.0, 1.0, 0), Share(EPISODES, 1 / 8, 1 / 8, 0), (1.0, 0.0)),
+    ],
+    ids=str,
+)
+def test_batches_are_mixed_as_the_shares_say(
+    demo_share: Share, episode_share: Share, expected: tuple[float, float]
+) -> None:
+    """Each share is of what those before it leave; drawn to within four deviations, which is below one percent."""
+    rule = PriorityRule("none", 0.0, 0.0)
+    memories = {
+        AGENT: MemorySetup(LAYOUT, 2 * 60, 2, rule, None),
+        EPISODES: MemorySetup(LAYOUT, 3 * 60, 3, rule, None),
+        DEMONSTRATIONS: MemorySetup(LAYOUT, 200, 1, rule, None),
+    }
+    plan = ReplayPlan(1e6, 1, learning_starts=50, exponent=0.0, exponent_final=0.0, shares=(demo_share, episode_share))
+    sizes = SIZES._replace(batch_size=1000)
+    replay = Replay(plan, sizes, [ShardSetup(memories, demonstrated, longest_episode=50)], LocalShards())
+    slots = [Slot(number, 1, np.random.default_rng(number)) for number in range(2)]
+    serials = [float(number) for number in range(10_000, 0, -1)]
+    for _ in range(6):
+        starts = [slot.drawn for slot in slots]
+        unroll = unroll_of([slot.play(5, 1, serials) for slot in slots], starts, LAYOUT, np.zeros((2, 4)))
+        replay.put(Handover(unroll, 2, 0, lambda: None, 0))
+    drawn = dict.fromkeys((AGENT, EPISODES, DEMONSTRATIONS), 0)
+    for _ in range(100):
+        batch = replay.take(0, timeout_s=0)
+        assert isinstance(batch, SampledBatch)
+        for selection, memory in zip(batch._selections, batch._memories, strict=True):
+            drawn[memory] += len(selection.keys)
+        replay.settle(batch, Learned({}))
+    total = sum(drawn.values())
+    assert total == 100_000
+    for memory, share in zip((DEMONSTRATIONS, EPISODES), expected, strict=True):
+        assert abs(drawn[memory] / total - share) <= 4 * np.sqrt(share * (1 - share) / total) < 0.01
 
 
 def test_an_item_that_was_lost_on_its_way_to_a_rank_keeps_its_priority(playing: Playing) -> None:
