@@ -16,7 +16,32 @@ PyTorch, 4 in the paper.
 """
 
 
-class RMSPropTF(Optimizer):
+class _AllAtOnce(Optimizer):
+    """An optimizer that steps over all parameters of a group in one pass after another."""
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step over every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if params:
+                self._step_parameters(group, params, [parameter.grad for parameter in params])
+        return loss
+
+    def _step_parameters(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        """Move parameters that have gradients, with the options of their group."""
+        raise NotImplementedError
+
+
+class RMSPropTF(_AllAtOnce):
     """RMSProp as TensorFlow 1 defines it, with which IMPALA's constants were found.
 
     ``torch.optim.RMSprop`` adds epsilon outside the root and starts its accumulator at 0. Here epsilon is inside
@@ -39,26 +64,7 @@ class RMSPropTF(Optimizer):
                 if momentum:
                     state["momentum"] = torch.zeros_like(parameter)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step over every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            self._step_group(group)
-        return loss
-
-    def _step_group(self, group: dict[str, Any]) -> None:
-        params = [parameter for parameter in group["params"] if parameter.grad is not None]
-        if not params:
-            return
-        grads = [parameter.grad for parameter in params]
+    def _step_parameters(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         averages = [self.state[parameter]["square_average"] for parameter in params]
         torch._foreach_mul_(averages, group["decay"])
         torch._foreach_addcmul_(averages, grads, grads, 1 - group["decay"])
@@ -73,7 +79,7 @@ class RMSPropTF(Optimizer):
         torch._foreach_sub_(params, moments)
 
 
-class CentredRMSProp(Optimizer):
+class CentredRMSProp(_AllAtOnce):
     """RMSProp by the variance of the gradients instead of their squares, as published for DQN (DQN Zoo)::
 
         s <- decay s + (1 - decay) g^2
@@ -96,26 +102,7 @@ class CentredRMSProp(Optimizer):
                 self.state[parameter]["square_average"] = torch.zeros_like(parameter)
                 self.state[parameter]["average"] = torch.zeros_like(parameter)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step over every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            self._step_group(group)
-        return loss
-
-    def _step_group(self, group: dict[str, Any]) -> None:
-        params = [parameter for parameter in group["params"] if parameter.grad is not None]
-        if not params:
-            return
-        grads = [parameter.grad for parameter in params]
+    def _step_parameters(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         squares = [self.state[parameter]["square_average"] for parameter in params]
         means = [self.state[parameter]["average"] for parameter in params]
         rest = 1 - group["decay"]
