@@ -55,6 +55,8 @@ class Task(NamedTuple):
     """Mean returns of the last ``window`` episodes."""
     counts_episodes: bool
     """Episodes are compared; else env steps."""
+    env_steps: int
+    """Of a run that does not get there, as configured."""
 
 
 TASKS = {
@@ -69,6 +71,7 @@ TASKS = {
         100,
         (150.0,),
         counts_episodes=True,
+        env_steps=100_000,
     ),
     "mountaincar": Task(
         "MountainCar-v0",
@@ -82,6 +85,7 @@ TASKS = {
         20,
         (-150.0, -130.0),
         counts_episodes=False,
+        env_steps=300_000,
     ),
 }  # fmt: skip
 
@@ -150,7 +154,9 @@ def reached(task: Task, returns: Sequence[float], steps: Sequence[int], goal: fl
     for count in range(task.window, len(returns) + 1):
         if statistics.fmean(returns[count - task.window : count]) >= goal:
             return count if task.counts_episodes else sum(steps[:count])
-    return len(returns) if task.counts_episodes else 300_000
+    if sum(steps) < 0.9 * task.env_steps:
+        raise UserError(f"a run ended after {sum(steps):,} of {task.env_steps:,} env steps; run it again")
+    return len(returns) if task.counts_episodes else task.env_steps
 
 
 def environment(variables: dict[str, str]) -> dict[str, str]:
