@@ -127,7 +127,7 @@ def _piece(unroll: Unroll[Array], first: int, last: int) -> Piece:
 
     def cut(array: Array) -> Array:
         # Frames that are stored once begin before entry 0.
-        return np.ascontiguousarray(array[first : len(array) - entries + last + 1])
+        return array[first : len(array) - entries + last + 1].copy()
 
     piece = combined([unroll], lambda arrays: cut(arrays[0]), lambda arrays: arrays[0].copy())
     if first == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from slow_replay import Entry, Slot, layout_of, unroll_of
@@ -10,7 +12,8 @@ from machina.buffers.best_episodes import BestEpisodes
 from machina.buffers.layout import Layout
 from machina.buffers.priorities import PriorityRule
 from machina.buffers.replay_store import ReplayStore
-from machina.types import Array, Unroll
+from machina.buffers.unrolls import to_arrays
+from machina.types import Array, Unroll, combined
 
 KEPT, LONGEST = 3, 14
 UNIFORM = PriorityRule("none", 0.0, 0.0)
@@ -99,6 +102,26 @@ def test_the_best_whole_episodes_are_kept_and_learned_from_their_first_step_on(s
     assert episodes.returns == pytest.approx(sorted(map(total, expected), reverse=True), abs=1e-5)
     steps = {entry.serial for episode in expected for entry in episode[:-1] if not entry.foreign}
     assert learned(store, layout) == steps
+
+
+@pytest.mark.parametrize("stack", [1, 3])
+def test_what_is_taken_in_may_change_afterwards(stack: int) -> None:
+    """Actors fill the same arrays again; of a single slot all of them lie in one piece of memory."""
+    layout = layout_of(stack=stack, window=3)
+    (kept, as_kept), (reused, as_reused) = best_of(layout), best_of(layout)
+    for unroll in game(layout, 4)[0]:
+        single = combined([unroll], lambda arrays: arrays[0][:, :1].copy(), lambda arrays: arrays[0][:1].copy())
+        again = copy.deepcopy(single)
+        as_kept.put(single)
+        as_reused.put(again)
+        assert all(np.array_equal(array, to_arrays(single)[name]) for name, array in to_arrays(again).items())
+        for array in to_arrays(again).values():
+            array[...] = 1
+    fractions = np.linspace(0, 1, 50, endpoint=False)
+    ours, theirs = kept.draw(fractions).unroll, reused.draw(fractions).unroll
+    assert len(as_kept.returns) == KEPT
+    for name, array in to_arrays(ours).items():
+        np.testing.assert_array_equal(array, to_arrays(theirs)[name], err_msg=name)
 
 
 def test_without_a_burn_in_nothing_is_put_before() -> None:
