@@ -217,7 +217,6 @@ class TransitionConfig(ReplayingConfig):
         description="complete_episodes: a step can be learned only when its episode has ended; truncate_episodes: as "
         "soon as the n steps after it are there.",
     )
-
     margin_cost: float = Field(
         default=0.0,
         ge=0,

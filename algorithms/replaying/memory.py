@@ -13,7 +13,7 @@ from machina.buffers.priorities import PriorityRule
 from machina.buffers.replay import Replay, ReplayPlan
 from machina.buffers.replay_shard import AGENT, DEMONSTRATIONS, EPISODES, InitialErrors, MemorySetup, ShardSetup
 from machina.buffers.replay_size import store_bytes
-from machina.buffers.unrolls import burn_in_before
+from machina.buffers.unrolls import behind_burn_in
 from machina.demonstrations import DemonstrationSet, check_suits, load_set
 from machina.errors import UserError
 from machina.specs import ArraySpec, EnvSpec
@@ -131,9 +131,6 @@ def _with_demonstrations(
 
 
 def _unrolls(folder: Path, layout: Layout) -> Iterator[Unroll[Array]]:
-    burn_in = layout.burn_in
     for episode in load_set(folder).episodes:
-        for unroll in episode.unrolls(layout.policy_outputs, layout.core_shapes, layout.unroll_length):
-            if burn_in and unroll.first[0]:
-                yield burn_in_before(unroll, burn_in)
-            yield unroll._replace(start=unroll.start + burn_in)
+        unrolls = episode.unrolls(layout.policy_outputs, layout.core_shapes, layout.unroll_length)
+        yield from behind_burn_in(unrolls, layout.burn_in)

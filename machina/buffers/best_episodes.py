@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from machina.buffers.replay_store import ReplayStore
-from machina.buffers.unrolls import burn_in_before, from_arrays, slice_slots, to_arrays
+from machina.buffers.unrolls import behind_burn_in, from_arrays, slice_slots, to_arrays
 from machina.types import NO_ACTION, Array, IntArray, Unroll, combined, section
 
 Piece = Unroll[Array]
@@ -78,11 +78,8 @@ class BestEpisodes:
         self._kept += 1
         self._returns[lane], self._since[lane] = total, self._kept
         self._store.clear(lane)
-        start = 0
-        for piece in [burn_in_before(pieces[0], self._burn_in), *pieces] if self._burn_in else pieces:
-            slot = np.array([lane], np.int64)
-            self._store.put(piece._replace(slot=slot, start=np.array([start], np.int64)))
-            start += len(piece.reward) - 1
+        for piece in behind_burn_in(pieces, self._burn_in):
+            self._store.put(piece._replace(slot=np.array([lane], np.int64)))
         self._store.end(np.array([lane]))
 
     def state(self) -> dict[str, Array]:

@@ -35,7 +35,7 @@ class Layout(NamedTuple):
     """With ``every_step``: a step can be drawn only when its episode has ended."""
     burn_in: int = 0
     """Steps at the start of an item that are not learned. Whole episodes are put in behind as many that are nothing
-    (``burn_in_before``), so that their first steps are learned as well."""
+    (``behind_burn_in``), so that their first steps are learned as well."""
 
     @property
     def frames_before(self) -> int:

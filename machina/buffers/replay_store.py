@@ -211,6 +211,7 @@ class ReplayStore:
         self.stored -= steps
         self._priorities.remove(flat[self._priorities.has(flat)])
         ring.oldest[lanes] = np.maximum(ring.oldest[lanes], oldest)
+        # Of an episode that is longer than its lane the beginning is gone before the end is there.
         ring.pending[lanes] = np.maximum(ring.pending[lanes], ring.oldest[lanes])
 
     def end(self, lanes: IntArray) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -132,18 +132,29 @@ def concatenate_slots(unrolls: Sequence[Unroll[Array]]) -> Unroll[Array]:
     return combined(unrolls, lambda a: np.concatenate(a, axis=1), lambda a: np.concatenate(a, axis=0))
 
 
-def burn_in_before(unroll: Unroll[Array], steps: int) -> Unroll[Array]:
-    """``steps`` entries that are steps of nothing, to precede an unroll whose slots open an episode.
+def behind_burn_in(episode: Iterable[Unroll[Array]], steps: int) -> Iterator[Unroll[Array]]:
+    """The consecutive unrolls of a whole episode, behind ``steps`` entries that are steps of nothing.
 
-    Nothing of them is learned, and what a core state comes to over them ends with them.
+    Nothing of those is learned, and what a core state comes to over them ends with them. ``start`` counts from the
+    first entry that is yielded.
     """
-    entries = len(unroll.reward)
+    start = 0
+    for unroll in episode:
+        if steps and start == 0:
+            yield _blank_before(unroll, steps)._replace(start=np.zeros_like(unroll.start))
+            start = steps
+        yield unroll._replace(start=np.full_like(unroll.start, start))
+        start += len(unroll.reward) - 1
+
+
+def _blank_before(opening: Unroll[Array], steps: int) -> Unroll[Array]:
+    entries = len(opening.reward)
 
     def blank(arrays: list[Array]) -> Array:
-        opening = arrays[0][: len(arrays[0]) - entries + 1]
-        return np.concatenate([np.zeros((steps, *opening.shape[1:]), opening.dtype), opening])
+        first = arrays[0][: len(arrays[0]) - entries + 1]
+        return np.concatenate([np.zeros((steps, *first.shape[1:]), first.dtype), first])
 
-    before = combined([unroll], blank, lambda arrays: arrays[0])
+    before = combined([opening], blank, lambda arrays: arrays[0])
     before.foreign[:steps] = True
     before.truncated[steps - 1] = True
     return before

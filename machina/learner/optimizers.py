@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, overload
 
@@ -16,7 +17,7 @@ PyTorch, 4 in the paper.
 """
 
 
-class _AllAtOnce(Optimizer):
+class _AllAtOnce(Optimizer, ABC):
     """An optimizer that steps over all parameters of a group in one pass after another."""
 
     @overload
@@ -36,9 +37,9 @@ class _AllAtOnce(Optimizer):
                 self._step_parameters(group, params, [parameter.grad for parameter in params])
         return loss
 
+    @abstractmethod
     def _step_parameters(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         """Move parameters that have gradients, with the options of their group."""
-        raise NotImplementedError
 
 
 class RMSPropTF(_AllAtOnce):

@@ -22,9 +22,6 @@ VALUE_HEAD = "value_head."
 N = TypeVar("N", bound=Network[Any])
 Tensors = dict[str, Tensor]
 
-CLIP_EPSILON = 1e-6
-"""What PyTorch adds to the norm when it clips."""
-
 _OF_ADAM = dict.fromkeys(("step", "exp_avg", "exp_avg_sq")).keys()
 """What Adam knows of a parameter once it has a gradient; before it knows nothing."""
 
@@ -99,7 +96,7 @@ class TrainedNetwork(Generic[N]):
     def step(self, learning_rate: float, max_grad_norm: float, grad_norm: float) -> None:
         """Cut the gradients' norm, which is ``grad_norm``, to ``max_grad_norm`` and let the optimizer step."""
         # Multiplying by 1 would be another pass over all of them.
-        if grad_norm + CLIP_EPSILON > max_grad_norm:
+        if grad_norm > max_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(self.trained, max_grad_norm, torch.tensor(grad_norm))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from machina.errors import RAISED, RunFailedError, in_one_line_with_place
-from machina.nets.config import NetworkConfig
+from machina.nets.config import NetworkConfig, TorsoConfig
 from machina.nets.distributions import masked
 from machina.nets.observation_filter import ObservationFilter
 from machina.nets.torsos import Encoder
@@ -187,6 +187,13 @@ class RecurrentCore(nn.Module):
         return torch.cat(one_hot, dim=-1)
 
 
+def recurrent_core(features: int, action: ActionSpec, config: TorsoConfig) -> RecurrentCore | None:
+    """The LSTM behind the torso, where one is asked for."""
+    if not config.lstm_size:
+        return None
+    return RecurrentCore(features, action, config.lstm_size, reads_last_step=config.lstm_reads_last_step)
+
+
 def start_orthogonal(module: nn.Module, gain: float) -> None:
     """Orthogonal weights and zero biases in all layers of ``module``, as PPO's published code starts.
 
@@ -211,10 +218,7 @@ class ActorCritic(PolicyNetwork):
         super().__init__()
         self.encoder = Encoder(spec, config)
         size = config.lstm_size
-        self.core: RecurrentCore | None = None
-        if size:
-            features, reads = self.encoder.output_size, config.lstm_reads_last_step
-            self.core = RecurrentCore(features, spec.action, size, reads_last_step=reads)
+        self.core = recurrent_core(self.encoder.output_size, spec.action, config)
         self.core_state_shapes = ((size,), (size,)) if size else ()
         features = size or self.encoder.output_size
         self.policy_head = nn.Linear(features, sum(spec.action.choices) or len(spec.action.low))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from machina.nets.config import QNetworkConfig
 from machina.nets.distributions import masked
-from machina.nets.network import CoreTensors, Network, NetworkInput, RecurrentCore, start_orthogonal
+from machina.nets.network import CoreTensors, Network, NetworkInput, recurrent_core, start_orthogonal
 from machina.nets.observation_filter import ObservationFilter
 from machina.nets.torsos import Encoder
 from machina.specs import EnvSpec
@@ -35,10 +35,7 @@ class QNetwork(Network[QOutput]):
         super().__init__()
         self.encoder = Encoder(spec, config)
         size = config.lstm_size
-        self.core: RecurrentCore | None = None
-        if size:
-            features, reads = self.encoder.output_size, config.lstm_reads_last_step
-            self.core = RecurrentCore(features, spec.action, size, reads_last_step=reads)
+        self.core = recurrent_core(self.encoder.output_size, spec.action, config)
         self.core_state_shapes = ((size,), (size,)) if size else ()
         self.num_heads = spec.num_tasks if config.task_heads else 1
         self.q_head: nn.Module = nn.Linear(size or self.encoder.output_size, self.num_heads * sum(spec.action.choices))
